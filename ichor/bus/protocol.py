@@ -1,0 +1,116 @@
+"""The Bus contract. Backends: `ichor.bus.memory`, `ichor.bus.sqlite`; one suite (tests/contract) holds all of them.
+
+Rules
+-----
+* A message is delivered to every group that subscribes its topic, to one member of the group at a time, at least once.
+  A group that subscribes for the first time gets what the topic still holds, oldest first.
+* ``publish`` returns when the messages are durable. An envelope whose ``id`` the topic has had already is ignored.
+* Order: per group by priority rank, then by publication; retried messages return when their delay is over. Two
+  messages with the same subject are never in the hands of two members of one group at the same time, and a later one
+  of the same rank is not handed out before an earlier one that waits for its retry.
+* A delivery is leased: when the lease ends without ack, retry, reject or extend, it is delivered again and the
+  attempt counts. The attempt is durable before ``receive`` returns it, so a message that kills its worker is counted.
+* A message that was attempted more than ``max_attempts`` times goes to the dead letters with its cause instead of
+  being delivered; the next ``receive`` hands it out once with ``dead=True`` so that the consumer can say so (ack it).
+* ``retry(count=False)`` takes the attempt back: the failure was not the message's fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ichor.messages import Envelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A message that was given up, with its cause (no PHI)."""
+
+    letter_id: str
+    topic: str
+    group: str
+    envelope: Envelope
+    attempts: int
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """How far a group is behind on a topic."""
+
+    topic: str
+    group: str
+    waiting: int
+    leased: int
+    oldest_age: float  # seconds since publication of the oldest unfinished message, 0 when there is none
+
+
+class Delivery(Protocol):
+    """One message in hand. Exactly one of ack, retry, reject ends it; a second ending raises RuntimeError."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def envelope(self) -> Envelope: ...
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first delivery."""
+
+    @property
+    def dead(self) -> bool:
+        """True when the message has just gone to the dead letters: say so and ack."""
+
+    def ack(self) -> None:
+        """Done: never delivered to this group again."""
+
+    def retry(self, delay: float, *, reason: str, count: bool = True) -> None:
+        """Deliver again in ``delay`` seconds. ``count=False``: this attempt is taken back."""
+
+    def reject(self, reason: str) -> None:
+        """To the dead letters with ``reason`` at once."""
+
+    def extend(self, seconds: float) -> None:
+        """Keep the lease until ``seconds`` from now."""
+
+
+class Subscription(Protocol):
+    """One member of a group."""
+
+    def receive(self, timeout: float) -> Delivery | None:
+        """The next delivery, waiting at most ``timeout`` seconds; None when there was none."""
+
+    def close(self) -> None:
+        """Leave: what is in hand becomes available to others, the attempt not counted."""
+
+
+class Bus(Protocol):
+    def publish(self, topic: str, envelopes: Sequence[Envelope]) -> None:
+        """Append durably, all or none."""
+
+    def subscribe(
+        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5
+    ) -> Subscription:
+        """Join ``group`` on ``topics``; topics need not exist yet."""
+
+    def read(
+        self, topic: str, *, after: int = 0, limit: int = 1000, subject: str | None = None, wait: float = 0.0
+    ) -> list[tuple[int, Envelope]]:
+        """The log of a topic without taking anything: (cursor, envelope) with cursor > ``after``, in order.
+
+        ``subject`` keeps one study only. Waits up to ``wait`` seconds for the first entry.
+        """
+
+    def lag(self) -> list[Lag]:
+        """One row per (topic, group)."""
+
+    def dead_letters(self) -> list[DeadLetter]: ...
+
+    def replay(self, letter_id: str) -> None:
+        """Deliver a dead letter again to its group, attempts from zero. KeyError when there is none."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,30 @@
+"""Every metric of Ichor, in one place; `docs/metrics.md` is made from this table. No PHI in labels."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Seconds: from a single image (ms) to a waiting delivery (minutes).
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+STAGE_SECONDS = Histogram(
+    "ichor_stage_seconds", "Seconds that one study, image or object spent in a stage", ["stage"], buckets=_SECONDS
+)
+INSTANCES_STORED = Counter("ichor_instances_stored_total", "Objects acknowledged with Success", ["calling_ae"])
+BYTES_STORED = Counter("ichor_bytes_stored_total", "Bytes of objects acknowledged with Success")
+STORES_REFUSED = Counter("ichor_stores_refused_total", "C-STOREs answered with a failing status", ["status"])
+ASSOCIATIONS_REJECTED = Counter("ichor_associations_rejected_total", "Associations rejected", ["reason"])
+ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
+SERIES_DECIDED = Counter("ichor_series_decided_total", "Series that left the open state", ["grade"])
+SERIES_AMENDED = Counter("ichor_series_amended_total", "Complete series that a late image reopened", ["grade"])
+INSTANCE_DEFECTS = Counter("ichor_instance_defects_total", "Stored objects that cannot be measured", ["reason"])
+JOBS = Counter("ichor_jobs_total", "Jobs that ended", ["pipeline", "outcome"])
+JOB_ATTEMPTS_FAILED = Counter("ichor_job_attempts_failed_total", "Attempts at a job that failed", ["pipeline"])
+DELIVERIES = Counter("ichor_deliveries_total", "Objects whose delivery became final", ["destination", "state"])
+DELIVERY_RETRIES = Counter("ichor_delivery_retries_total", "Delivery attempts to be repeated", ["destination"])
+DEAD_LETTERS = Gauge("ichor_dead_letters", "Messages given up", ["topic"], multiprocess_mode="mostrecent")
+BUS_WAITING = Gauge(
+    "ichor_bus_waiting", "Messages not finished by a group", ["topic", "group"], multiprocess_mode="mostrecent"
+)
+LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
+SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool lies", multiprocess_mode="mostrecent")

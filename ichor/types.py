@@ -1,0 +1,448 @@
+"""The words of Ichor as frozen types. Imports nothing of ours; every room imports it.
+
+What travels between processes (``Instance``, ``Job`` and the messages of `ichor.messages`) is made of JSON-able
+fields only; what stays inside one worker (``Volume``, ``Findings``) carries numpy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+MaskArray: TypeAlias = npt.NDArray[np.uint8]
+
+
+class Priority(StrEnum):
+    """Terms of Requested Procedure Priority (0040,1003)."""
+
+    STAT = "STAT"
+    HIGH = "HIGH"
+    ROUTINE = "ROUTINE"
+    MEDIUM = "MEDIUM"
+    LOW = "LOW"
+
+    @property
+    def lane(self) -> str:
+        """The topic lane: STAT and HIGH go by the fast one."""
+        return "stat" if self in (Priority.STAT, Priority.HIGH) else "routine"
+
+    @property
+    def rank(self) -> int:
+        """0 is the most urgent."""
+        return ("STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW").index(self.value)
+
+
+class Grade(StrEnum):
+    """How sure we are that a series is whole; the first three are complete (face.md)."""
+
+    COUNTED = "counted"
+    REGULAR = "regular"
+    QUIET = "quiet"
+    OPEN = "open"
+    SHORT = "short"
+
+    @property
+    def complete(self) -> bool:
+        return self in (Grade.COUNTED, Grade.REGULAR, Grade.QUIET)
+
+
+class StudyState(StrEnum):
+    RECEIVING = "receiving"
+    ASSEMBLING = "assembling"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SENDING = "sending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    SENT = "sent"
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    HELD = "held"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """Stages of the way of an image; label of ``ichor_stage_seconds``."""
+
+    RECEIVE = "receive"
+    ASSEMBLE = "assemble"
+    QUEUE = "queue"
+    VOLUME = "volume"
+    INFER = "infer"
+    MEASURE = "measure"
+    ENCODE = "encode"
+    SEND = "send"
+
+
+# --- what a header says ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Image plane of one single-frame instance, as stored (PS3.3 C.7.6.2). Any part may be missing."""
+
+    rows: int
+    columns: int
+    position_lps: tuple[float, float, float] | None = None
+    orientation_lps: tuple[float, float, float, float, float, float] | None = None
+    pixel_spacing: tuple[float, float] | None = None  # (row spacing = dy, column spacing = dx), mm
+    slice_thickness: float | None = None
+    spacing_between_slices: float | None = None
+    frame_of_reference_uid: str | None = None
+    gantry_tilt: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """Where the pixel data lie in the stored file and how to read them (PS3.3 C.7.6.3)."""
+
+    offset: int  # of the first pixel byte (native) or of the pixel data element's value (encapsulated)
+    length: int  # bytes of the value present in the file
+    encapsulated: bool
+    lossy: bool  # by transfer syntax or (0028,2110)
+    frames: int = 1
+    samples_per_pixel: int = 1
+    photometric: str = "MONOCHROME2"
+    bits_allocated: int = 16
+    bits_stored: int = 16
+    signed: bool = False
+    rescale_slope: float = 1.0
+    rescale_intercept: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """Facts of one stored SOP Instance, read once from its header. No PHI: identity is a digest.
+
+    ``content_sha256`` covers pixel bytes and geometry, ``identity_sha256`` what a result copies of the patient and
+    study modules: the same content under another identity is a corrected header, not new work.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    location: str  # key of the stored file in the spool
+    file_sha256: str
+    content_sha256: str
+    identity_sha256: str
+    patient_sha256: str  # Patient ID and its issuer
+    accession_sha256: str | None
+    association: str
+    calling_ae: str
+    called_ae: str
+    priority: Priority | None
+    received_at: float  # POSIX seconds, when Success was answered
+    made_by_ichor: bool = False
+    image_type: tuple[str, ...] = ()
+    series_number: int | None = None
+    instance_number: int | None = None
+    acquisition_number: int | None = None
+    temporal_position: int | None = None
+    body_part: str | None = None
+    kernel: str | None = None
+    contrast: bool = False
+    manufacturer: str | None = None
+    patient_position: str | None = None
+    counts: tuple[
+        tuple[str, int], ...
+    ] = ()  # counts a header gives: (keyword, value), e.g. ("ImagesInAcquisition", 40)
+    geometry: Geometry | None = None
+    pixels: Pixels | None = None
+    defect: str | None = None  # a Reason's text when the object cannot be measured as it is
+
+    @property
+    def series_key(self) -> tuple[str, str]:
+        return self.study_instance_uid, self.series_instance_uid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One piece of evidence about a series: ``what`` is a short stable term, ``detail`` a sentence without PHI."""
+
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStatus:
+    """What the assembler knows of a series at one moment."""
+
+    series_instance_uid: str
+    modality: str
+    instances: int
+    grade: Grade
+    evidence: tuple[Evidence, ...] = ()
+    roles: tuple[str, ...] = ()
+    reason: str | None = None  # why it plays no role, is open or short, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRef:
+    """Claim check for a manifest in the store."""
+
+    key: str
+    sha256: str
+    series_instance_uid: str
+    instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Every instance of one series in slice order: what a volume is built from without parsing a file again."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    grade: Grade
+    instances: tuple[Instance, ...]
+    notes: tuple[str, ...] = ()  # e.g. the gap that a report must name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Work for one pipeline on one study. ``refusal`` is set when the study should be analysed and cannot be."""
+
+    job_id: str
+    study_instance_uid: str
+    pipeline: str
+    revision: int
+    priority: Priority
+    inputs: Mapping[str, ManifestRef]  # role -> manifest
+    received_at: float  # when the last image it uses was acknowledged
+    queued_at: float
+    refusal: str | None = None
+    # Series that the job answers for but cannot read, for a refusal: the report still cites one source image.
+    sources: tuple[ManifestRef, ...] = ()
+
+
+# --- what a worker computes with ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """One scalar volume in patient coordinates.
+
+    ``array_zyx[k, j, i]`` is slice k (ascending along ``normal_lps``), row j, column i, in ``unit``.
+    ``origins_lps[k]`` is ImagePositionPatient of slice k (n, 3), mm: exact for tilted and uneven sets.
+    """
+
+    array_zyx: npt.NDArray[Any]
+    origins_lps: Float64Array
+    row_lps: Float64Array  # unit vector of growing column index (first triple of ImageOrientationPatient)
+    column_lps: Float64Array  # unit vector of growing row index
+    pixel_spacing: tuple[float, float]  # (dy between rows, dx between columns), mm
+    slice_thickness: float | None
+    frame_of_reference_uid: str | None
+    unit: str
+    sources: tuple[Instance, ...]  # one per slice, same order
+    manifest: ManifestRef | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def normal_lps(self) -> Float64Array:
+        return np.cross(self.row_lps, self.column_lps)
+
+    @property
+    def slice_positions(self) -> Float64Array:
+        """(n,) distances of the slices along the normal, mm, ascending."""
+        return self.origins_lps @ self.normal_lps
+
+    @property
+    def slice_extents(self) -> Float64Array:
+        """(n,) extent in mm that each slice stands for: half the way to either neighbour (ends: their one gap)."""
+        gaps = np.diff(self.slice_positions)
+        if gaps.size == 0:
+            return np.array([self.slice_thickness or 0.0])
+        padded = np.concatenate([gaps[:1], gaps, gaps[-1:]])
+        return (padded[:-1] + padded[1:]) / 2
+
+    def to_lps(self, indices_zyx: npt.ArrayLike) -> Float64Array:
+        """Patient coordinates (m, 3) of (slice, row, column) indices (m, 3); fractional slices interpolate origins."""
+        index = np.atleast_2d(np.asarray(indices_zyx, dtype=np.float64))
+        grid = np.arange(len(self.origins_lps), dtype=np.float64)
+        origin = np.stack([np.interp(index[:, 0], grid, self.origins_lps[:, axis]) for axis in range(3)], axis=1)
+        dy, dx = self.pixel_spacing
+        return origin + index[:, 1:2] * dy * self.column_lps + index[:, 2:3] * dx * self.row_lps
+
+
+# --- findings -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A coded concept: value, coding scheme designator, meaning (PS3.3 section 8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A number with its coded meaning. ``name`` is the stable REST name, ``unit`` UCUM."""
+
+    name: str
+    value: float
+    unit: str
+    code: Code
+    method: str | None = None
+    report_scale: float = 1.0  # a report prints value * report_scale in report_unit
+    report_unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A coded sentence, e.g. none found, not analysed and why, what was not assessed."""
+
+    code: Code
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmentation:
+    """One segment on the grid of a volume: ``mask_zyx`` uint8 0/1 of the volume's shape."""
+
+    label: str
+    mask_zyx: MaskArray
+    category: Code
+    type: Code
+    site: Code
+    tracking_id: str
+    colour_lab: tuple[float, float, float] = (50.0, 60.0, 40.0)  # CIELab, recommended display
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParametricMap:
+    """A quantity per voxel on the grid of a volume, true zero where nothing is."""
+
+    label: str
+    values_zyx: Float32Array
+    quantity: Code
+    unit: Code
+    derivation: Code
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingGroup:
+    """Measurements and statements about one thing (a lesion, the whole head), tied to a segment by tracking id."""
+
+    tracking_id: str
+    finding: Code
+    site: Code | None = None
+    laterality: Code | None = None
+    segmentation: Segmentation | None = None
+    measurements: tuple[Measurement, ...] = ()
+    statements: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """Who made it: pipeline, model and engine, named in every object."""
+
+    pipeline: str
+    version: str
+    parameters: Mapping[str, Any]
+    model: str | None = None
+    weights_sha256: str | None = None
+    engine: str | None = None  # runtime and precision: shown, never part of a UID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What a pipeline has to say about one study.
+
+    ``outcome``: ``found``, ``none`` (an answer too) or ``not_analysed`` (then ``reason`` says why and there are no
+    measurements).
+    """
+
+    outcome: str
+    summary: tuple[str, ...]  # short sentences for the text report and the console, in reading order
+    algorithm: Algorithm
+    groups: tuple[FindingGroup, ...] = ()
+    maps: tuple[ParametricMap, ...] = ()
+    measurements: tuple[Measurement, ...] = ()  # totals, shown by REST
+    not_assessed: tuple[str, ...] = ()
+    reason: str | None = None
+    window: tuple[float, float] = (40.0, 80.0)  # centre and width for pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultObject:
+    """One encoded DICOM object in the results store. ``kind``: segmentation, parametric_map, report, text_report."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    kind: str
+    key: str
+    sha256: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A preview PNG of a result, kept beside it: ``key`` in the store."""
+
+    key: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultSet:
+    """All that one job gave, as stored once and for ever (put if absent)."""
+
+    job_id: str
+    study_instance_uid: str
+    pipeline: str
+    revision: int
+    outcome: str
+    reason: str | None
+    summary: tuple[str, ...]
+    objects: tuple[ResultObject, ...]
+    pictures: tuple[Picture, ...]
+    measurements: tuple[tuple[str, float, str], ...]  # (name, value, unit)
+    identity_sha256: str
+    input_series: tuple[str, ...]
+    predecessor: str | None = None  # job_id of the result set that this one amends
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where results go."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+
+
+T = TypeVar("T")
+
+
+def unique(items: Sequence[T]) -> tuple[T, ...]:
+    """Items in order of first appearance."""
+    return tuple(dict.fromkeys(items))
