@@ -246,6 +246,7 @@ def from_json(cls: type[T], text: bytes) -> T:
         When the text does not fit the class.
     """
     try:
-        return _adapter(cls).validate_json(text)  # type: ignore[no-any-return]
+        adapter: TypeAdapter[T] = TypeAdapter(cls)
+        return adapter.validate_json(text)
     except ValidationError as error:
         raise UnknownMessage(f"stored {cls.__name__} does not fit this version of Ichor") from error
