@@ -1,0 +1,141 @@
+"""How a scanner looks at a head: the sampling grid, the head's pose, blur, noise and streaks. No anatomy, no DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from phantoms.fields import F32
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the voxels of an axial series lie, in patient coordinates (LPS, mm).
+
+    The slices are stacked along the table (z), also when the gantry is tilted, as scanners store them.
+
+    Attributes
+    ----------
+    rows, columns : matrix of a slice.
+    pixel_mm : distance between neighbouring pixels, the same along rows and columns.
+    z_mm : centres of the slices along the table at the middle of the image, ascending.
+    thickness_mm : thickness of each slice.
+    tilt_deg : rotation of the slices about the x axis; positive lifts the rear edge (larger y) towards the head.
+    centre_xy_mm : x and y of the image's middle.
+    """
+
+    rows: int
+    columns: int
+    pixel_mm: float
+    z_mm: tuple[float, ...]
+    thickness_mm: tuple[float, ...]
+    tilt_deg: float = 0.0
+    centre_xy_mm: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if len(self.z_mm) != len(self.thickness_mm) or not self.z_mm:
+            raise ValueError("one thickness for each of at least one slice")
+        if any(b <= a for a, b in zip(self.z_mm, self.z_mm[1:], strict=False)):
+            raise ValueError("slice positions must ascend")
+
+    @property
+    def row_direction(self) -> F64:
+        """Unit vector along which the column index grows."""
+        return np.array([1.0, 0.0, 0.0])
+
+    @property
+    def column_direction(self) -> F64:
+        """Unit vector along which the row index grows."""
+        t = np.deg2rad(self.tilt_deg)
+        return np.array([0.0, np.cos(t), np.sin(t)])
+
+    @property
+    def normal(self) -> F64:
+        """Unit normal of the slices, headwards."""
+        return np.cross(self.row_direction, self.column_direction)
+
+    def origins(self) -> F64:
+        """Patient coordinates of the first pixel's centre of every slice, (slices, 3)."""
+        middle = np.array([[*self.centre_xy_mm, z] for z in self.z_mm])
+        half_row = 0.5 * (self.columns - 1) * self.pixel_mm * self.row_direction
+        half_column = 0.5 * (self.rows - 1) * self.pixel_mm * self.column_direction
+        return middle - half_row - half_column
+
+    def affine_lps(self) -> F64:
+        """(column, row, slice) to patient mm, 4 x 4; with uneven gaps the mean step (see `slice_positions_lps`)."""
+        origins = self.origins()
+        affine = np.eye(4)
+        affine[:3, 0] = self.row_direction * self.pixel_mm
+        affine[:3, 1] = self.column_direction * self.pixel_mm
+        steps = len(self.z_mm) - 1
+        affine[:3, 2] = (origins[-1] - origins[0]) / steps if steps else self.normal * self.thickness_mm[0]
+        affine[:3, 3] = origins[0]
+        return affine
+
+    def extents_mm(self) -> F64:
+        """What each slice stands for along the normal: half the way to each neighbour; at the ends the inner half twice."""
+        if len(self.z_mm) == 1:
+            return np.array(self.thickness_mm)
+        along = np.asarray(self.z_mm) * self.normal[2]
+        gaps = np.diff(along)
+        before = np.concatenate([gaps[:1], gaps])
+        after = np.concatenate([gaps, gaps[-1:]])
+        extents: F64 = 0.5 * (before + after)
+        return extents
+
+
+@dataclass(frozen=True, slots=True)
+class Scanner:
+    """One scan's imperfections.
+
+    Attributes
+    ----------
+    pose : (3, 3) rotation from head to patient; shift_mm : where the head's origin lies in the patient.
+    noise_hu : standard deviation in the middle of a head at 5 mm; kernel_mm : its correlation length.
+    streaks : strength of the bands between the petrous bones in HU; offset_hu, gain : calibration.
+    holder : whether a head rest is in the picture.
+    """
+
+    pose: F64
+    shift_mm: tuple[float, float, float]
+    noise_hu: float
+    kernel_mm: float
+    streaks: float
+    offset_hu: float
+    gain: float
+    holder: bool
+
+
+def draw_scanner(rng: np.random.Generator) -> Scanner:
+    """Draw a pose and a scanner."""
+    yaw, roll, pitch = np.deg2rad(rng.normal(0, (5, 4, 7)))
+    cz, sz, cy, sy, cx, sx = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    x, y, z = (float(v) for v in rng.normal(0, (4, 5, 3)))
+    return Scanner(
+        pose=about_z @ about_y @ about_x,
+        shift_mm=(x, y, z),
+        noise_hu=float(rng.uniform(1.8, 5.5)),
+        kernel_mm=float(rng.uniform(0.45, 0.95)),
+        streaks=float(rng.uniform(0, 9)),
+        offset_hu=float(rng.normal(0, 1.5)),
+        gain=float(rng.normal(1.0, 0.02)),
+        holder=bool(rng.random() < 0.7),
+    )
+
+
+def noise(rng: np.random.Generator, grid: Grid, *, kernel_mm: float) -> F32:
+    """Noise of unit variance for one slice (rows, columns), correlated by the kernel, with a band-pass like CT's."""
+    sigma = kernel_mm / grid.pixel_mm
+    white = rng.standard_normal((grid.rows, grid.columns), dtype=np.float32)
+    fine = ndimage.gaussian_filter(white, sigma, mode="wrap", truncate=3)
+    fine -= np.float32(0.6) * ndimage.gaussian_filter(fine, 1.6 * sigma, mode="wrap", truncate=3)
+    out: F32 = fine / np.float32(fine.std() + 1e-9)
+    return out

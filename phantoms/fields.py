@@ -1,0 +1,100 @@
+"""Continuous scalar fields of space: distances to simple solids and sums of plane waves. Knows no anatomy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Waves:
+    """A smooth random field: a sum of plane waves, of unit variance.
+
+    Attributes
+    ----------
+    k : (m, 3) wave vectors in rad/mm.
+    phase : (m,) phases in rad.
+    """
+
+    k: F32
+    phase: F32
+
+    @classmethod
+    def draw(
+        cls, rng: np.random.Generator, count: int, *, shortest_mm: float, longest_mm: float, stretch: Point = (1, 1, 1)
+    ) -> Waves:
+        """Draw waves of random direction; `stretch` multiplies the wavelength along x, y, z."""
+        direction = rng.normal(size=(count, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        k = direction * (2 * np.pi / rng.uniform(shortest_mm, longest_mm, count))[:, None] / np.asarray(stretch)
+        return cls(k.astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
+
+    def __call__(self, xyz: F32) -> F32:
+        """Value at points (3, n), as (n,)."""
+        angle = self.k @ xyz
+        angle += self.phase[:, None]
+        np.sin(angle, out=angle)
+        total: F32 = angle.sum(axis=0)
+        return total * np.float32(np.sqrt(2 / len(self.phase)))
+
+    @property
+    def slope(self) -> float:
+        """Root mean square of the gradient's component along one direction's normal, 1/mm: turns a value into mm."""
+        return float(np.sqrt(np.mean(np.sum(self.k.astype(np.float64) ** 2, axis=1))))
+
+
+def ellipsoid(xyz: F32, centre: Sequence[float], axes: Sequence[float]) -> F32:
+    """About the signed distance in mm to an ellipsoid, negative inside; exact on its surface."""
+    axes32 = np.asarray(axes, np.float32)[:, None]
+    u = (xyz - np.asarray(centre, np.float32)[:, None]) / axes32
+    k0 = np.sqrt(np.einsum("in,in->n", u, u))
+    u /= axes32
+    k1 = np.sqrt(np.einsum("in,in->n", u, u))
+    distance: F32 = k0 * (k0 - np.float32(1)) / (k1 + np.float32(1e-6))
+    return distance
+
+
+def capsule(xyz: F32, start: Sequence[float], end: Sequence[float], radii: tuple[float, float]) -> F32:
+    """Signed distance in mm to a rod from `start` to `end` whose radius changes linearly."""
+    a = np.asarray(start, np.float32)
+    d = np.asarray(end, np.float32) - a
+    v = xyz - a[:, None]
+    h = np.clip((d @ v) / np.float32(d @ d), np.float32(0), np.float32(1))
+    v -= d[:, None] * h
+    distance: F32 = np.sqrt(np.einsum("in,in->n", v, v)) - (np.float32(radii[0]) + h * np.float32(radii[1] - radii[0]))
+    return distance
+
+
+def union(a: F32, b: F32, *, soft: float = 0.0) -> F32:
+    """Distance to either; `soft` mm rounds the crease between them (polynomial smooth minimum)."""
+    if soft <= 0:
+        return np.minimum(a, b)
+    h = np.maximum(np.float32(soft) - np.abs(a - b), np.float32(0))
+    joined: F32 = np.minimum(a, b) - h * h * np.float32(0.25 / soft)
+    return joined
+
+
+def both(a: F32, b: F32, *, soft: float = 0.0) -> F32:
+    """Distance to what lies in both."""
+    return -union(-a, -b, soft=soft)
+
+
+def inside(distance: F32, width: float = 1.2) -> F32:
+    """Occupancy 0..1 of what has `distance` < 0, with an edge `width` mm wide (the scanner's blur)."""
+    return np.clip(np.float32(0.5) - distance * np.float32(1 / width), np.float32(0), np.float32(1))
+
+
+def ramp(value: F32, start: float, end: float) -> F32:
+    """0 at `start`, 1 at `end` (start may exceed end), linear between, clipped."""
+    return np.clip((value - np.float32(start)) * np.float32(1 / (end - start)), np.float32(0), np.float32(1))
+
+
+def paint(hu: F32, occupancy: F32, value: F32 | float) -> None:
+    """Mix `value` into `hu` in place."""
+    hu += occupancy * (np.asarray(value, np.float32) - hu)
