@@ -262,7 +262,8 @@ class Volume:
 
     @property
     def normal_lps(self) -> Float64Array:
-        return np.cross(self.row_lps, self.column_lps)
+        normal: Float64Array = np.cross(self.row_lps, self.column_lps)
+        return normal
 
     @property
     def slice_positions(self) -> Float64Array:

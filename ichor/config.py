@@ -1,0 +1,252 @@
+"""Settings: one typed tree, read once. File < environment (``ICHOR_LISTENER__PORT``) < flags.
+
+An error names the key, the value and what is allowed. A setting of the contract that is not built yet is refused by
+name (`NotBuilt`), never accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ichor.errors import ConfigError, NotBuilt
+from ichor.types import Priority
+
+_PREFIX = "ICHOR_"
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+# Keys of face.md that this version does not have: (path, allowed value when there is one, what brings it).
+_NOT_BUILT: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("listener", "tls"), None),
+    (("listener", "stow"), None),
+    (("listener", "commitment"), False),
+    (("destinations", "commitment"), False),
+)
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value)
+        if match is None:
+            raise ValueError('a duration like "500ms", "10s", "5m", "2h" or "7d"')
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
+def _ae_title(value: str) -> str:
+    # PS3.5 section 6.2, AE: 1-16 characters, no backslash or control characters, not only spaces.
+    if not (1 <= len(value) <= 16 and value.isascii() and value.isprintable() and "\\" not in value and value.strip()):
+        raise ValueError("an AE title: 1 to 16 printable ASCII characters without a backslash")
+    return value.strip()
+
+
+Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def is_loopback(host: str) -> bool:
+    """True for 127.0.0.0/8, ::1 and localhost."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class ListenerSettings(_Table):
+    ae_title: AETitle = "ICHOR"
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    durability: str = "instance"
+    stat_ae_titles: tuple[AETitle, ...] = ()
+    commitment: bool = False
+
+
+class SenderSettings(_Table):
+    ae_title: AETitle
+    host: str
+    port: Port = 104
+    priority: Priority | None = None
+
+
+class ConsoleSettings(_Table):
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    token_file: str = ""
+
+
+class BusSettings(_Table):
+    url: str = "sqlite:"
+
+
+class StoreSettings(_Table):
+    url: str = "file:"
+
+
+class StudySettings(_Table):
+    wait: Seconds = 10.0
+    # The report "not analysed" for a study that should have been analysed and could not be.
+    not_analysed_report: bool = True
+
+
+class RetentionSettings(_Table):
+    spool: Seconds = 7 * 86400.0
+    results: Seconds = 30 * 86400.0
+
+
+class DestinationSettings(_Table):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    ae_title: AETitle
+    host: str
+    port: Port
+    commitment: bool = False
+
+
+class Settings(_Table):
+    """The whole tree; see face.md for what each key means."""
+
+    data: Path = Path("var/ichor")
+    listener: ListenerSettings = ListenerSettings()
+    senders: tuple[SenderSettings, ...] = ()
+    console: ConsoleSettings = ConsoleSettings()
+    bus: BusSettings = BusSettings()
+    store: StoreSettings = StoreSettings()
+    study: StudySettings = StudySettings()
+    retention: RetentionSettings = RetentionSettings()
+    destinations: tuple[DestinationSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _safe_off_loopback(self) -> Settings:
+        if not is_loopback(self.listener.host) and not self.senders:
+            raise ValueError("senders: required when listener.host is not loopback; list who may send as [[senders]]")
+        if not is_loopback(self.console.host) and not self.console.token_file:
+            raise ValueError("console.token_file: required when console.host is not loopback")
+        names = [d.name for d in self.destinations]
+        if len(names) != len(set(names)):
+            raise ValueError("destinations: two have the same name")
+        return self
+
+    def token(self) -> str | None:
+        """The console's token, read from its file; None when there is none.
+
+        Raises
+        ------
+        ConfigError
+            When the file cannot be read or is empty.
+        """
+        if not self.console.token_file:
+            return None
+        try:
+            token = Path(self.console.token_file).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"console.token_file = {self.console.token_file!r}: {error.strerror}") from error
+        if not token:
+            raise ConfigError(f"console.token_file = {self.console.token_file!r}: the file is empty")
+        return token
+
+
+def load(
+    config: Path | None = None, *, environ: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read settings from a TOML file, the environment and flags (``{"listener.port": 104}``), later ones winning.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, the value and what is allowed.
+    NotBuilt
+        Names a setting of the contract that this version does not have.
+    """
+    tree: dict[str, Any] = {}
+    if config is not None:
+        try:
+            tree = tomllib.loads(config.read_text())
+        except OSError as error:
+            raise ConfigError(f"--config {config}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config {config}: not valid TOML: {error}") from error
+    for name, text in environ.items():
+        if name.startswith(_PREFIX):
+            _assign(tree, name.removeprefix(_PREFIX).lower().split("__"), _parse(text), name)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _assign(tree, key.split("."), value, key)
+    _refuse_not_built(tree)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _parse(text: str) -> Any:
+    """An environment value as TOML where it is (numbers, booleans, lists), else as the string it is."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(tree: dict[str, Any], path: Sequence[str], value: Any, name: str) -> None:
+    node: Any = tree
+    for depth, part in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(node, list):  # ICHOR_DESTINATIONS__0__PORT
+            if not part.isdigit() or int(part) > len(node):
+                raise ConfigError(f"{name}: {part!r} is not an index into {'.'.join(path[:depth])}")
+            if int(part) == len(node):
+                node.append({})
+            if last:
+                node[int(part)] = value
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if last:
+                node[part] = value
+            else:
+                follows_index = path[depth + 1].isdigit()
+                node = node.setdefault(part, [] if follows_index else {})
+        else:
+            raise ConfigError(f"{name}: {'.'.join(path[:depth])} is not a table")
+
+
+def _refuse_not_built(tree: Mapping[str, Any]) -> None:
+    for path, allowed in _NOT_BUILT:
+        table = tree.get(path[0], {})
+        for entry in table if isinstance(table, list) else [table]:
+            if isinstance(entry, dict) and path[1] in entry and entry[path[1]] != allowed:
+                raise NotBuilt(f"{'.'.join(path)} = {entry[path[1]]!r}: not built in this version of Ichor")
+    for key, built in (("bus", ("sqlite:", "memory:")), ("store", ("file:",))):
+        table = tree.get(key, {})
+        url = table.get("url") if isinstance(table, dict) else None
+        if isinstance(url, str) and url not in built:
+            raise NotBuilt(f"{key}.url = {url!r}: not built in this version of Ichor (built: {built[0]!r})")
+    listener = tree.get("listener", {})
+    durability = listener.get("durability") if isinstance(listener, dict) else None
+    if durability is not None and durability not in ("instance", "association", "none"):
+        raise ConfigError(f"listener.durability = {durability!r}: instance, association or none")
+    if durability in ("association", "none"):
+        raise NotBuilt(f"listener.durability = {durability!r}: not built in this version of Ichor (built: 'instance')")
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not where:
+        return message
+    if error["type"] == "extra_forbidden":
+        return f"{where}: no such setting"
+    if error["type"] == "missing":
+        return f"{where}: required"
+    return f"{where} = {error['input']!r}: {message}"

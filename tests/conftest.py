@@ -1,0 +1,59 @@
+"""What every test may need: real peers, real data, free ports. A missing peer skips, or fails under REQUIRE_PEERS=1."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str, str], str]:
+    """``peer("storescu", "dcmtk")``: path of a program of a Debian package, or skip (CI: fail) with what to install."""
+
+    def find(program: str, package: str) -> str:
+        path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+        if path is None:
+            message = f"{program} is not installed: apt install {package}"
+            if os.environ.get("REQUIRE_PEERS") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``real_data("ct_head_phantom_philips_28x5mm")``: the unpacked folder of a public data set, or skip."""
+    root = tmp_path_factory.mktemp("real-data")
+
+    def unpack(name: str) -> Path:
+        archive = _DATA / f"{name}.zip"
+        if not archive.exists():
+            pytest.skip(f"real data are not here: ../shared/data/{name}.zip")
+        if not (root / name).exists():
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(root)
+        return root / name
+
+    return unpack
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A TCP port on 127.0.0.1 that nothing listens on."""
+
+    def pick() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return pick
