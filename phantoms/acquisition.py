@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.z_mm) != len(self.thickness_mm) or not self.z_mm:
             raise ValueError("one thickness for each of at least one slice")
-        if any(b <= a for a, b in zip(self.z_mm, self.z_mm[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(self.z_mm)):
             raise ValueError("slice positions must ascend")
 
     @property
@@ -99,6 +100,7 @@ class Scanner:
     noise_hu : standard deviation in the middle of a head at 5 mm; kernel_mm : its correlation length.
     streaks : strength of the bands between the petrous bones in HU; offset_hu, gain : calibration.
     holder : whether a head rest is in the picture.
+    fillings : metal in teeth: nominal head coordinates and strength in HU of the streaks it throws.
     """
 
     pose: F64
@@ -109,6 +111,7 @@ class Scanner:
     offset_hu: float
     gain: float
     holder: bool
+    fillings: tuple[tuple[float, float, float, float], ...]
 
 
 def draw_scanner(rng: np.random.Generator) -> Scanner:
@@ -119,6 +122,15 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     x, y, z = (float(v) for v in rng.normal(0, (4, 5, 3)))
+    fillings = tuple(
+        (
+            float(rng.choice((-1, 1)) * rng.uniform(18, 27)),
+            float(rng.uniform(-66, -40)),
+            -85.0,
+            float(rng.uniform(60, 400)),
+        )
+        for _ in range(rng.poisson(0.8))
+    )
     return Scanner(
         pose=about_z @ about_y @ about_x,
         shift_mm=(x, y, z),
@@ -128,6 +140,7 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
         offset_hu=float(rng.normal(0, 1.5)),
         gain=float(rng.normal(1.0, 0.02)),
         holder=bool(rng.random() < 0.7),
+        fillings=fillings,
     )
 
 

@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from phantoms.fields import F32, Point, Waves, both, capsule, ellipsoid, inside, paint, ramp, union
+from phantoms.fields import (
+    F32,
+    Point,
+    Waves,
+    both,
+    capsule,
+    ellipsoid,
+    inside,
+    near_capsule,
+    near_ellipsoid,
+    paint,
+    ramp,
+    union,
+)
 
 _FLOOR_Y = np.array([-110.0, -28, -15, 0, 22, 45])
 _FLOOR_Z = np.array([-19.0, -23, -34, -45, -61, -80])
@@ -51,6 +65,8 @@ class Person:
     patchy: Waves
     calcified: tuple[tuple[Point, Point, float], ...]
     infarct: tuple[Point, Point, float] | None
+    scalp_blood: tuple[Point, Point, float] | None
+    artery: tuple[float, float]
 
 
 def draw_person(rng: np.random.Generator) -> Person:
@@ -86,6 +102,12 @@ def draw_person(rng: np.random.Generator) -> Person:
         side = rng.choice([-1, 1])
         centre = np.array([side * rng.uniform(20, 50), rng.uniform(-35, 60), rng.uniform(-5, 45)])
         infarct = (_point(centre), _point(rng.uniform(5, 26, 3)), float(rng.uniform(6, 22)))
+    scalp_blood: tuple[Point, Point, float] | None = None
+    if rng.random() < 0.12:
+        turn, up = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 1.0)
+        centre = np.array([79 * np.cos(turn) * np.cos(up), -2 + 97 * np.sin(turn) * np.cos(up), 3 + 84 * np.sin(up)])
+        scalp_blood = (_point(centre), _point(rng.uniform((10, 10, 8), (26, 26, 22))), float(rng.uniform(45, 75)))
+    artery = tuple(float(rng.uniform(60, 78) if rng.random() < 0.08 else rng.uniform(38, 56)) for _ in range(2))
     return Person(
         scale=_point(size * rng.normal(1.0, (0.035, 0.035, 0.03))),
         skew=float(rng.normal(0, 0.03)),
@@ -123,6 +145,8 @@ def draw_person(rng: np.random.Generator) -> Person:
         patchy=Waves.draw(rng, 6, shortest_mm=12, longest_mm=45),
         calcified=tuple(calcified),
         infarct=infarct,
+        scalp_blood=scalp_blood,
+        artery=(artery[0], artery[1]),
     )
 
 
@@ -152,13 +176,15 @@ def base_bones(q: F32) -> F32:
     """Signed distance to petrous bones, clivus, sella and lesser wings: what stands up into the cavity."""
     m = _mirror(q)
     petrous = union(
-        capsule(m, (13, 8, -33), (38, 20, -36), (5, 9)), capsule(m, (38, 20, -36), (60, 30, -40), (9, 14)), soft=4
+        near_capsule(m, (13, 8, -33), (38, 20, -36), (5, 9)),
+        near_capsule(m, (38, 20, -36), (60, 30, -40), (9, 14)),
+        soft=4,
     )
-    clivus = capsule(m, (0, 5, -24), (0, 21, -64), (5, 6))
-    clivus = union(clivus, capsule(m, (6, 7, -34), (7, 19, -60), (5, 5)), soft=3)
-    body = ellipsoid(m, (0, -16, -38), (22, 20, 14))
-    wing = capsule(m, (8, -22, -19), (52, -34, -12), (2.2, 3.2))
-    clinoid = capsule(m, (7, 3, -22), (7, 4, -15), (2, 1.5))
+    clivus = near_capsule(m, (0, 5, -24), (0, 21, -64), (5, 6))
+    clivus = union(clivus, near_capsule(m, (6, 7, -34), (7, 19, -60), (5, 5)), soft=3)
+    body = near_ellipsoid(m, (0, -16, -38), (22, 20, 14))
+    wing = near_capsule(m, (8, -22, -19), (52, -34, -12), (2.2, 3.2))
+    clinoid = near_capsule(m, (7, 3, -22), (7, 4, -15), (2, 1.5))
     bones = union(union(petrous, clivus, soft=3), union(body, wing, soft=4), soft=3)
     return union(bones, clinoid)
 
@@ -225,10 +251,13 @@ def tissue(person: Person, xyz: F32, *, displace: Displace | None = None) -> Tis
         head = union(head, muscle_pad - np.float32(5), soft=6)
     if low < 20:
         head = union(head, ellipsoid(q, (0, -48, -62), (60, 48, 66)), soft=12)
-        head = union(head, ellipsoid(q, (0, -98, -52), (11, 16, 20)), soft=6)
+        head = union(head, near_ellipsoid(q, (0, -98, -52), (11, 16, 20)), soft=6)
         neck = np.hypot(q[0] / 57, (q[1] - 22) / 62) * 58 - np.float32(58)
         head = union(head, both(neck.astype(np.float32), q[2] + np.float32(40), soft=20), soft=14)
-        head = union(head, ellipsoid(mirrored, (78, 16, -26), (5, 13, 26)), soft=3)
+        head = union(head, near_ellipsoid(mirrored, (78, 16, -26), (5, 13, 26)), soft=3)
+    if person.scalp_blood is not None:
+        centre, axes, _ = person.scalp_blood
+        head = union(head, near_ellipsoid(q, centre, np.multiply(axes, 0.75)), soft=6)
     keep = np.flatnonzero(head < 1.5)
     if keep.size == 0:
         return Tissue(hu, depth)
@@ -236,6 +265,10 @@ def tissue(person: Person, xyz: F32, *, displace: Displace | None = None) -> Tis
     skull, outer, head, thick = skull[keep], outer[keep], head[keep], bone_thickness[keep]
     value = np.full(keep.size, -1000, np.float32)
     _soft_tissue(person, value, q, head, outer, None if muscle_pad is None else muscle_pad[keep])
+    if person.scalp_blood is not None:
+        centre, axes, blood_hu = person.scalp_blood
+        bruise = both(near_ellipsoid(q, centre, axes), both(head + np.float32(1.5), -outer))
+        paint(value, inside(bruise, 2), np.float32(blood_hu) + np.float32(4) * person.patchy(q))
     table = np.clip(skull / thick, 0, 1)
     table_hu = person.diploe + (person.cortical - person.diploe) * np.abs(2 * table - 1) ** 1.5
     shell = both(outer, -skull)
@@ -256,7 +289,9 @@ def tissue(person: Person, xyz: F32, *, displace: Displace | None = None) -> Tis
         spot = np.flatnonzero(np.abs(q[2] - centre[2]) < axes[2] + 3)
         if spot.size:
             part = value[spot]
-            paint(part, inside(ellipsoid(q[:, spot], centre, axes), 2.0), np.maximum(part, np.float32(hu_calcified)))
+            paint(
+                part, inside(near_ellipsoid(q[:, spot], centre, axes), 2.0), np.maximum(part, np.float32(hu_calcified))
+            )
             value[spot] = part
     at = near[keep]
     hu[at] = value
@@ -299,7 +334,7 @@ def _base(person: Person, hu: F32, q: F32, m: F32, bones: F32, canal_distance: F
         paint(hu, inside(distance, width), value)
 
     solid(both(bones, head + np.float32(4)), bone)
-    orbit = ellipsoid(m, (31, -57, -33), (17, 25, 16))
+    orbit = near_ellipsoid(m, (31, -57, -33), (17, 25, 16))
     solid(both(orbit - np.float32(2.2), head + np.float32(6)), np.float32(0.7 * person.cortical))
     solid(both(orbit, head + np.float32(2)), person.fat)
     for start, end in (
@@ -308,43 +343,49 @@ def _base(person: Person, hu: F32, q: F32, m: F32, bones: F32, canal_distance: F
         ((31, -66, -22), (16, -33, -27)),
         ((31, -66, -44), (16, -33, -33)),
     ):
-        solid(capsule(m, start, end, (2.0, 2.0)), person.muscle)
-    solid(capsule(m, (31, -62, -33), (12, -28, -27), (2.2, 2.2)), 35.0)
-    solid(ellipsoid(m, (32, -72, -33), (12, 12, 12)), 42.0)
-    solid(ellipsoid(m, (32, -72, -33), (10.8, 10.8, 10.8)), 10.0)
-    solid(ellipsoid(m, (32, -80.5, -33), (4.2, 2.0, 4.2)), 75.0)
+        solid(near_capsule(m, start, end, (2.0, 2.0)), person.muscle)
+    solid(near_capsule(m, (31, -62, -33), (12, -28, -27), (2.2, 2.2)), 35.0)
+    solid(near_ellipsoid(m, (32, -72, -33), (12, 12, 12)), 42.0)
+    solid(near_ellipsoid(m, (32, -72, -33), (10.8, 10.8, 10.8)), 10.0)
+    solid(near_ellipsoid(m, (32, -80.5, -33), (4.2, 2.0, 4.2)), 75.0)
     zygoma = union(
-        capsule(m, (66, -5, -42), (60, -42, -44), (3, 4)), capsule(m, (60, -42, -44), (42, -68, -48), (4, 6)), soft=3
+        near_capsule(m, (66, -5, -42), (60, -42, -44), (3, 4)),
+        near_capsule(m, (60, -42, -44), (42, -68, -48), (4, 6)),
+        soft=3,
     )
     jaw = union(
-        capsule(m, (52, 2, -46), (48, 6, -84), (6, 5)), capsule(m, (48, 6, -84), (10, -80, -108), (6, 7)), soft=3
+        near_capsule(m, (52, 2, -46), (48, 6, -84), (6, 5)),
+        near_capsule(m, (48, 6, -84), (10, -80, -108), (6, 7)),
+        soft=3,
     )
-    teeth = union(capsule(m, (26, -40, -84), (20, -70, -86), (5, 5)), capsule(m, (20, -70, -86), (0, -80, -86), (5, 5)))
-    mastoid = ellipsoid(m, (56, 33, -45), (11, 14, 17))
+    teeth = union(
+        near_capsule(m, (26, -40, -84), (20, -70, -86), (5, 5)), near_capsule(m, (20, -70, -86), (0, -80, -86), (5, 5))
+    )
+    mastoid = near_ellipsoid(m, (56, 33, -45), (11, 14, 17))
     for part, value in ((zygoma, 900.0), (jaw, 1100.0), (teeth, 1500.0), (mastoid, 700.0)):
         solid(both(part, head + np.float32(3)), value)
     air = both(mastoid + np.float32(2), np.float32(4) * (np.float32(person.air_cells) - septa))
-    ethmoid = ellipsoid(m, (0, -56, -33), (12, 23, 11))
-    nose = ellipsoid(m, (0, -66, -58), (12, 28, 20))
-    maxillary = ellipsoid(m, (28, -52, -57), (13, 17, 16))
-    sphenoid = ellipsoid(m, (0, -18, -38), (13, 11, 9))
-    frontal = ellipsoid(m, (8, -86, -6), (11 * person.frontal_sinus + 1, 4.5, 11 * person.frontal_sinus + 1))
+    ethmoid = near_ellipsoid(m, (0, -56, -33), (12, 23, 11))
+    nose = near_ellipsoid(m, (0, -66, -58), (12, 28, 20))
+    maxillary = near_ellipsoid(m, (28, -52, -57), (13, 17, 16))
+    sphenoid = near_ellipsoid(m, (0, -18, -38), (13, 11, 9))
+    frontal = near_ellipsoid(m, (8, -86, -6), (11 * person.frontal_sinus + 1, 4.5, 11 * person.frontal_sinus + 1))
     for cave in (ethmoid, nose, maxillary, sphenoid, frontal):
         solid(both(cave - np.float32(1.8), head + np.float32(3)), 500.0)
     solid(both(union(ethmoid, nose), np.float32(0.9) - np.abs(m[0])), 200.0)
     air = union(air, both(ethmoid, np.float32(3.5) * (np.abs(septa) * -1 + np.float32(0.35))))
     air = union(air, both(nose, np.float32(5) * (septa - np.float32(0.6))))
     air = union(union(air, maxillary), union(both(sphenoid, np.float32(1) - np.abs(m[0] - 3)), frontal))
-    air = union(air, capsule(m, (0, -22, -60), (0, -14, -150), (9, 8)))
-    air = union(air, capsule(m, (45, 14, -42), (82, 17, -40), (2.5, 3.5)))
+    air = union(air, near_capsule(m, (0, -22, -60), (0, -14, -150), (9, 8)))
+    air = union(air, near_capsule(m, (45, 14, -42), (82, 17, -40), (2.5, 3.5)))
     solid(air, -980.0)
     level = np.sin((q[2] + np.float32(78)) * np.float32(2 * np.pi / 20))
     ring = both(canal_distance - np.float32(5), q[2] + np.float32(70))
     solid(both(ring, np.float32(-8) * level - np.float32(2)), 650.0)
-    body = capsule(q, (0, 15, -74), (0, 20, -200), (10, 10))
+    body = near_capsule(q, (0, 15, -74), (0, 20, -200), (10, 10))
     solid(both(body, np.float32(-8) * level - np.float32(6)), 420.0)
-    solid(capsule(m, (12, 17, -70), (14, 20, -200), (6, 6)), 480.0 + 250.0 * level)
-    dens = capsule(q, (0, 16, -68), (0, 18, -90), (5, 6))
+    solid(near_capsule(m, (12, 17, -70), (14, 20, -200), (6, 6)), 480.0 + 250.0 * level)
+    dens = near_capsule(q, (0, 16, -68), (0, 18, -90), (5, 6))
     solid(dens, 800.0)
 
 
@@ -370,15 +411,15 @@ def _brain(person: Person, q: F32, cavity: F32, displace: Displace | None) -> F3
         hu[central] = _deep(person, hu[central], np.ascontiguousarray(source[:, central]))
     if person.infarct is not None:
         centre, axes, drop = person.infarct
-        hu -= np.float32(drop) * inside(ellipsoid(source, centre, axes), 6.0)
+        hu -= np.float32(drop) * inside(near_ellipsoid(source, centre, axes), 6.0)
     sulcus = inside((folds - width), 1.4) * open_sulcus
     paint(hu, sulcus * np.float32(0.92), person.csf)
     callosum = ellipsoid(source, (0, 3, 4), (200, 46, 27))
     cleft = both(np.abs(x) - np.float32(0.9 + 1.3 * atrophy), -callosum)
     paint(hu, inside(cleft), person.csf)
-    sylvian = np.abs(z - (np.float32(-6) + np.float32(0.4) * y)) * np.float32(0.93) - np.float32(1.0 + 2.2 * atrophy)
+    sylvian = np.abs(z - (np.float32(-6) + np.float32(0.4) * y)) * np.float32(0.93) - np.float32(0.5 + 1.5 * atrophy)
     sylvian = both(both(sylvian, np.float32(34) - m[0]), np.abs(y - np.float32(-2)) - np.float32(30))
-    sylvian = union(sylvian, ellipsoid(m, (36.5, -4, -4), (1.2 + 2 * atrophy, 17, 11)), soft=2)
+    sylvian = union(sylvian, near_ellipsoid(m, (36.5, -4, -4), (0.9 + 1.6 * atrophy, 16, 10)), soft=2)
     paint(hu, inside(sylvian, 2.0), person.csf)
     if low < 14:
         _posterior(person, hu, source, m, tent, edge)
@@ -405,7 +446,7 @@ def _brain(person: Person, q: F32, cavity: F32, displace: Displace | None) -> F3
         )
         paint(hu, inside(transverse), person.sinus_blood)
         paint(hu, ramp(q[2], -66, -72), person.csf)
-        cord = capsule(q, (0, 29, -55), (0, 37, -200), (7.0, 5.2))
+        cord = near_capsule(q, (0, 29, -55), (0, 37, -200), (7.0, 5.2))
         paint(hu, inside(cord), person.cord)
     hu += np.float32(person.rim_bright) * np.exp(-np.maximum(cavity, 0) / np.float32(6)) * (q[2] > -60)
     return hu
@@ -414,9 +455,9 @@ def _brain(person: Person, q: F32, cavity: F32, displace: Displace | None) -> F3
 def _deep(person: Person, hu: F32, q: F32) -> F32:
     """Basal ganglia and thalamus."""
     m = _mirror(q)
-    nuclei = ellipsoid(m, (11, 12, 5), (8, 14, 9))
-    nuclei = union(nuclei, ellipsoid(m, (24, -2, 1), (7, 17, 11)))
-    nuclei = union(nuclei, capsule(m, (13, -20, 5), (17, 6, 22), (6, 3)))
+    nuclei = near_ellipsoid(m, (11, 12, 5), (8, 14, 9))
+    nuclei = union(nuclei, near_ellipsoid(m, (24, -2, 1), (7, 17, 11)))
+    nuclei = union(nuclei, near_capsule(m, (13, -20, 5), (17, 6, 22), (6, 3)))
     paint(hu, inside(nuclei, 2.5), person.grey + 0.5)
     return hu
 
@@ -438,13 +479,13 @@ def _ventricles(person: Person, q: F32) -> F32:
         ((34, 16, -15), (30, -4, -20), 1.2, 1.0),
     )
     distance = np.full(q.shape[1], 99, np.float32)
-    for (a, ra), (b, rb) in zip(path, path[1:], strict=False):
-        distance = union(distance, capsule(m, a, b, (ra, rb)), soft=2)
+    for (a, ra), (b, rb) in pairwise(path):
+        distance = union(distance, near_capsule(m, a, b, (ra, rb)), soft=2)
     for start, end, ra, rb in horns:
-        distance = union(distance, capsule(m, start, end, (ra, rb)), soft=2)
+        distance = union(distance, near_capsule(m, start, end, (ra, rb)), soft=2)
     distance = distance - np.float32(3.2) * (widen - np.float32(1))
-    third = ellipsoid(q, (0, 5, -2), (0.8 + 2.2 * person.atrophy, 12, 10))
-    fourth = ellipsoid(q, (0, 40, -38), (6.5, 5.5, 9))
+    third = near_ellipsoid(q, (0, 5, -2), (0.8 + 2.2 * person.atrophy, 12, 10))
+    fourth = near_ellipsoid(q, (0, 40, -38), (6.5, 5.5, 9))
     return union(union(distance, third), fourth)
 
 
@@ -452,29 +493,33 @@ def _posterior(person: Person, hu: F32, q: F32, m: F32, tent: F32, edge: F32) ->
     """Cerebellum, brainstem and the basal cisterns."""
     below = inside(tent, 1.5) * ramp(edge, -3, 1)
     folia = np.float32(0.5 * (person.grey + person.white)) + np.float32(2.8) * person.folia(q)
-    white = inside(ellipsoid(m, (17, 48, -38), (15, 14, 9)), 6)
+    white = inside(near_ellipsoid(m, (17, 48, -38), (15, 14, 9)), 6)
     folia += (np.float32(person.white) - folia) * white * np.float32(0.8)
     paint(hu, below, folia)
     paint(hu, below * inside(np.abs(tent) - np.float32(1.5 + 2 * person.atrophy), 2), person.csf)
     grow = 1.0 + 0.5 * person.atrophy
-    cisterns = ellipsoid(q, (0, -5, -15), (12 * grow, 10 * grow, 6))
-    cisterns = union(cisterns, ellipsoid(q, (0, 12, -24), (17 * grow, 8, 13)), soft=4)
-    cisterns = union(cisterns, ellipsoid(m, (16, 20, -7), (3 * grow, 15, 6)), soft=2)
-    cisterns = union(cisterns, ellipsoid(q, (0, 35, 0), (12 * grow, 4.5 * grow, 7)), soft=3)
-    cisterns = union(cisterns, ellipsoid(q, (0, 18, -52), (17, 9, 16)), soft=3)
-    cisterns = union(cisterns, ellipsoid(q, (0, 62, -55), (8 * grow, 8 * grow, 8)))
+    cisterns = near_ellipsoid(q, (0, -5, -15), (12 * grow, 10 * grow, 6))
+    cisterns = union(cisterns, near_ellipsoid(q, (0, 12, -24), (17 * grow, 8, 13)), soft=4)
+    cisterns = union(cisterns, near_ellipsoid(m, (16, 20, -7), (3 * grow, 15, 6)), soft=2)
+    cisterns = union(cisterns, near_ellipsoid(q, (0, 35, 0), (12 * grow, 4.5 * grow, 7)), soft=3)
+    cisterns = union(cisterns, near_ellipsoid(q, (0, 18, -52), (17, 9, 16)), soft=3)
+    cisterns = union(cisterns, near_ellipsoid(q, (0, 62, -55), (8 * grow, 8 * grow, 8)))
     paint(hu, inside(cisterns, 1.6), person.csf)
     stem = union(
-        capsule(q, (0, 20, -5), (0, 20, -18), (12, 12)), capsule(q, (0, 21, -26), (0, 25, -36), (14, 12)), soft=5
+        near_capsule(q, (0, 20, -5), (0, 20, -18), (12, 12)),
+        near_capsule(q, (0, 21, -26), (0, 25, -36), (14, 12)),
+        soft=5,
     )
-    stem = union(stem, capsule(q, (0, 26, -40), (0, 30, -72), (9, 7)), soft=4)
+    stem = union(stem, near_capsule(q, (0, 26, -40), (0, 30, -72), (9, 7)), soft=4)
     paint(hu, inside(stem, 1.5), np.float32(0.5 * (person.white + person.grey) - 1))
-    peduncle = capsule(m, (6, 26, -34), (24, 42, -36), (6, 6))
+    peduncle = near_capsule(m, (6, 26, -34), (24, 42, -36), (6, 6))
     paint(hu, inside(peduncle, 2), np.float32(person.white + 1))
-    vessels = union(
-        capsule(q, (0, 9, -14), (0, 12, -46), (1.8, 1.8)), capsule(m, (7, -4, -16), (30, -10, -11), (1.6, 1.2))
+    paint(hu, inside(near_capsule(q, (0, 9, -14), (0, 12, -46), (1.8, 1.8))), np.float32(person.sinus_blood - 4))
+    middle_cerebral = union(
+        near_capsule(m, (7, -4, -16), (20, -9, -13), (1.7, 1.5)),
+        near_capsule(m, (20, -9, -13), (38, -9, -9), (1.5, 1.1)),
     )
-    paint(hu, inside(vessels), np.float32(person.sinus_blood - 4))
+    paint(hu, inside(middle_cerebral), np.where(q[0] > 0, np.float32(person.artery[0]), np.float32(person.artery[1])))
 
 
 def _mirror(q: F32) -> F32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 Point = tuple[float, float, float]
+MARGIN_MM = 7.0
+FAR_MM = 99.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,37 @@ def capsule(xyz: F32, start: Sequence[float], end: Sequence[float], radii: tuple
     h = np.clip((d @ v) / np.float32(d @ d), np.float32(0), np.float32(1))
     v -= d[:, None] * h
     distance: F32 = np.sqrt(np.einsum("in,in->n", v, v)) - (np.float32(radii[0]) + h * np.float32(radii[1] - radii[0]))
+    return distance
+
+
+def near_ellipsoid(xyz: F32, centre: Sequence[float], axes: Sequence[float]) -> F32:
+    """As `ellipsoid` within MARGIN_MM of its box, FAR_MM elsewhere: most solids fill a small part of a slice."""
+    low = np.subtract(centre, axes)
+    return _near(xyz, low, np.add(centre, axes), lambda part: ellipsoid(part, centre, axes))
+
+
+def near_capsule(xyz: F32, start: Sequence[float], end: Sequence[float], radii: tuple[float, float]) -> F32:
+    """As `capsule` within MARGIN_MM of its box, FAR_MM elsewhere."""
+    reach = max(radii)
+    low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
+    return _near(xyz, low, high, lambda part: capsule(part, start, end, radii))
+
+
+def _near(xyz: F32, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], solid: Callable[[F32], F32]) -> F32:
+    distance = np.full(xyz.shape[1], FAR_MM, np.float32)
+    here: npt.NDArray[np.intp] | None = None
+    for axis in (2, 1, 0):
+        values = xyz[axis] if here is None else xyz[axis, here]
+        middle, half = (
+            np.float32(0.5 * (low[axis] + high[axis])),
+            np.float32(0.5 * (high[axis] - low[axis]) + MARGIN_MM),
+        )
+        found = np.flatnonzero(np.abs(values - middle) < half)
+        if found.size == 0:
+            return distance
+        here = found if here is None else here[found]
+    assert here is not None
+    distance[here] = solid(np.take(xyz, here, axis=1))
     return distance
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from phantoms.acquisition import Grid, Scanner, draw_scanner, noise
 from phantoms.anatomy import Person, draw_person, nominal, tissue
 from phantoms.bleeds import Bleed, Haematoma, draw_bleed, place
-from phantoms.fields import F32
+from phantoms.fields import F32, inside
 
 __all__ = ["Bleed", "Grid", "Head", "HeadModel", "Lesion", "make_head", "sample", "training_grid", "training_head"]
 
@@ -70,7 +70,7 @@ class HeadModel:
     haematomas: tuple[Haematoma, ...]
 
     @classmethod
-    def draw(cls, seed: int, *, bleed: Bleed | None | Literal["random"] = "random") -> HeadModel:
+    def draw(cls, seed: int, *, bleed: Bleed | Literal["random"] | None = "random") -> HeadModel:
         """Draw the head of a seed. `bleed` None: without a haematoma; the head is otherwise the same person."""
         person_rng, scanner_rng, bleed_rng = (np.random.default_rng([seed, part]) for part in (1, 2, 3))
         person, scanner = draw_person(person_rng), draw_scanner(scanner_rng)
@@ -80,7 +80,7 @@ class HeadModel:
 
 
 def make_head(
-    seed: int, *, bleed: Bleed | None | Literal["random"] = "random", grid: Grid | None = None, clean: bool = False
+    seed: int, *, bleed: Bleed | Literal["random"] | None = "random", grid: Grid | None = None, clean: bool = False
 ) -> Head:
     """Render the head of a seed on `grid` (default: `training_grid(seed)`); `clean` leaves out noise and streaks."""
     return sample(HeadModel.draw(seed, bleed=bleed), training_grid(seed) if grid is None else grid, clean=clean)
@@ -153,7 +153,7 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
         hu /= count
         image = hu.reshape(grid.rows, grid.columns)
         if not clean:
-            _spoil(model.scanner, image, grid, k, thickness, rng)
+            _spoil(model.scanner, image, grid, k, rng)
         hu_zyx[k] = np.clip(np.rint(image), -1024, 3071)
         brain_zyx[k] = (inside_skull >= 0.5 * count).reshape(grid.rows, grid.columns)
         if len(filled) and filled.any():
@@ -198,13 +198,14 @@ def _thin(model: HeadModel, xyz: F32) -> tuple[F32, F32, list[F32]]:
             part = found.hu[near]
             one.paint(part, q, distance)
             found.hu[near] = part
-            occupancy[near] = distance < 0
+            occupancy[near] = inside(distance, 0.8)
         filled.append(occupancy)
     return found.hu, found.depth, filled
 
 
-def _spoil(scanner: Scanner, image: F32, grid: Grid, index: int, thickness: float, rng: np.random.Generator) -> None:
+def _spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.Generator) -> None:
     """Add a head rest, streaks, calibration and noise in place."""
+    thickness = grid.thickness_mm[index]
     rows = (np.arange(grid.rows, dtype=np.float32)[:, None] - 0.5 * (grid.rows - 1)) * np.float32(grid.pixel_mm)
     columns = (np.arange(grid.columns, dtype=np.float32)[None] - 0.5 * (grid.columns - 1)) * np.float32(grid.pixel_mm)
     x, y = columns + np.float32(grid.centre_xy_mm[0]), rows + np.float32(grid.centre_xy_mm[1])
@@ -220,6 +221,17 @@ def _spoil(scanner: Scanner, image: F32, grid: Grid, index: int, thickness: floa
         band = np.sin(rows[:, 0] * np.float32(0.55) + np.float32(index)) * load * load
         between = np.exp(-((x / 38) ** 2))
         image += soft * band[:, None] * between * np.float32(0.45 * scanner.streaks)
+    for fx, fy, fz, strength in scanner.fillings:
+        px, py, pz = scanner.pose @ (fx, fy, fz) + scanner.shift_mm
+        off = grid.normal @ (px - grid.centre_xy_mm[0], py - grid.centre_xy_mm[1], pz - grid.z_mm[index])
+        if abs(off) > 0.5 * thickness + 5:
+            continue
+        along = float(grid.column_direction @ (0, py - grid.centre_xy_mm[1], pz - grid.z_mm[index]))
+        dx, dy = columns - np.float32(px - grid.centre_xy_mm[0]), rows - np.float32(along)
+        distance, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
+        star = np.sin(angle * 9 + np.sin(angle * 4) * 2) * np.exp(-distance / np.float32(45))
+        image += soft * star * np.float32(strength)
+        image[distance < 4] = 3000
     image[soft] = image[soft] * np.float32(scanner.gain) + np.float32(scanner.offset_hu)
     bone_load = np.float32(1 + 1.2 * min(float(dense.mean()) / 0.25, 1.0))
     level = scanner.noise_hu * np.sqrt(5.0 / max(thickness, 1.5)) * (0.7 + 0.3 * bone_load)
