@@ -127,7 +127,7 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
             float(rng.choice((-1, 1)) * rng.uniform(18, 27)),
             float(rng.uniform(-66, -40)),
             -85.0,
-            float(rng.uniform(60, 400)),
+            float(rng.uniform(30, 220)),
         )
         for _ in range(rng.poisson(0.8))
     )

@@ -53,6 +53,7 @@ class Haematoma:
     rough: tuple[float, float]
     side: int
     below: bool
+    deep: bool
     hu: float
     mottle: float
     pocket: float
@@ -73,7 +74,8 @@ class Haematoma:
         shape -= np.float32(self.level)
         shape = both(shape, np.float32(2.2) - cavity, soft=1)
         if self.side:
-            shape = both(shape, np.float32(1.8) - np.float32(self.side) * q[0], soft=1)
+            across = np.float32(1.8) if not self.deep else np.float32(-6)
+            shape = both(shape, across - np.float32(self.side) * q[0], soft=1)
         tent = q[2] - tentorium_height(q)
         if self.below:
             return both(shape, tent + np.float32(1.8), soft=1)
@@ -193,6 +195,7 @@ def _draw(rng: np.random.Generator, site: str, volume: float, hu: float | None) 
         rough=(float(rng.uniform(0.04, 0.17) * radius), float(rng.uniform(0.01, 0.08) * radius)),
         side=side,
         below=below,
+        deep=site != "lobar",
         hu=float(np.clip(rng.normal(64, 7), 50, 80)) if hu is None else hu,
         mottle=float(rng.uniform(0.5, 3.0)),
         pocket=float(rng.uniform(8, 22)) if rng.random() < 0.2 else 0.0,

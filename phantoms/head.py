@@ -229,7 +229,7 @@ def _spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.
         along = float(grid.column_direction @ (0, py - grid.centre_xy_mm[1], pz - grid.z_mm[index]))
         dx, dy = columns - np.float32(px - grid.centre_xy_mm[0]), rows - np.float32(along)
         distance, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
-        star = np.sin(angle * 9 + np.sin(angle * 4) * 2) * np.exp(-distance / np.float32(45))
+        star = np.sin(angle * 17 + np.sin(angle * 6) * 4) * np.exp(-distance / np.float32(45))
         image += soft * star * np.float32(strength)
         image[distance < 4] = 3000
     image[soft] = image[soft] * np.float32(scanner.gain) + np.float32(scanner.offset_hu)
