@@ -180,7 +180,7 @@ def load(
             raise ConfigError(f"--config {config}: not valid TOML: {error}") from error
     for name, text in environ.items():
         if name.startswith(_PREFIX):
-            _assign(tree, name.removeprefix(_PREFIX).lower().split("__"), _parse(text), name)
+            _assign(tree, name.removeprefix(_PREFIX).lower().split("__"), parse_value(text), name)
     for key, value in (flags or {}).items():
         if value is not None:
             _assign(tree, key.split("."), value, key)
@@ -191,7 +191,7 @@ def load(
         raise ConfigError("; ".join(_explain(e) for e in error.errors())) from error
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """An environment value as TOML where it is (numbers, booleans, lists), else as the string it is."""
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -98,6 +97,8 @@ class StudyAssembled:
     jobs: tuple[Job, ...]  # every job ever published for it, newest revision last
     reason: str | None = None  # why no job, when there is none
     accession_sha256: str | None = None
+    # Identity of the newest headers of what the last job uses: compared with a result's before each delivery.
+    identity_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,7 @@ _TYPES: dict[str, type] = {
     "ichor.delivery.changed.v1": DeliveryChanged,
 }
 _NAMES = {cls: name for name, cls in _TYPES.items()}
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes milliseconds
 
 
 class Envelope(BaseModel):
@@ -199,9 +201,10 @@ class Envelope(BaseModel):
     data: dict[str, Any] = field(default_factory=dict)
 
 
-@cache
 def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def seal(data: Data, *, source: str, time: float, id: str | None = None, priority: Priority | None = None) -> Envelope:

@@ -268,7 +268,8 @@ class Volume:
     @property
     def slice_positions(self) -> Float64Array:
         """(n,) distances of the slices along the normal, mm, ascending."""
-        return self.origins_lps @ self.normal_lps
+        positions: Float64Array = self.origins_lps @ self.normal_lps
+        return positions
 
     @property
     def slice_extents(self) -> Float64Array:

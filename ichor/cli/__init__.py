@@ -1,0 +1,5 @@
+"""The commands of Ichor (face.md). Parses, wires and prints; the work is done in the rooms."""
+
+from ichor.cli.commands import main
+
+__all__ = ["main"]

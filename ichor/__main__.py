@@ -1,0 +1,7 @@
+"""``python -m ichor`` is the command ``ichor``."""
+
+import sys
+
+from ichor.cli import main
+
+sys.exit(main())

@@ -1,0 +1,97 @@
+"""The data folder: made, checked for its version, and locked against a second supervisor. Nothing else is in here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ichor.errors import CannotStart
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """Where everything durable lies."""
+
+    root: Path
+
+    @property
+    def bus(self) -> Path:
+        return self.root / "bus.sqlite"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.sqlite"
+
+    @property
+    def assembly(self) -> Path:
+        return self.root / "assembly.sqlite"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def engines(self) -> Path:
+        """Gate reports and compiled engines: may be deleted at any time."""
+        return self.root / "engines"
+
+    @property
+    def run(self) -> Path:
+        """Ready files of the roles that are up."""
+        return self.root / "run"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "run" / "metrics"
+
+    def prepare(self) -> None:
+        """Make the folder, or check that this version may use it.
+
+        Raises
+        ------
+        CannotStart
+            When it cannot be made or written, or a newer version of Ichor wrote it.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in (self.spool, self.blobs, self.engines, self.run, self.metrics):
+                part.mkdir(parents=True, exist_ok=True)
+            stamp = self.root / "VERSION"
+            if not stamp.exists():
+                stamp.write_text(f"{VERSION}\n")
+            text = stamp.read_text().strip()
+        except OSError as error:
+            raise CannotStart(f"data folder {self.root}: {error.strerror}") from error
+        if not text.isdigit() or int(text) > VERSION:
+            raise CannotStart(f"data folder {self.root} is of version {text!r}; this Ichor knows up to {VERSION}")
+
+    def lock(self, *, alone: bool, patience: float = 3.0) -> int:
+        """Hold the folder: alone (serve), or beside other single roles. The lock ends with the process.
+
+        ``patience`` covers the moment in which children of a killed supervisor are still dying.
+
+        Raises
+        ------
+        CannotStart
+            When another serve holds it.
+        """
+        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                return handle
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(handle)
+                    raise CannotStart(f"data folder {self.root} is in use by another ichor process") from None
+                time.sleep(0.05)

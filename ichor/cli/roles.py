@@ -1,0 +1,172 @@
+"""The wiring: from settings to the five roles. The only place that knows all rooms; no logic of its own.
+
+Imports of a role's room happen when the role is built, so that a single role does not load the others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ichor.bus import Bus
+from ichor.bus.opening import open_bus
+from ichor.cli.folder import DataFolder
+from ichor.cli.supervisor import Role, all_ready
+from ichor.clock import SystemClock
+from ichor.config import Settings
+from ichor.types import Destination
+
+ROLES = ("receive", "assemble", "work", "send", "console")
+
+
+def build(name: str, settings: Settings, folder: DataFolder, *, together: bool) -> Role:
+    """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles."""
+    role = {"receive": _receive, "assemble": _assemble, "work": _work, "send": _send}.get(name)
+    if role is not None:
+        return role(settings, folder)
+    return _console(settings, folder, ROLES if together else ("console",))
+
+
+def preload() -> None:
+    """Import what the roles need before they are forked: a role that died is then back in milliseconds.
+
+    OpenVINO starts threads when imported and is left to the worker itself.
+    """
+    import pipelines.haematoma
+    import pipelines.worker  # noqa: F401
+
+
+def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
+    return open_bus(settings.bus.url, folder.root, SystemClock())
+
+
+def destinations(settings: Settings) -> tuple[Destination, ...]:
+    return tuple(Destination(name=d.name, ae_title=d.ae_title, host=d.host, port=d.port) for d in settings.destinations)
+
+
+def _receive(settings: Settings, folder: DataFolder) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from listener.role import run_receiver
+
+        from ichor.store.journal import Journal
+        from ichor.store.spool import FileSpool
+
+        run_receiver(
+            ae_title=settings.listener.ae_title,
+            host=settings.listener.host,
+            port=settings.listener.port,
+            stat_ae_titles=settings.listener.stat_ae_titles,
+            senders=settings.senders,
+            spool=FileSpool(folder.spool),
+            journal=Journal(folder.journal),
+            bus=open_folder_bus(settings, folder),
+            clock=SystemClock(),
+            stop=stop,
+            on_ready=on_ready,
+        )
+
+    return run
+
+
+def _assemble(settings: Settings, folder: DataFolder) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from listener.assembler import run_assembler
+
+        from ichor.pipeline import installed
+        from ichor.store.blobs import FileBlobs
+
+        run_assembler(
+            bus=open_folder_bus(settings, folder),
+            blobs=FileBlobs(folder.blobs),
+            state_path=folder.assembly,
+            pipelines=tuple(installed()),
+            study_wait=settings.study.wait,
+            clock=SystemClock(),
+            stop=stop,
+            on_ready=on_ready,
+        )
+
+    return run
+
+
+def _work(settings: Settings, folder: DataFolder) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from dicom_out.encoder import DicomEncoder
+        from pipelines.worker import run_worker
+
+        from ichor import __version__
+        from ichor.cli.models import load_engines
+        from ichor.pipeline import installed
+        from ichor.store.blobs import FileBlobs
+        from ichor.store.spool import FileSpool
+
+        pipelines = tuple(installed())
+        spool = FileSpool(folder.spool)
+        run_worker(
+            bus=open_folder_bus(settings, folder),
+            blobs=FileBlobs(folder.blobs),
+            spool=spool,
+            pipelines=pipelines,
+            engines=load_engines([m for p in pipelines for m in p.models], folder.engines),
+            encoder=DicomEncoder(spool, software_version=__version__),
+            destinations=[d.name for d in settings.destinations],
+            not_analysed_report=settings.study.not_analysed_report,
+            clock=SystemClock(),
+            stop=stop,
+            on_ready=on_ready,
+        )
+
+    return run
+
+
+def _send(settings: Settings, folder: DataFolder) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from dicom_out.sender import run_sender
+        from listener.identity import identity_of
+
+        from ichor.store.blobs import FileBlobs
+
+        run_sender(
+            destinations=destinations(settings),
+            bus=open_folder_bus(settings, folder),
+            blobs=FileBlobs(folder.blobs),
+            identity_of=identity_of(folder.assembly),
+            calling_ae=settings.listener.ae_title,
+            clock=SystemClock(),
+            stop=stop,
+            on_ready=on_ready,
+        )
+
+    return run
+
+
+def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from console.role import run_console
+
+        from ichor.store.blobs import FileBlobs
+        from ichor.store.journal import Journal
+
+        run_console(
+            host=settings.console.host,
+            port=settings.console.port,
+            bus=open_folder_bus(settings, folder),
+            blobs=FileBlobs(folder.blobs),
+            journal=Journal(folder.journal),
+            token=settings.token(),
+            ready=lambda: all_ready(folder.run, list(needed)),
+            clock=SystemClock(),
+            stop=stop,
+            on_ready=on_ready,
+        )
+
+    return run
+
+
+def metrics_environment(folder: DataFolder) -> None:
+    """Several processes, one /metrics: prometheus_client's multiprocess mode, from an empty folder."""
+    for old in folder.metrics.glob("*.db"):
+        old.unlink()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(Path(folder.metrics).resolve())
