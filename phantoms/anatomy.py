@@ -257,7 +257,7 @@ def tissue(person: Person, xyz: F32, *, displace: Displace | None = None) -> Tis
         head = union(head, near_ellipsoid(mirrored, (78, 16, -26), (5, 13, 26)), soft=3)
     if person.scalp_blood is not None:
         centre, axes, _ = person.scalp_blood
-        head = union(head, near_ellipsoid(q, centre, np.multiply(axes, 0.75)), soft=6)
+        head = union(head, near_ellipsoid(q, centre, _point(np.multiply(axes, 0.75))), soft=6)
     keep = np.flatnonzero(head < 1.5)
     if keep.size == 0:
         return Tissue(hu, depth)
@@ -335,7 +335,7 @@ def _base(person: Person, hu: F32, q: F32, m: F32, bones: F32, canal_distance: F
 
     solid(both(bones, head + np.float32(4)), bone)
     orbit = near_ellipsoid(m, (31, -57, -33), (17, 25, 16))
-    solid(both(orbit - np.float32(2.2), head + np.float32(6)), np.float32(0.7 * person.cortical))
+    solid(both(orbit - np.float32(2.2), head + np.float32(6)), 0.7 * person.cortical)
     solid(both(orbit, head + np.float32(2)), person.fat)
     for start, end in (
         ((24, -72, -33), (14, -32, -30)),
@@ -511,10 +511,10 @@ def _posterior(person: Person, hu: F32, q: F32, m: F32, tent: F32, edge: F32) ->
         soft=5,
     )
     stem = union(stem, near_capsule(q, (0, 26, -40), (0, 30, -72), (9, 7)), soft=4)
-    paint(hu, inside(stem, 1.5), np.float32(0.5 * (person.white + person.grey) - 1))
+    paint(hu, inside(stem, 1.5), 0.5 * (person.white + person.grey) - 1)
     peduncle = near_capsule(m, (6, 26, -34), (24, 42, -36), (6, 6))
-    paint(hu, inside(peduncle, 2), np.float32(person.white + 1))
-    paint(hu, inside(near_capsule(q, (0, 9, -14), (0, 12, -46), (1.8, 1.8))), np.float32(person.sinus_blood - 4))
+    paint(hu, inside(peduncle, 2), person.white + 1)
+    paint(hu, inside(near_capsule(q, (0, 9, -14), (0, 12, -46), (1.8, 1.8))), person.sinus_blood - 4)
     middle_cerebral = union(
         near_capsule(m, (7, -4, -16), (20, -9, -13), (1.7, 1.5)),
         near_capsule(m, (20, -9, -13), (38, -9, -9), (1.5, 1.1)),

@@ -120,12 +120,15 @@ def both(a: F32, b: F32, *, soft: float = 0.0) -> F32:
 
 def inside(distance: F32, width: float = 1.2) -> F32:
     """Occupancy 0..1 of what has `distance` < 0, with an edge `width` mm wide (the scanner's blur)."""
-    return np.clip(np.float32(0.5) - distance * np.float32(1 / width), np.float32(0), np.float32(1))
+    occupancy: F32 = np.clip(np.float32(0.5) - distance * np.float32(1 / width), np.float32(0), np.float32(1))
+    return occupancy
 
 
 def ramp(value: F32, start: float, end: float) -> F32:
     """0 at `start`, 1 at `end` (start may exceed end), linear between, clipped."""
-    return np.clip((value - np.float32(start)) * np.float32(1 / (end - start)), np.float32(0), np.float32(1))
+    fraction = (value - np.float32(start)) * np.float32(1 / (end - start))
+    clipped: F32 = np.clip(fraction, np.float32(0), np.float32(1))
+    return clipped
 
 
 def paint(hu: F32, occupancy: F32, value: F32 | float) -> None:

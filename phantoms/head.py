@@ -135,9 +135,16 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
     shift = np.asarray(model.scanner.shift_mm)
     column = (to_head @ grid.row_direction) * grid.pixel_mm
     row = (to_head @ grid.column_direction) * grid.pixel_mm
-    plane = np.stack(
-        [(column[a] * np.arange(grid.columns)[None] + row[a] * np.arange(grid.rows)[:, None]).ravel() for a in range(3)]
-    ).astype(np.float32)
+    # Fine pictures are computed on every second pixel: the scanner's blur is wider than that.
+    stride = 2 if grid.pixel_mm <= 0.6 else 1
+    across, down = np.arange(0, grid.columns + stride - 1, stride), np.arange(0, grid.rows + stride - 1, stride)
+    plane = np.stack([(column[a] * across[None] + row[a] * down[:, None]).ravel() for a in range(3)]).astype(np.float32)
+
+    def picture(values: F32, *, sharp: bool = False) -> F32:
+        lattice = values.reshape(len(down), len(across))
+        full = lattice if stride == 1 else _twice(_twice(lattice, sharp=sharp).T, sharp=sharp).T
+        return np.ascontiguousarray(full[: grid.rows, : grid.columns])
+
     for k, (origin, thickness) in enumerate(zip(grid.origins(), grid.thickness_mm, strict=True)):
         count = int(np.clip(np.ceil(thickness / 1.8), 1, 4))
         hu = np.zeros(plane.shape[1], np.float32)
@@ -151,17 +158,16 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
             for i, part in enumerate(blood):
                 filled[i] += part
         hu /= count
-        image = hu.reshape(grid.rows, grid.columns)
+        image = picture(hu, sharp=True)
         if not clean:
             _spoil(model.scanner, image, grid, k, rng)
         hu_zyx[k] = np.clip(np.rint(image), -1024, 3071)
-        brain_zyx[k] = (inside_skull >= 0.5 * count).reshape(grid.rows, grid.columns)
+        brain_zyx[k] = picture(inside_skull) >= 0.5 * count
         if len(filled) and filled.any():
-            filled /= count
-            total = np.minimum(filled.sum(axis=0), 1)
-            label = np.where(total >= 0.5, filled.argmax(axis=0) + 1, 0)
-            occupancy_zyx[k] = total.reshape(grid.rows, grid.columns)
-            mask_zyx[k] = label.reshape(grid.rows, grid.columns)
+            parts = np.stack([picture(part / np.float32(count)) for part in filled])
+            total = np.minimum(parts.sum(axis=0), 1)
+            occupancy_zyx[k] = total
+            mask_zyx[k] = np.where(total >= 0.5, parts.argmax(axis=0) + 1, 0)
     return Head(
         hu_zyx=hu_zyx,
         mask_zyx=mask_zyx,
@@ -174,6 +180,16 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
         seed=model.seed,
         grid=grid,
     )
+
+
+def _twice(rows: F32, *, sharp: bool) -> F32:
+    """Rows at half the distance: the old ones and midpoints between them (cubic where `sharp`, else linear)."""
+    between = np.float32(0.5) * (rows[:-1] + rows[1:])
+    if sharp:
+        between[1:-1] = np.float32(1.125) * between[1:-1] - np.float32(0.0625) * (rows[:-3] + rows[3:])
+    out = np.empty((2 * len(rows) - 1, *rows.shape[1:]), np.float32)
+    out[::2], out[1::2] = rows, between
+    return out
 
 
 def _thin(model: HeadModel, xyz: F32) -> tuple[F32, F32, list[F32]]:
