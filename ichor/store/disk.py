@@ -1,0 +1,124 @@
+"""The system calls that make bytes durable: whole writes, synced files and directories, a swept scratch folder.
+
+Not a store: `ichor.store.spool` and `ichor.store.blobs` are made of it. Errors are plain ``OSError``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+Bytes = bytes | bytearray | memoryview
+
+
+def write_all(descriptor: int, parts: Sequence[Bytes]) -> None:
+    """Write all of ``parts``, however often the kernel takes only some of it."""
+    pending = [memoryview(part).cast("B") for part in parts if len(part)]
+    while pending:
+        written = os.writev(descriptor, pending)
+        while pending and written >= len(pending[0]):
+            written -= len(pending.pop(0))
+        if pending and written:
+            pending[0] = pending[0][written:]
+
+
+def sync(descriptor: int) -> None:
+    """fsync: data and size of an open file, or the entries of an open directory, are on the medium."""
+    os.fsync(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Folders:
+    """Makes directories below ``root`` so that their entries are durable, each synced once per process."""
+
+    _MOST = 20_000
+
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
+        self._root = root
+        self._durable = durable
+        self._known: dict[str, None] = {}
+        self._lock = threading.Lock()
+
+    def ensure(self, relative: str) -> Path:
+        """The directory ``relative`` (POSIX, validated by the caller); it and its parents exist durably."""
+        path = self._root / relative
+        with self._lock:
+            known = relative in self._known
+        if known and path.is_dir():
+            return path
+        level = self._root
+        for part in Path(relative).parts:
+            parent, level = level, level / part
+            with contextlib.suppress(FileExistsError):
+                level.mkdir()
+            if self._durable:
+                sync_directory(parent)
+        with self._lock:
+            self._known[relative] = None
+            if len(self._known) > self._MOST:
+                self._known.pop(next(iter(self._known)))
+        return path
+
+
+class Scratch:
+    """A folder for half-written things below ``root``, one per process; what dead processes left is swept at open.
+
+    Several processes may share ``root``: each holds a lock on its own folder as long as it lives.
+    """
+
+    NAME = ".scratch"
+
+    def __init__(self, root: Path) -> None:
+        base = root / self.NAME
+        base.mkdir(parents=True, exist_ok=True)
+        self._numbers = itertools.count()
+        with (base / "lock").open("wb") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            self._sweep(base)
+            names = (f"{os.getpid()}-{number}" for number in itertools.count())
+            self._folder = next(base / name for name in names if not (base / name).exists())
+            self._folder.mkdir()
+            self._owner = (self._folder / "owner").open("wb")
+            fcntl.flock(self._owner, fcntl.LOCK_EX)
+
+    def path(self) -> Path:
+        """A fresh path in the scratch folder; nothing is there yet."""
+        return self._folder / f"{next(self._numbers)}.part"
+
+    @staticmethod
+    def discard(path: Path) -> None:
+        """Remove a scratch file or folder, if it is there."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _sweep(base: Path) -> None:
+        for folder in base.iterdir():
+            if not folder.is_dir():
+                continue
+            try:
+                owner = (folder / "owner").open("wb")
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with owner:
+                try:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)

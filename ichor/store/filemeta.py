@@ -1,0 +1,35 @@
+"""The head of a stored file: preamble and File Meta Information (PS3.10 section 7.1). Knows nothing of data sets.
+
+It depends on nothing but its arguments, so that the same data set received twice gives the same file.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from ichor.uids import uid_of
+
+IMPLEMENTATION_CLASS_UID = uid_of("ichor-implementation")
+IMPLEMENTATION_VERSION_NAME = "ICHOR"
+
+
+def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Preamble, prefix and group 0002 in Explicit VR Little Endian for a data set in ``transfer_syntax_uid``."""
+    elements = b"".join(
+        [
+            struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
+            _text(0x0002, b"UI", sop_class_uid, b"\0"),
+            _text(0x0003, b"UI", sop_instance_uid, b"\0"),
+            _text(0x0010, b"UI", transfer_syntax_uid, b"\0"),
+            _text(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
+            _text(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
+        ]
+    )
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+
+
+def _text(element: int, vr: bytes, value: str, padding: bytes) -> bytes:
+    encoded = value.encode("ascii")
+    if len(encoded) % 2:
+        encoded += padding
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(encoded)) + encoded
