@@ -1,0 +1,17 @@
+"""Fixtures of the end-to-end tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e.site import Site
+
+
+@pytest.fixture
+def site(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Site]:
+    """A site that is not started yet: add destinations, then ``start()``."""
+    made = Site(tmp_path / "site", free_port(), free_port())
+    yield made
+    made.kill()

@@ -1,0 +1,193 @@
+"""kill -9 of any process at random points over a stream of studies: nothing acknowledged is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pydicom
+import pytest
+from dicom_out.demo_pacs import DemoPacs
+from e2e.site import Site
+from pydicom.dataset import FileDataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, _config
+
+from phantoms.ct_study import write_ct_head
+
+
+def data_set_bytes(path: Path) -> bytes:
+    """What follows the file meta information: the part that a C-STORE carries."""
+    with path.open("rb") as file:
+        meta = pydicom.filereader.read_file_meta_info(path)
+        file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
+        return file.read()
+
+
+class Modality(threading.Thread):
+    """Sends studies one after the other and sends an object again until it is acknowledged."""
+
+    def __init__(self, studies: list[list[Path]], port: int, finished: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.studies, self.port, self.finished = studies, port, finished
+        self.acknowledged: set[Path] = set()
+
+    def run(self) -> None:
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        for paths in self.studies:
+            waiting = list(paths)
+            while waiting:
+                waiting = self.push(waiting)
+        self.finished.set()
+
+    def push(self, paths: list[Path]) -> list[Path]:
+        entity = AE(ae_title="CT1")
+        entity.connection_timeout, entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 2, 2, 5, 5
+        entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", self.port, ae_title="ICHOR")
+        if not association.is_established:
+            self.finished.wait(0.1)
+            return paths
+        left = list(paths)
+        for path in paths:
+            try:
+                status = association.send_c_store(path)
+            except (RuntimeError, ValueError, OSError):
+                break
+            if status.get("Status", -1) != 0:
+                break
+            self.acknowledged.add(path)
+            left.remove(path)
+        if association.is_established:
+            association.release()
+        return left
+
+
+def many_studies(folder: Path, count: int) -> list[list[Path]]:
+    """``count`` small studies made of two synthetic heads, one with a bleed and one without."""
+    bases = []
+    for seed, bleed in ((20_510, 30.0), (20_511, "none")):
+        write_ct_head(folder / str(seed), seed=seed, bleed=bleed, slices=20, matrix=128, series={"soft"})
+        bases.append([pydicom.dcmread(p) for p in sorted((folder / str(seed) / "dicom").rglob("*.dcm"))])
+    studies = []
+    for number in range(count):
+        study, series, frame = generate_uid(), generate_uid(), generate_uid()
+        paths = []
+        for n, source in enumerate(bases[number % 2]):
+            item: FileDataset = deepcopy(source)
+            item.StudyInstanceUID, item.SeriesInstanceUID, item.FrameOfReferenceUID = study, series, frame
+            item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            item.PatientID = f"FAULT-{number}"
+            path = folder / f"{number:03d}-{n:03d}.dcm"
+            item.save_as(path, enforce_file_format=True)
+            paths.append(path)
+        studies.append(paths)
+    return studies
+
+
+def processes(site: Site) -> list[int]:
+    """The supervisor and its children."""
+    assert site.process is not None
+    pid = site.process.pid
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        children = []
+    return [pid, *map(int, children)]
+
+
+def kill_many(site: Site, *, faults: int, studies: int, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    paths = many_studies(folder, studies)
+    with DemoPacs() as pacs:
+        site.add_destination(0, name="pacs", ae_title=pacs.ae_title, port=pacs.port)
+        site.start()
+        finished = threading.Event()
+        modality = Modality(paths, site.listener_port, finished)
+        modality.start()
+        for _ in range(faults):
+            # The moment of the fault is the random variable of this test, not a wait for something.
+            threading.Event().wait(chance.uniform(0.1, 1.5))
+            victim = chance.choice(processes(site))
+            assert site.process is not None
+            os.kill(victim, signal.SIGKILL)
+            if victim == site.process.pid:
+                site.process.wait()
+                site.start(wait=False)
+        modality.join(timeout=120)
+        assert finished.is_set(), "the modality could not send everything"
+        last_fault = time.monotonic()
+        site.wait_ready()
+        by_study = {pydicom.dcmread(p[0], stop_before_pixels=True).StudyInstanceUID: p for p in paths}
+        for uid in by_study:
+            left = 60.0 - (time.monotonic() - last_fault)
+            assert site.wait_study(uid, timeout=max(left, 1.0))["state"] == "done"
+        check_nothing_lost(site, by_study, modality.acknowledged, tmp_path / "out")
+        check_nothing_doubled(site, by_study, pacs)
+
+
+def check_nothing_lost(site: Site, studies: dict[str, list[Path]], acknowledged: set[Path], out: Path) -> None:
+    assert acknowledged == {p for paths in studies.values() for p in paths}
+    for uid, paths in studies.items():
+        site.ichor("export", uid, "--out", str(out / uid))
+        stored = sorted(data_set_bytes(p) for p in (out / uid).rglob("*.dcm"))
+        assert stored == sorted(data_set_bytes(p) for p in paths)
+
+
+def check_nothing_doubled(site: Site, studies: dict[str, list[Path]], pacs: DemoPacs) -> None:
+    """One current result set a study: what another report names as its predecessor is not current."""
+    for uid in studies:
+        objects = [o for o in pacs.received.values() if o.StudyInstanceUID == uid]
+        reports = [o for o in objects if o.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"]
+        replaced = {
+            item.ReferencedSOPInstanceUID
+            for report in reports
+            for study in report.get("PredecessorDocumentsSequence", [])
+            for series in study.ReferencedSeriesSequence
+            for item in series.ReferencedSOPSequence
+        }
+        current = [r for r in reports if r.SOPInstanceUID not in replaced]
+        assert len(current) == 1, uid
+        study = site.study(uid)
+        assert study is not None
+        inside = {r["sop_instance_uid"] for r in study["results"]}
+        assert {o.SOPInstanceUID for o in objects} >= inside
+        assert len({r["sop_instance_uid"] for r in study["results"]}) == len(study["results"])
+
+
+def test_nothing_is_lost_or_doubled_under_kill(site: Site, tmp_path: Path) -> None:
+    kill_many(site, faults=5, studies=4, tmp_path=tmp_path, seed=1)
+
+
+@pytest.mark.soak
+def test_nothing_is_lost_or_doubled_under_fifty_kills(site: Site, tmp_path: Path) -> None:
+    kill_many(site, faults=50, studies=30, tmp_path=tmp_path, seed=2)
+
+
+def test_results_wait_for_a_destination_that_is_away(site: Site, tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    site.add_destination(0, name="pacs", ae_title="DEMOPACS", port=port)
+    site.start()
+    (tmp_path / "in").mkdir()
+    (paths,) = many_studies(tmp_path / "in", 1)
+    finished = threading.Event()
+    modality = Modality([paths], site.listener_port, finished)
+    modality.start()
+    modality.join(timeout=60)
+    uid = pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID
+    study = site.wait_study(uid, states=("sending",))
+    deliveries = [d for r in study["results"] for d in r["deliveries"]]
+    assert deliveries
+    assert {d["state"] for d in deliveries} == {"pending"}
+    with DemoPacs(port=port, ae_title="DEMOPACS") as pacs:
+        study = site.wait_study(uid)
+        assert study["state"] == "done"
+        assert {r["sop_instance_uid"] for r in study["results"]} == set(pacs.received)
