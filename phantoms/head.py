@@ -103,7 +103,7 @@ def training_grid(seed: int) -> Grid:
     end = rng.uniform(66, 100)
     if thick < 4:
         span = min(end - start, 47 * thick)
-        start = rng.uniform(start, end - span)
+        start = rng.uniform(start, max(end - span, start))
         end = start + span
     z = np.arange(start, end, thick)[:48]
     thickness = np.full(len(z), thick)
