@@ -1,0 +1,120 @@
+"""Patches of pooled cases with random variation, for training only; reads no files and keeps no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engines.cases import PooledCase
+
+AIR_HU = -1000.0
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Arrays of one shape (z, y, x), float32: HU, haematoma occupancy 0..1, intracranial 0 or 1."""
+
+    hu_zyx: F32
+    occupancy_zyx: F32
+    intracranial_zyx: F32
+
+
+def draw_batch(
+    cases: list[PooledCase], *, shape_zyx: tuple[int, int, int], batch: int, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs ``(batch, 1, z, y, x)`` in HU and targets ``(batch, 2, z, y, x)`` of one step.
+
+    Everything random comes from (seed, step, index): a training that was cut off continues with the batches it would
+    have seen.
+    """
+    patches = []
+    for index in range(batch):
+        rng = np.random.default_rng([seed, step, index])
+        patches.append(_vary(_cut(cases[int(rng.integers(len(cases)))], shape_zyx, rng), rng))
+    inputs = torch.from_numpy(np.stack([patch.hu_zyx[None] for patch in patches]))
+    targets = torch.from_numpy(np.stack([np.stack([p.occupancy_zyx, p.intracranial_zyx]) for p in patches]))
+    return inputs, targets
+
+
+def _cut(case: PooledCase, shape_zyx: tuple[int, int, int], rng: np.random.Generator) -> Patch:
+    """Place the patch: on a bleed, at the bottom (where false bleeds grow), or anywhere, a little beyond the ends."""
+    slices = case.hu_zyx.shape[0]
+    depth = shape_zyx[0]
+    kind = rng.random()
+    if kind < 0.45 and case.bleeding_slices.size:
+        z0 = int(rng.choice(case.bleeding_slices)) - int(rng.integers(depth))
+    elif kind < 0.70:
+        z0 = int(rng.integers(-1, 3))
+    else:
+        z0 = int(rng.integers(-1, max(slices - depth + 2, 0)))
+    z0 = min(max(z0, -2), max(slices - depth + 2, -2))
+    starts = [z0]
+    for box, size in zip(case.head_box_yx, shape_zyx[1:], strict=True):
+        centre = (box.start + box.stop) / 2 + rng.uniform(-8, 8)
+        slack = max(box.stop - box.start - size, 0) / 2
+        starts.append(round(centre + rng.uniform(-slack, slack) - size / 2))
+    origin = (starts[0], starts[1], starts[2])
+    return Patch(
+        _window(case.hu_zyx, origin, shape_zyx, fill=AIR_HU),
+        _window(case.occupancy_zyx, origin, shape_zyx, fill=0.0) / np.float32(255),
+        _window(case.intracranial_zyx, origin, shape_zyx, fill=0.0),
+    )
+
+
+def _window(
+    array: npt.NDArray[np.generic], origin: tuple[int, int, int], shape: tuple[int, int, int], *, fill: float
+) -> F32:
+    out = np.full(shape, fill, np.float32)
+    source, target = [], []
+    for start, size, limit in zip(origin, shape, array.shape, strict=True):
+        low, high = max(start, 0), min(start + size, limit)
+        source.append(slice(low, max(high, low)))
+        target.append(slice(low - start, max(high, low) - start))
+    out[tuple(target)] = array[tuple(source)]
+    return out
+
+
+def _vary(patch: Patch, rng: np.random.Generator) -> Patch:
+    """Flips, half turns, small turns and scalings, soft-tissue contrast, noise, cut edges."""
+    arrays = [patch.hu_zyx, patch.occupancy_zyx, patch.intracranial_zyx]
+    if rng.random() < 0.4:
+        arrays = _turn(arrays, degrees=float(rng.uniform(-15, 15)), scale=float(rng.uniform(0.9, 1.1)))
+    if rng.random() < 0.5:
+        arrays = [array[:, :, ::-1] for array in arrays]
+    if rng.random() < 0.1:
+        arrays = [array[:, ::-1, ::-1] for array in arrays]
+    if rng.random() < 0.1:
+        arrays = [array[::-1] for array in arrays]
+    hu, occupancy, intracranial = (np.ascontiguousarray(array, dtype=np.float32) for array in arrays)
+    if rng.random() < 0.8:
+        shift, scale = rng.uniform(-5, 5), rng.uniform(0.85, 1.15)
+        soft = np.abs(hu) < 150
+        hu[soft] = (hu[soft] - np.float32(35)) * np.float32(scale) + np.float32(35 + shift)
+    if rng.random() < 0.4:
+        hu += rng.standard_normal(hu.shape, dtype=np.float32) * np.float32(rng.uniform(0.5, 6))
+    if rng.random() < 0.1:
+        axis = int(rng.integers(1, 3))
+        width = int(rng.integers(4, 40))
+        edge = slice(0, width) if rng.random() < 0.5 else slice(-width, None)
+        index = (slice(None), edge) if axis == 1 else (slice(None), slice(None), edge)
+        hu[index], occupancy[index], intracranial[index] = AIR_HU, 0.0, 0.0
+    return Patch(hu, occupancy, intracranial)
+
+
+def _turn(arrays: list[F32], *, degrees: float, scale: float) -> list[F32]:
+    """Turn and scale each slice about its centre."""
+    slices, height, width = arrays[0].shape
+    angle = np.deg2rad(degrees)
+    cos, sin, ratio = np.cos(angle) / scale, np.sin(angle) / scale, height / width
+    theta = torch.tensor([[[cos, -sin * ratio, 0.0], [sin / ratio, cos, 0.0]]], dtype=torch.float32)
+    grid = functional.affine_grid(theta, [1, 1, height, width], align_corners=False).expand(slices, -1, -1, -1)
+    stacked = torch.from_numpy(np.stack([arrays[0] - np.float32(AIR_HU), arrays[1], arrays[2]], axis=1))
+    turned = functional.grid_sample(stacked, grid, align_corners=False, padding_mode="zeros").numpy()
+    return [turned[:, 0] + np.float32(AIR_HU), turned[:, 1], turned[:, 2]]
