@@ -253,3 +253,16 @@ def from_json(cls: type[T], text: bytes) -> T:
         return adapter.validate_json(text)
     except ValidationError as error:
         raise UnknownMessage(f"stored {cls.__name__} does not fit this version of Ichor") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of every message type, as committed in ``docs/messages.schema.json``."""
+    inputs = [(name, "validation", _adapter(cls)) for name, cls in sorted(_TYPES.items())]
+    schemas, definitions = TypeAdapter.json_schemas(inputs)  # type: ignore[arg-type]
+    return {"messages": {name: schemas[name, "validation"] for name in sorted(_TYPES)}, **definitions}
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(json_schema(), indent=1))

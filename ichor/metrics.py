@@ -28,3 +28,18 @@ BUS_WAITING = Gauge(
 )
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
 SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool lies", multiprocess_mode="mostrecent")
+
+
+def table() -> str:
+    """The metrics as a Markdown table, as committed in ``docs/metrics.md``."""
+    rows = [
+        f"| `{metric.describe()[0].name}{'_total' if isinstance(metric, Counter) else ''}` | {metric.describe()[0].type} "
+        f"| {', '.join(getattr(metric, '_labelnames', ())) or '-'} | {metric.describe()[0].documentation} |"
+        for metric in globals().values()
+        if isinstance(metric, Counter | Gauge | Histogram)
+    ]
+    return "| metric | type | labels | what it says |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")
