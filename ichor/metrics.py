@@ -32,12 +32,13 @@ SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool l
 
 def table() -> str:
     """The metrics as a Markdown table, as committed in ``docs/metrics.md``."""
-    rows = [
-        f"| `{metric.describe()[0].name}{'_total' if isinstance(metric, Counter) else ''}` | {metric.describe()[0].type} "
-        f"| {', '.join(getattr(metric, '_labelnames', ())) or '-'} | {metric.describe()[0].documentation} |"
-        for metric in globals().values()
-        if isinstance(metric, Counter | Gauge | Histogram)
-    ]
+    rows = []
+    for metric in globals().values():
+        if isinstance(metric, Counter | Gauge | Histogram):
+            (family,) = metric.describe()
+            name = family.name + ("_total" if isinstance(metric, Counter) else "")
+            labels = ", ".join(getattr(metric, "_labelnames", ())) or "-"
+            rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
     return "| metric | type | labels | what it says |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 

@@ -278,7 +278,8 @@ class Volume:
         if gaps.size == 0:
             return np.array([self.slice_thickness or 0.0])
         padded = np.concatenate([gaps[:1], gaps, gaps[-1:]])
-        return (padded[:-1] + padded[1:]) / 2
+        extents: Float64Array = (padded[:-1] + padded[1:]) / 2
+        return extents
 
     def to_lps(self, indices_zyx: npt.ArrayLike) -> Float64Array:
         """Patient coordinates (m, 3) of (slice, row, column) indices (m, 3); fractional slices interpolate origins."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phantoms.anatomy import Person, behind_tentorium_edge, nominal, tentorium_height, tissue
-from phantoms.fields import F32, Point, Waves, both, ellipsoid, inside, paint, ramp, union
+from phantoms.anatomy import tissue
+from phantoms.fields import F32, Point, Waves, as_point, both, ellipsoid, inside, paint, ramp, union
+from phantoms.person import Person, nominal
+from phantoms.walls import behind_tentorium_edge, tentorium_height
 
 SITES = ("putamen", "thalamus", "lobar", "cerebellum", "pons")
 _SITE_CHANCE = (0.34, 0.17, 0.35, 0.10, 0.04)
@@ -183,11 +184,11 @@ def _draw(rng: np.random.Generator, site: str, volume: float, hu: float | None) 
     if rng.random() < 0.4:
         offset = rng.normal(size=3)
         offset *= 0.9 * radius / np.linalg.norm(offset)
-        lobe = (_point(offset), _point(axes * rng.uniform(0.4, 0.75)))
+        lobe = (as_point(offset), as_point(axes * rng.uniform(0.4, 0.75)))
     return Haematoma(
-        centre=_point(centre),
-        axes=_point(axes),
-        turn=(_point(turn[0]), _point(turn[1]), _point(turn[2])),
+        centre=as_point(centre),
+        axes=as_point(axes),
+        turn=(as_point(turn[0]), as_point(turn[1]), as_point(turn[2])),
         lobe=lobe,
         coarse=Waves.draw(rng, 6, shortest_mm=1.3 * radius + 3, longest_mm=2.6 * radius + 6),
         fine=Waves.draw(rng, 8, shortest_mm=0.5 * radius + 3, longest_mm=0.9 * radius + 5),
@@ -233,8 +234,3 @@ def _calibrate(person: Person, one: Haematoma, volume: float) -> Haematoma | Non
 def envelope_depth(person: Person, xyz: F32) -> F32:
     """Depth in mm below the brain's envelope at head points (3, n), negative outside."""
     return tissue(person, xyz).depth
-
-
-def _point(values: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]) -> Point:
-    x, y, z = (float(v) for v in values)
-    return (x, y, z)

@@ -134,3 +134,16 @@ def ramp(value: F32, start: float, end: float) -> F32:
 def paint(hu: F32, occupancy: F32, value: F32 | float) -> None:
     """Mix `value` into `hu` in place."""
     hu += occupancy * (np.asarray(value, np.float32) - hu)
+
+
+def mirror(q: F32) -> F32:
+    """The points with both sides folded onto the left (x >= 0), for what is symmetric."""
+    m = q.copy()
+    np.abs(m[0], out=m[0])
+    return m
+
+
+def as_point(values: npt.ArrayLike) -> Point:
+    """Three plain floats."""
+    x, y, z = np.asarray(values, np.float64).tolist()
+    return (x, y, z)

@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from phantoms.acquisition import Grid, Scanner, draw_scanner, noise
-from phantoms.anatomy import Person, draw_person, nominal, tissue
+from phantoms.acquisition import Grid, Scanner, draw_scanner, spoil
+from phantoms.anatomy import tissue
 from phantoms.bleeds import Bleed, Haematoma, draw_bleed, place
 from phantoms.fields import F32, inside
+from phantoms.person import Person, draw_person, nominal
 
 __all__ = ["Bleed", "Grid", "Head", "HeadModel", "Lesion", "make_head", "sample", "training_grid", "training_head"]
 
@@ -160,7 +161,7 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
         hu /= count
         image = picture(hu, sharp=True)
         if not clean:
-            _spoil(model.scanner, image, grid, k, rng)
+            spoil(model.scanner, image, grid, k, rng)
         hu_zyx[k] = np.clip(np.rint(image), -1024, 3071)
         brain_zyx[k] = picture(inside_skull) >= 0.5 * count
         if len(filled) and filled.any():
@@ -217,42 +218,6 @@ def _thin(model: HeadModel, xyz: F32) -> tuple[F32, F32, list[F32]]:
             occupancy[near] = inside(distance, 0.8)
         filled.append(occupancy)
     return found.hu, found.depth, filled
-
-
-def _spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.Generator) -> None:
-    """Add a head rest, streaks, calibration and noise in place."""
-    thickness = grid.thickness_mm[index]
-    rows = (np.arange(grid.rows, dtype=np.float32)[:, None] - 0.5 * (grid.rows - 1)) * np.float32(grid.pixel_mm)
-    columns = (np.arange(grid.columns, dtype=np.float32)[None] - 0.5 * (grid.columns - 1)) * np.float32(grid.pixel_mm)
-    x, y = columns + np.float32(grid.centre_xy_mm[0]), rows + np.float32(grid.centre_xy_mm[1])
-    if scanner.holder:
-        bowl = np.abs(np.hypot(x * np.float32(0.9), y + 5) - np.float32(118)) - np.float32(2.5)
-        shell = (bowl < 0) & (y > 45) & (image < -500)
-        image[shell] = np.where(np.abs(bowl[shell]) < 1, -850, 20)
-    soft = (image > -200) & (image < 300)
-    dense = image > 300
-    if scanner.streaks > 0:
-        # Dark bands join dense bones along a row: the more bone a ray along x meets, the harder the beam.
-        load = np.minimum(dense.sum(axis=1) * grid.pixel_mm / 50.0, 2.0).astype(np.float32)
-        band = np.sin(rows[:, 0] * np.float32(0.55) + np.float32(index)) * load * load
-        between = np.exp(-((x / 38) ** 2))
-        image += soft * band[:, None] * between * np.float32(0.45 * scanner.streaks)
-    for fx, fy, fz, strength in scanner.fillings:
-        px, py, pz = scanner.pose @ (fx, fy, fz) + scanner.shift_mm
-        off = grid.normal @ (px - grid.centre_xy_mm[0], py - grid.centre_xy_mm[1], pz - grid.z_mm[index])
-        if abs(off) > 0.5 * thickness + 5:
-            continue
-        along = float(grid.column_direction @ (0, py - grid.centre_xy_mm[1], pz - grid.z_mm[index]))
-        dx, dy = columns - np.float32(px - grid.centre_xy_mm[0]), rows - np.float32(along)
-        distance, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
-        star = np.sin(angle * 17 + np.sin(angle * 6) * 4) * np.exp(-distance / np.float32(45))
-        image += soft * star * np.float32(strength)
-        image[distance < 4] = 3000
-    image[soft] = image[soft] * np.float32(scanner.gain) + np.float32(scanner.offset_hu)
-    bone_load = np.float32(1 + 1.2 * min(float(dense.mean()) / 0.25, 1.0))
-    level = scanner.noise_hu * np.sqrt(5.0 / max(thickness, 1.5)) * (0.7 + 0.3 * bone_load)
-    profile = np.float32(0.75) + np.float32(0.35) * np.exp(-((x / 70) ** 2 + ((y + 5) / 85) ** 2))
-    image += np.float32(min(level, 9.0)) * profile * noise(rng, grid, kernel_mm=scanner.kernel_mm)
 
 
 def _lesions(mask_zyx: npt.NDArray[np.uint8], grid: Grid) -> tuple[Lesion, ...]:

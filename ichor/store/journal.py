@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ class StoredObject:
         command = Priority.HIGH if self.command_priority_high else None
         return self.sender_priority or self.called_priority or header or command
 
+    @property
+    def association_priority(self) -> Priority:
+        """What the association alone says: the same for all its objects."""
+        return self.sender_priority or self.called_priority or Priority.ROUTINE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalRow:
@@ -73,6 +78,7 @@ class AssociationRow:
     calling_ae: str
     ended_at: float | None
     released: bool
+    priority: Priority  # of its messages: by sender or called AE title
     counts: dict[str, dict[str, int]]  # study -> series -> objects stored, duplicates counted too
 
 
@@ -88,14 +94,15 @@ CREATE INDEX objects_study ON objects (study_instance_uid);
 CREATE INDEX objects_series ON objects (series_instance_uid);
 CREATE INDEX objects_unpublished ON objects (seq) WHERE published = 0;
 CREATE TABLE associations (
-  association TEXT PRIMARY KEY, calling_ae TEXT NOT NULL, ended_at REAL, released INTEGER NOT NULL DEFAULT 0);
+  association TEXT PRIMARY KEY, calling_ae TEXT NOT NULL, priority TEXT NOT NULL,
+  ended_at REAL, released INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE receipts (
   association TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL, count INTEGER NOT NULL,
   PRIMARY KEY (association, study, series)) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
-_INSERT = f"INSERT OR IGNORE INTO objects ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-_SELECT = f"SELECT seq, batch, published, {', '.join(_COLUMNS)} FROM objects"  # noqa: S608
+_INSERT = f"INSERT OR IGNORE INTO objects ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_SELECT = f"SELECT seq, batch, published, {', '.join(_COLUMNS)} FROM objects"
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -148,15 +155,23 @@ class JournalReader:
         """More than one row when other bytes came under the same SOP Instance UID."""
         return self._rows("WHERE sop_instance_uid = ? ORDER BY seq", sop_instance_uid)
 
-    def unpublished(self, *, after: int = 0, limit: int = 500) -> list[JournalRow]:
-        """Rows that the bus may not have yet, in order of acknowledgement, with ``seq`` > ``after``."""
-        return self._rows("WHERE published = 0 AND seq > ? ORDER BY seq LIMIT ?", after, limit)
+    def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
+        """The first rows that no message carries yet, in order of acknowledgement."""
+        return self._rows("WHERE published = 0 AND batch IS NULL ORDER BY seq LIMIT ?", limit)
+
+    def unpublished_batches(self) -> list[list[JournalRow]]:
+        """Messages that were assigned and that the bus may not have, each with all its rows, in order."""
+        with self._lock:
+            names = self._read.execute(
+                "SELECT batch FROM objects WHERE published = 0 AND batch IS NOT NULL GROUP BY batch ORDER BY min(seq)"
+            ).fetchall()
+        return [self._rows("WHERE published = 0 AND batch = ? ORDER BY seq", name) for (name,) in names]
 
     def open_associations(self) -> list[AssociationRow]:
         """Associations whose end has not been told to the bus, in the order in which they stored first."""
         with self._lock:
             rows = self._read.execute(
-                "SELECT association, calling_ae, ended_at, released FROM associations ORDER BY rowid"
+                "SELECT association, calling_ae, ended_at, released, priority FROM associations ORDER BY rowid"
             ).fetchall()
             receipts = self._read.execute("SELECT association, study, series, count FROM receipts").fetchall()
         counts: dict[str, dict[str, dict[str, int]]] = {}
@@ -165,9 +180,10 @@ class JournalReader:
         return [
             AssociationRow(
                 association=name, calling_ae=calling_ae, ended_at=ended_at, released=bool(released),
+                priority=Priority(priority),
                 counts=counts.get(name, {}),
             )
-            for name, calling_ae, ended_at, released in rows
+            for name, calling_ae, ended_at, released, priority in rows
         ]  # fmt: skip
 
     def close(self) -> None:
@@ -319,12 +335,12 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _store(connection: sqlite3.Connection, stored: StoredObject) -> bool:
     connection.execute(
-        "INSERT OR IGNORE INTO associations (association, calling_ae) VALUES (?, ?)",
-        (stored.association, stored.calling_ae),
+        "INSERT OR IGNORE INTO associations (association, calling_ae, priority) VALUES (?, ?, ?)",
+        (stored.association, stored.calling_ae, stored.association_priority),
     )
     connection.execute(
         "INSERT INTO receipts VALUES (?, ?, ?, 1) "
         "ON CONFLICT (association, study, series) DO UPDATE SET count = count + 1",
         (stored.association, stored.study_instance_uid, stored.series_instance_uid),
     )
-    return connection.execute(_INSERT, astuple(stored)).rowcount == 1
+    return connection.execute(_INSERT, [getattr(stored, name) for name in _COLUMNS]).rowcount == 1

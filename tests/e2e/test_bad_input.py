@@ -209,7 +209,7 @@ def test_reports_and_a_dicomdir_in_the_stream_break_nothing(
     directory.SOPInstanceUID = directory.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     paths = save([slices[0], report, directory, *slices[1:]], tmp_path / "in")
     statuses = send(paths, site.listener_port)
-    assert statuses[0] == 0 and statuses[1] == 0
+    assert statuses[:2] == [0, 0]
     assert statuses[2] in (0x0122, 0xA900, 0xC000)
     assert set(statuses[3:]) == {0}
     study = site.wait_study(slices[0].StudyInstanceUID)

@@ -126,3 +126,17 @@ def test_training_grids_differ_and_stay_within_48_slices() -> None:
 def test_impossible_bleeds_are_refused(bad: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ValueError, match="volume"):
         Bleed(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seed", "volumes_ml", "mean_hu", "cavity_voxels"),
+    [(13, [24.58], 42.36, 7396), (30, [], 42.53, 7865), (7, [1.15, 22.46], 43.06, 8712)],
+)
+def test_a_seed_means_the_head_that_networks_were_trained_on(
+    seed: int, volumes_ml: list[float], mean_hu: float, cavity_voxels: int
+) -> None:
+    z = tuple(float(v) for v in range(-60, 84, 12))
+    head = make_head(seed, grid=Grid(56, 56, 4.0, z, (5.0,) * len(z)), clean=True)
+    assert [v.volume_ml for v in head.lesions] == pytest.approx(volumes_ml, rel=0.02)
+    assert head.hu_zyx[head.brain_zyx].mean() == pytest.approx(mean_hu, abs=0.2)
+    assert np.count_nonzero(head.brain_zyx) == pytest.approx(cavity_voxels, rel=0.005)
