@@ -1,0 +1,74 @@
+"""Findings to DICOM objects: which objects one result set gets. Each kind is encoded in its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dicom_out.context import ResultContext
+from dicom_out.header import read_header
+from dicom_out.parametric_map import encode_map
+from dicom_out.report import encode_report
+from dicom_out.segmentation import encode_segmentation, segments_of
+from dicom_out.text_report import encode_text_report
+from ichor.encoding import EncodedObject
+from ichor.store.protocol import SpoolReader
+from ichor.types import Findings, Instance, Job, ResultSet, Volume
+
+
+class DicomEncoder:
+    """The `ichor.encoding.Encoder`.
+
+    Parameters
+    ----------
+    spool
+        Where the first source's stored header is read from.
+    software_version
+        Of Ichor, shown in every object; no part of a UID.
+    """
+
+    def __init__(self, spool: SpoolReader, *, software_version: str) -> None:
+        self._spool = spool
+        self._software_version = software_version
+
+    def encode(
+        self,
+        findings: Findings,
+        *,
+        job: Job,
+        sources: Sequence[Instance],
+        volume: Volume | None,
+        predecessor: ResultSet | None,
+    ) -> list[EncodedObject]:
+        """All objects of one result set, byte-identical for equal arguments; see `ichor.encoding.Encoder`.
+
+        ``found`` gives a segmentation, a map per parametric map and both reports; every other outcome the reports.
+
+        Raises
+        ------
+        ValueError
+            When a mask or map does not lie on the grid of ``volume``, or ``sources`` is empty.
+        """
+        if not sources:
+            raise ValueError("a result needs at least one source")
+        context = ResultContext(
+            findings=findings,
+            job=job,
+            sources=tuple(sources),
+            header=read_header(self._spool, sources[0]),
+            software_version=self._software_version,
+            predecessor=predecessor,
+        )
+        segments = segments_of(findings)
+        images = self._images(context, volume) if findings.outcome == "found" and volume is not None else []
+        report = encode_report(context, volume, segments, others=images)
+        return [*images, report, encode_text_report(context, others=[*images, report])]
+
+    @staticmethod
+    def _images(context: ResultContext, volume: Volume) -> list[EncodedObject]:
+        segments = segments_of(context.findings)
+        images = [encode_segmentation(context, volume, segments)] if segments else []
+        for index, values in enumerate(context.findings.maps):
+            encoded = encode_map(context, volume, values, index=index)
+            if encoded is not None:
+                images.append(encoded)
+        return images

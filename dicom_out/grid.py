@@ -1,0 +1,62 @@
+"""A volume's slices as the source images that highdicom asks for. Made from facts: no stored file is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydicom.dataset import Dataset
+
+from dicom_out.context import ResultContext
+from ichor.types import Instance, Volume
+
+
+def source_images(context: ResultContext, volume: Volume, slices: Iterable[int]) -> list[Dataset]:
+    """One data set per slice: references and exact plane, and no identity (`ResultContext.finish` brings that)."""
+    frame_of_reference = volume.frame_of_reference_uid or context.uid("frame of reference")
+    orientation = _orientation(volume)
+    return [_image(volume, k, frame_of_reference, orientation) for k in slices]
+
+
+def _orientation(volume: Volume) -> list[float]:
+    geometry = volume.sources[0].geometry
+    if geometry is not None and geometry.orientation_lps is not None:
+        return list(geometry.orientation_lps)
+    return [float(v) for v in (*volume.row_lps, *volume.column_lps)]
+
+
+def _image(volume: Volume, index: int, frame_of_reference: str, orientation: list[float]) -> Dataset:
+    source: Instance = volume.sources[index]
+    image = Dataset()
+    image.SOPClassUID, image.SOPInstanceUID = source.sop_class_uid, source.sop_instance_uid
+    image.StudyInstanceUID, image.SeriesInstanceUID = source.study_instance_uid, source.series_instance_uid
+    image.Modality = source.modality
+    for keyword in (
+        "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+        "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
+    ):  # fmt: skip
+        setattr(image, keyword, None)
+    image.Rows, image.Columns = volume.array_zyx.shape[1:]
+    image.FrameOfReferenceUID = frame_of_reference
+    image.ImagePositionPatient = _decimal_strings(volume.origins_lps[index])
+    image.ImageOrientationPatient = _decimal_strings(orientation)
+    image.PixelSpacing = _decimal_strings(volume.pixel_spacing)
+    image.SliceThickness = _decimal_strings([_thickness(volume)])[0]
+    return image
+
+
+def _thickness(volume: Volume) -> float:
+    if volume.slice_thickness:
+        return volume.slice_thickness
+    return float(sorted(volume.slice_extents)[len(volume.slice_extents) // 2])
+
+
+def _decimal_strings(values: Iterable[float]) -> list[str]:
+    """Shortest DS (16 characters at most) that reads back as the same number where there is one."""
+    texts = []
+    for value in values:
+        text, digits = repr(float(value)), 16
+        while len(text) > 16:
+            digits -= 1
+            text = f"{float(value):.{digits}g}"
+        texts.append(text)
+    return texts
