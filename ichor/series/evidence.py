@@ -121,6 +121,8 @@ class CountTally:
             return Claim(expected=None, here=self.images)
         whole = {values[0] for (keyword, _), values in stated.items() if keyword != "ImagesInAcquisition"}
         parts = {group: v[0] for (keyword, group), v in stated.items() if keyword == "ImagesInAcquisition"}
+        if set(parts.values()) == {1} and self.images > len(parts):
+            parts = {}  # diffusion sets say 1 for 500 images: no count at all
         if parts:
             # One acquisition: its count. Several: each may state its own images or all of the series.
             total = sum(parts.values())
@@ -128,6 +130,8 @@ class CountTally:
             if len(parts) > 1 and len(same) == 1 and self.images == next(iter(same)):
                 total = next(iter(same))
             whole.add(total)
+        if not whole:
+            return None
         if len(whole) > 1:
             return Claim(expected=None, here=self.images)
         return Claim(expected=whole.pop(), here=self.images)
@@ -156,6 +160,7 @@ class SeriesView:
     last_at: float  # when the last new image was seen
     longest_pause: float  # between two images of this series
     split: bool  # over several released associations
+    contradicted: bool = False  # its own count was the first of its sender to be proved wrong
     elsewhere: int = 0  # images of the same acquisition in other series of the study
 
 
@@ -229,7 +234,8 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
         )
 
     # No count that means anything: the way it came, the grid and silence have to do.
-    trusted_way = released and not view.split and sender.splits == 0 and (claim is None or sender.doubts_counts)
+    no_count = claim is None or (sender.doubts_counts and not view.contradicted)
+    trusted_way = released and not view.split and sender.splits == 0 and no_count
     if not trusted_way and not quiet:
         reason = "its association is open" if any_open else "waits for the sender's quiet time"
         return Decision(grade=Grade.OPEN, evidence=said.all(None), look_at=quiet_at, reason=reason)
