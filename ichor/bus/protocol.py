@@ -113,4 +113,12 @@ class Bus(Protocol):
     def replay(self, letter_id: str) -> None:
         """Deliver a dead letter again to its group, attempts from zero. KeyError when there is none."""
 
-    def close(self) -> None: ...
+    def prune(self, topic: str, *, before: float) -> int:
+        """Forget messages published before ``before`` (POSIX seconds) that every group has finished; how many.
+
+        What was given up is kept. A topic that no group subscribes (the events) keeps everything. The ids are
+        forgotten too: such a message could be published again.
+        """
+
+    def close(self) -> None:
+        """Close the subscriptions that are still open, then the bus."""
