@@ -29,14 +29,13 @@ def outline(mask_zyx: npt.NDArray[np.uint8]) -> tuple[int, Float64Array]:
     plane = mask_zyx[index] != 0
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     cut = np.pad(plane[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
-    contours = find_contours(cut.astype(np.float64), 0.5)
+    contours: list[Float64Array] = find_contours(cut.astype(np.float64), 0.5)  # type: ignore[no-untyped-call]
     largest = max(contours, key=_area)
-    # Half a pixel is the most a pixel mask can say about its own edge.
-    kept = approximate_polygon(largest, tolerance=0.3)
+    # Less than half a pixel, the most that a pixel mask can say about its own edge.
+    kept: Float64Array = approximate_polygon(largest, tolerance=0.3)  # type: ignore[no-untyped-call]
     kept = kept if len(kept) >= 4 else largest
-    points = kept[:, ::-1] + np.array([columns[0] - 1, rows[0] - 1]) + 0.5
-    closed: Float64Array = points
-    return index, closed
+    points: Float64Array = kept[:, ::-1] + np.array([columns[0] - 1, rows[0] - 1]) + 0.5
+    return index, points
 
 
 def _area(contour: Float64Array) -> float:

@@ -36,6 +36,7 @@ from dicom_out.codes import concept, plain, private, procedure, unit
 from dicom_out.context import RESEARCH_NOTICE, ResultContext
 from dicom_out.document import encode_document, observer, title_of
 from dicom_out.outline import outline
+from dicom_out.text_report import totals_of
 from ichor.encoding import EncodedObject
 from ichor.types import FindingGroup, Measurement, Segmentation, Statement, Volume
 
@@ -96,8 +97,8 @@ def _groups(
         groups.append(_volumetric(context, group, mask, segmentation, number))
         if mask.mask_zyx.any():
             groups.append(_planar(context, group, mask, volume))
-    totals = context.findings.measurements
-    if totals and context.findings.outcome != "not_analysed":
+    totals = totals_of(context.findings)
+    if totals:
         finding = context.findings.groups[0].finding if context.findings.groups else totals[0].code
         whole = FindingGroup(tracking_id="Total", finding=finding, measurements=totals)
         groups.extend(_plain_group(context, whole))

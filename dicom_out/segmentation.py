@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from highdicom.color import CIELabColor
-from highdicom.seg import Segmentation as SegmentationImage
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
+from highdicom.seg import Segmentation as SegmentationImage
 from pydicom.uid import SegmentationStorage
 
 from dicom_out.codes import concept, plain

@@ -70,13 +70,21 @@ def answer(findings: Findings) -> list[str]:
 
 def numbers(findings: Findings) -> list[str]:
     """One line per measurement and statement, lesions first, totals last."""
-    lines = []
+    lines: list[str] = []
     for group in findings.groups:
         lines.extend(f"{_name(group)}: {_number(m)}" for m in group.measurements)
         lines.extend(f"{_name(group)}: {statement.text}" for statement in group.statements)
-    if findings.outcome != "not_analysed":
-        lines.extend(f"Total: {_number(m)}" for m in findings.measurements)
+    lines.extend(f"Total: {_number(m)}" for m in totals_of(findings))
     return lines
+
+
+def totals_of(findings: Findings) -> tuple[Measurement, ...]:
+    """Measurements of the whole study, without those that its only group has said already."""
+    if findings.outcome == "not_analysed":
+        return ()
+    said = findings.groups[0].measurements if len(findings.groups) == 1 else ()
+    known = {(m.name, m.value) for m in said}
+    return tuple(m for m in findings.measurements if (m.name, m.value) not in known)
 
 
 def _name(group: FindingGroup) -> str:
