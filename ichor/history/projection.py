@@ -1,0 +1,173 @@
+"""All studies, folded from the event log as it grows. Holds no state of its own that the log does not give again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ichor import metrics
+from ichor.bus.protocol import Bus
+from ichor.errors import UnknownMessage
+from ichor.history.study import Study
+from ichor.history.view import StudyView, fold
+from ichor.messages import EVENTS, Data, Envelope, JobDone, ReceiveRefused, StudyAssembled, open_envelope
+from ichor.types import StudyState
+
+_LOG = logging.getLogger(__name__)
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A C-STORE or an association that was refused, without PHI."""
+
+    time: float
+    calling_ae: str
+    status: str
+    reason: str
+
+
+class Projection:
+    """The studies of a bus. One thread calls ``step`` or ``run``; any thread may ask.
+
+    Parameters
+    ----------
+    bus
+        Its log ``events`` is read, nothing is taken.
+    refusals
+        How many of the newest refusals are kept.
+    """
+
+    def __init__(self, bus: Bus, *, refusals: int = 1000) -> None:
+        self._bus = bus
+        self._cursor = 0
+        self._lock = threading.Lock()
+        self._views: dict[str, StudyView] = {}
+        self._derived: dict[str, tuple[StudyView, Study]] = {}
+        self._refusals: deque[Refusal] = deque(maxlen=refusals)
+        # Series and result objects, so that their UIDs find the study.
+        self._inside: dict[str, str] = {}
+
+    def step(self, wait: float = 0.0) -> int:
+        """Fold the next batch of the log, waiting at most ``wait`` seconds for the first event; how many there were."""
+        batch = self._bus.read(EVENTS, after=self._cursor, limit=_BATCH, wait=wait)
+        for cursor, envelope in batch:
+            self._take(envelope)
+            self._cursor = cursor
+        return len(batch)
+
+    def catch_up(self, stop: threading.Event | None = None) -> None:
+        """Fold all that the log holds now."""
+        while self.step() and not (stop and stop.is_set()):
+            pass
+
+    def run(self, stop: threading.Event, *, wait: float = 0.5) -> None:
+        """Follow the log until ``stop`` is set. A bus that is away is logged, counted and asked again."""
+        pause = 0.1
+        while not stop.is_set():
+            try:
+                self.step(wait)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: the page shows what it knew until then
+                metrics.LOOP_ERRORS.labels("history").inc()
+                _LOG.warning("events cannot be read, again in %.1f s: %s", pause, type(error).__name__)
+                stop.wait(pause)
+                pause = min(2 * pause, 5.0)
+            else:
+                pause = 0.1
+
+    def _take(self, envelope: Envelope) -> None:
+        try:
+            event = open_envelope(envelope)
+            if isinstance(event, ReceiveRefused):
+                refusal = Refusal(
+                    time=event.at, calling_ae=event.calling_ae, status=event.status, reason=event.reason
+                )  # fmt: skip
+                with self._lock:
+                    self._refusals.append(refusal)
+                return
+            uid = event.study_instance_uid
+            view = fold(self._views.get(uid), event)
+        except UnknownMessage as error:
+            metrics.LOOP_ERRORS.labels("history").inc()
+            _LOG.warning("event %s is left out: %s", envelope.id, error)
+            return
+        if view is not None:
+            with self._lock:
+                self._views[uid] = view
+                self._inside.update((inner, uid) for inner in _inner_uids(event))
+
+    # --- questions, from any thread ---------------------------------------------------------------------------------
+
+    def study(self, uid: str) -> Study | None:
+        """The study with this Study Instance UID."""
+        with self._lock:
+            view = self._views.get(uid)
+        return None if view is None else self._study(view)
+
+    def studies(self, *, state: StudyState | None = None, since: float | None = None) -> list[Study]:
+        """Studies, newest first by their first image; ``since`` keeps those updated at or after it."""
+        with self._lock:
+            views = list(self._views.values())
+        found = [self._study(v) for v in views if since is None or v.updated_at >= since]
+        found = [s for s in found if state is None or s.state is state]
+        return sorted(found, key=lambda s: (-s.received_at, s.study_instance_uid))
+
+    def find(self, accession_sha256: str) -> list[Study]:
+        """Studies with this digest of the Accession Number (`ichor.uids.accession_digest`), newest first."""
+        return [s for s in self.studies() if s.accession_sha256 == accession_sha256]
+
+    def refusals(self) -> list[Refusal]:
+        """The newest refusals, newest first."""
+        with self._lock:
+            kept = list(self._refusals)
+        return sorted(kept, key=lambda r: r.time, reverse=True)
+
+    def study_of(self, uid: str) -> str | None:
+        """Study Instance UID of a series or a result object that events have named."""
+        with self._lock:
+            return self._inside.get(uid)
+
+    def _study(self, view: StudyView) -> Study:
+        # Views are replaced, never changed, so identity tells whether the derived study is still right.
+        kept = self._derived.get(view.study_instance_uid)
+        if kept is None or kept[0] is not view:
+            kept = view, Study.of(view)
+            self._derived[view.study_instance_uid] = kept
+        return kept[1]
+
+
+def study(bus: Bus, uid: str) -> Study | None:
+    """One study straight from the log, without folding the others; None when no event names it."""
+    view: StudyView | None = None
+    for event in events(bus, uid):
+        view = fold(view, event)
+    return None if view is None else Study.of(view)
+
+
+def events(bus: Bus, study_instance_uid: str, *, topic: str = EVENTS) -> Iterator[Data]:
+    """Everything that a topic still holds about one study, in order; what this version cannot read is left out."""
+    for envelope in log(bus, topic, subject=study_instance_uid):
+        try:
+            yield open_envelope(envelope)
+        except UnknownMessage as error:
+            _LOG.warning("message %s is left out: %s", envelope.id, error)
+
+
+def log(bus: Bus, topic: str, *, subject: str | None = None) -> Iterator[Envelope]:
+    """All that a topic holds, in order, in batches."""
+    cursor = 0
+    while batch := bus.read(topic, after=cursor, limit=_BATCH, subject=subject):
+        yield from (envelope for _, envelope in batch)
+        cursor = batch[-1][0]
+
+
+def _inner_uids(event: Data) -> Iterator[str]:
+    if isinstance(event, StudyAssembled):
+        yield from (s.series_instance_uid for s in event.series)
+    elif isinstance(event, JobDone):
+        for item in event.objects:
+            yield item.sop_instance_uid
+            yield item.series_instance_uid

@@ -1,0 +1,161 @@
+"""Why a study, series or object is where it is: state, reason, and what happened, as a table and as text."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ichor.bus.protocol import Bus
+from ichor.clock import rfc3339
+from ichor.history.projection import events, log
+from ichor.history.story import Line, story
+from ichor.history.study import Study, images, short
+from ichor.history.view import StudyView, fold
+from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, JobDone, ReceiveRefused, open_envelope
+from ichor.types import ResultObject, SeriesStatus
+from ichor.uids import is_valid_uid
+
+
+class Lookup(Protocol):
+    """Where a UID lies. The journal is one; the console's projection helps out for results."""
+
+    def locate(self, uid: str) -> tuple[str, str, str | None] | None:
+        """``(level, Study Instance UID, Series Instance UID)`` of a UID, or None; the series is None for a study.
+
+        ``level`` is ``study``, ``series`` or ``instance``.
+        """
+
+
+def why(uid: str, *, bus: Bus, journal: Lookup | None) -> dict[str, Any] | None:
+    """``{uid, level, state, reason, events: [{time, stage, text}]}`` of face.md, or None for an unknown UID.
+
+    ``state`` of a study is its state, of a series its grade, of an instance ``stored`` (or its delivery states, when
+    Ichor made it). ``reason`` says why it is so or what it waits for.
+
+    Parameters
+    ----------
+    uid
+        Study, Series or SOP Instance UID.
+    bus
+        Read only.
+    journal
+        Knows series and objects that were received; None: only what events name is found.
+    """
+    if not is_valid_uid(uid):
+        return None
+    history = list(events(bus, uid))
+    place = ("study", uid, None) if history else (journal.locate(uid) if journal else None) or _named(bus, uid)
+    if place is None:
+        return None
+    level, study_uid, series_uid = place
+    history = history or list(events(bus, study_uid))
+    arrivals = list(events(bus, study_uid, topic=INSTANCES))
+    lines = story([*history, *arrivals])
+    study = _study(history)
+    if level == "study":
+        state, reason = _of_study(study, history)
+    elif level == "series":
+        state, reason = _of_series(study, series_uid or uid)
+    else:
+        state, reason = _of_instance(study, uid, series_uid, arrivals)
+    if level != "study":
+        lines = [line for line in lines if not line.about or line.about & {uid, series_uid}]
+    return {"uid": uid, "level": level, "state": state, "reason": reason, "events": [_json(line) for line in lines]}
+
+
+def why_text(answer: dict[str, Any]) -> str:
+    """The answer of `why` for a terminal."""
+    head = [
+        f"{answer['level']} {answer['uid']}",
+        f"{answer['state']}" + (f": {answer['reason']}" if answer["reason"] else ""),
+    ]
+    rows = []
+    day = ""
+    for event in answer["events"]:
+        date, _, time = event["time"].partition("T")
+        if date != day:
+            rows.append(f"\n{date} (UTC)")
+            day = date
+        rows.append(f"  {time.rstrip('Z'):<13} {event['stage']:<9} {event['text']}")
+    return "\n".join([*head, *rows, "", "RESEARCH: not for diagnosis or treatment."])
+
+
+def _json(line: Line) -> dict[str, str]:
+    return {"time": rfc3339(line.time), "stage": str(line.stage), "text": line.text}
+
+
+def _study(history: list[Data]) -> Study | None:
+    view: StudyView | None = None
+    for event in history:
+        view = fold(view, event)
+    return None if view is None else Study.of(view)
+
+
+def _of_study(study: Study | None, history: list[Data]) -> tuple[str, str | None]:
+    if study is not None:
+        return study.state.value, study.reason or study.waits_for or " ".join(study.answers) or None
+    refused = [e for e in history if isinstance(e, ReceiveRefused)]
+    if refused:
+        return "refused", refused[-1].reason
+    return "receiving", "its objects are on disk; their headers have not been read yet"
+
+
+def _of_series(study: Study | None, uid: str) -> tuple[str, str | None]:
+    item = next((s for s in study.series if s.series_instance_uid == uid), None) if study else None
+    if item is None:
+        made = next((r for r in study.results if r.object.series_instance_uid == uid), None) if study else None
+        if made is not None:
+            return "made by Ichor", f"holds a {made.object.kind.replace('_', ' ')} of revision {made.revision}"
+        return "open", "its objects are on disk; the series has not been assembled yet"
+    return item.grade.value, _sentence(item)
+
+
+def _of_instance(study: Study | None, uid: str, series_uid: str | None, arrivals: list[Data]) -> tuple[str, str | None]:
+    made = next((r for r in study.results if r.object.sop_instance_uid == uid), None) if study else None
+    if made is not None:
+        kind = f"a {made.object.kind.replace('_', ' ')} that Ichor made (revision {made.revision})"
+        states = ", ".join(
+            f"{d.destination}: {d.state}" + (f", {d.reason}" if d.reason else "") for d in made.deliveries
+        )
+        return (
+            "sent" if made.deliveries and all(d.state in ("sent", "committed") for d in made.deliveries) else "made"
+        ), (f"{kind}; {states or 'no destination is set'}")
+    facts = [i for m in arrivals if isinstance(m, InstancesReceived) for i in m.instances if i.sop_instance_uid == uid]
+    defect = next((i.defect for i in facts if i.defect), None)
+    if defect:
+        return "stored", defect
+    item = next((s for s in study.series if s.series_instance_uid == series_uid), None) if study else None
+    if item is None:
+        return "stored", "it is on disk; its series has not been assembled yet"
+    return (
+        "stored",
+        f"one of {images(item.instances)} of {item.modality} series …{short(item.series_instance_uid)}: {_sentence(item)}",
+    )
+
+
+def _sentence(item: SeriesStatus) -> str:
+    """Evidence and use of a series in one line."""
+    use = f"can serve as {', '.join(item.roles)}" if item.roles else f"not used: {item.reason}" if item.reason else None
+    if not item.grade.complete:
+        use = item.reason
+    return "; ".join(part for part in (*(e.detail for e in item.evidence), use) if part) or item.grade.value
+
+
+def _named(bus: Bus, uid: str) -> tuple[str, str, str | None] | None:
+    """Look for a result's series or object through the whole log: slow, and the last resort."""
+    for envelope in log(bus, EVENTS):
+        if envelope.type.startswith("ichor.job.done.") and _mentions(envelope.data, uid):
+            event = open_envelope(envelope)
+            for item in event.objects if isinstance(event, JobDone) else ():
+                if found := _place(item, uid, event.study_instance_uid):
+                    return found
+    return None
+
+
+def _mentions(data: dict[str, Any], uid: str) -> bool:
+    return any(uid in (o.get("sop_instance_uid"), o.get("series_instance_uid")) for o in data.get("objects", ()))
+
+
+def _place(item: ResultObject, uid: str, study_uid: str) -> tuple[str, str, str | None] | None:
+    if item.sop_instance_uid == uid:
+        return "instance", study_uid, item.series_instance_uid
+    return ("series", study_uid, uid) if item.series_instance_uid == uid else None
