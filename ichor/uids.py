@@ -43,3 +43,12 @@ def job_id_of(study_instance_uid: str, pipeline: str, revision: int) -> str:
     """Stable id of a job: publishing it twice is publishing it once. Safe as a file name."""
     text = f"{study_instance_uid}|{pipeline}|{revision}"
     return f"{pipeline}-{revision}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def accession_digest(number: str | bytes) -> str | None:
+    """sha256 of an Accession Number without surrounding spaces and padding; None for an empty one.
+
+    Lets a study be found by its number without the number being kept anywhere.
+    """
+    stored = (number.encode() if isinstance(number, str) else number).strip(b" \0")
+    return hashlib.sha256(stored).hexdigest() if stored else None

@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 from ichor.reasons import Reason
 from ichor.series.header import FLOAT_PIXELS, Header, HeaderError, find_nested, inflated, walk_header
 from ichor.types import Geometry, Instance, Pixels, Priority
+from ichor.uids import accession_digest
 
 MADE_BY = "ICHOR"
 
@@ -184,7 +185,7 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
         content_sha256=_content_digest(file, header, pixels=pixels, geometry=geometry, stored=stored),
         identity_sha256=_digest(b"%08x" % tag + b"=" + read.stripped(tag) for tag in _IDENTITY),
         patient_sha256=_half(read.stripped(_PATIENT_ID)) + _half(read.stripped(_ISSUER)),
-        accession_sha256=hashlib.sha256(accession).hexdigest() if (accession := read.stripped(_ACCESSION)) else None,
+        accession_sha256=accession_digest(read.stripped(_ACCESSION)),
         association=stored.association,
         calling_ae=stored.calling_ae,
         called_ae=stored.called_ae,

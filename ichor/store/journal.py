@@ -155,6 +155,18 @@ class JournalReader:
         """More than one row when other bytes came under the same SOP Instance UID."""
         return self._rows("WHERE sop_instance_uid = ? ORDER BY seq", sop_instance_uid)
 
+    def locate(self, uid: str) -> tuple[str, str, str | None] | None:
+        """``(level, Study Instance UID, Series Instance UID)`` of what was stored, or None.
+
+        ``level`` is ``study``, ``series`` or ``instance``; the series is None for a study.
+        """
+        for level, column in (("study", "study"), ("series", "series"), ("instance", "sop")):
+            rows = self._rows(f"WHERE {column}_instance_uid = ? LIMIT 1", uid)
+            if rows:
+                stored = rows[0].stored
+                return level, stored.study_instance_uid, None if level == "study" else stored.series_instance_uid
+        return None
+
     def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
         """The first rows that no message carries yet, in order of acknowledgement."""
         return self._rows("WHERE published = 0 AND batch IS NULL ORDER BY seq LIMIT ?", limit)
