@@ -108,8 +108,12 @@ class CountTally:
                 self._stated.setdefault((keyword, group), Counter())[stated[keyword]] += by
 
     @property
-    def acquisitions(self) -> int:
-        return sum(1 for images in self._per_acquisition.values() if images > 0)
+    def acquisitions(self) -> frozenset[int | None]:
+        return frozenset(number for number, images in self._per_acquisition.items() if images > 0)
+
+    def images_of(self, acquisitions: frozenset[int | None]) -> int:
+        """Images of these numbered acquisitions."""
+        return sum(self._per_acquisition[number] for number in acquisitions if number is not None)
 
     def claim(self) -> Claim | None:
         """What the counts say together; None when no header has one."""
@@ -161,7 +165,7 @@ class SeriesView:
     longest_pause: float  # between two images of this series
     split: bool  # over several released associations
     contradicted: bool = False  # its own count was the first of its sender to be proved wrong
-    elsewhere: int = 0  # images of the same acquisition in other series of the study
+    elsewhere: Callable[[], int] = lambda: 0  # images of the same acquisition in other series of the study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +219,7 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
         )  # fmt: skip
 
     lacking = claim is not None and claim.expected is not None and claim.here < claim.expected
-    explained = lacking and claim is not None and claim.here + view.elsewhere == claim.expected
+    explained = lacking and claim is not None and claim.here + view.elsewhere() == claim.expected
     if lacking and not explained and not sender.doubts_counts:
         assert claim is not None
         if quiet:
@@ -262,7 +266,7 @@ def _doubts(view: SeriesView, sender: Sender) -> tuple[Evidence, ...]:
     found = []
     if sender.doubts_counts:
         found.append("this sender's counts were contradicted before")
-    if view.tally.acquisitions > 1:
+    if len(view.tally.acquisitions) > 1:
         found.append("the series has several acquisitions")
     if view.tally.images < _FEW:
         found.append("too few images for a grid")

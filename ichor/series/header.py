@@ -98,8 +98,9 @@ def walk_header(file: BinaryIO, *, transfer_syntax_uid: str, wanted: Container[i
     """
     window = _Window(file)
     position = _data_set_start(window)
-    implicit = transfer_syntax_uid == "1.2.840.10008.1.2"
     little = transfer_syntax_uid != "1.2.840.10008.1.2.2"
+    # Senders get explicit and implicit wrong; the first element does not.
+    implicit = position + 6 <= window.size and not window.take(position + 4, 2).isalpha()
     header = Header(little_endian=little, explicit=not implicit, size=window.size)
     reader = _Elements(window, explicit=not implicit, little_endian=little)
     try:
