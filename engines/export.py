@@ -32,7 +32,7 @@ def export_onnx(
     metadata : goes into the model's metadata properties; nothing there depends on the time, so that the same weights
         give the same file.
     """
-    network = network.eval().to(memory_format=torch.contiguous_format)
+    network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros(1, 1, *tile_zyx)
     with torch.no_grad(), redirect_stdout(io.StringIO()):
         program = torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Where the head lies in a slice stack, apart from table and holder. Says nothing about what is inside it."""
+"""Where head and skull lie in a slice stack, apart from table and holder. Says nothing about what is inside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 SOLID_ABOVE_HU = -300
+BONE_ABOVE_HU = 300
 BLOCK = 4
 MARGIN = 6
 
@@ -16,17 +17,30 @@ def head_box(hu_zyx: npt.NDArray[np.int16] | npt.NDArray[np.float32]) -> tuple[s
 
     Pixels of about 1 mm. Blocks of 4 x 4 pixels count when nearly all of them is solid: a table is a thin shell.
     """
+    box = _largest(hu_zyx, above_hu=SOLID_ABOVE_HU, filled=0.9, opened=True)
+    return box or (slice(0, hu_zyx.shape[1]), slice(0, hu_zyx.shape[2]))
+
+
+def skull_box(hu_zyx: npt.NDArray[np.int16] | npt.NDArray[np.float32]) -> tuple[slice, slice] | None:
+    """Rows and columns that the skull covers in any slice, with a margin; None where no bone is seen."""
+    return _largest(hu_zyx, above_hu=BONE_ABOVE_HU, filled=0.4, opened=False)
+
+
+def _largest(
+    hu_zyx: npt.NDArray[np.int16] | npt.NDArray[np.float32], *, above_hu: int, filled: float, opened: bool
+) -> tuple[slice, slice] | None:
     slices, rows, columns = hu_zyx.shape
     height, width = rows // BLOCK, columns // BLOCK
-    whole = slice(0, rows), slice(0, columns)
     if height < 3 or width < 3:
-        return whole
-    solid = hu_zyx[:, : height * BLOCK, : width * BLOCK] > SOLID_ABOVE_HU
-    blocks = solid.reshape(slices, height, BLOCK, width, BLOCK).mean(axis=(2, 4), dtype=np.float32) > 0.9
-    seen = ndimage.binary_opening(blocks.any(axis=0), structure=np.ones((3, 3)))
+        return None
+    dense = hu_zyx[:, : height * BLOCK, : width * BLOCK] > above_hu
+    blocks = dense.reshape(slices, height, BLOCK, width, BLOCK).mean(axis=(2, 4), dtype=np.float32) > filled
+    seen = blocks.any(axis=0)
+    if opened:
+        seen = ndimage.binary_opening(seen, structure=np.ones((3, 3)))
     labels, count = ndimage.label(seen)
     if count == 0:
-        return whole
+        return None
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     box = ndimage.find_objects(labels)[int(sizes.argmax()) - 1]

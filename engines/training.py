@@ -30,7 +30,8 @@ class TrainingOptions:
     """What `ichor train haematoma` can be told.
 
     The learning rate falls over ``steps`` when given, else over ``minutes`` of wall clock (time spent in earlier,
-    interrupted runs counted in). Only the former is exactly repeatable.
+    interrupted runs counted in). Only the former is exactly repeatable. The first `small_share` of it sees small
+    patches (a third of the work each), the rest patches as large as a head, as when serving.
     """
 
     seed: int = 0
@@ -40,6 +41,8 @@ class TrainingOptions:
     validation_heads: int = 8
     network: NetworkConfig = field(default_factory=NetworkConfig)
     patch_zyx: tuple[int, int, int] = (12, 192, 160)
+    small_patch_zyx: tuple[int, int, int] = (12, 112, 112)
+    small_share: float = 0.55
     batch: int = 2
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -97,7 +100,9 @@ def train(
     )
 
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
-        return draw_batch(cases, shape_zyx=options.patch_zyx, batch=options.batch, seed=options.seed, step=step)
+        small = run.progress_at(step) < options.small_share
+        shape = options.small_patch_zyx if small else options.patch_zyx
+        return draw_batch(cases, shape_zyx=shape, batch=options.batch, seed=options.seed, step=step)
 
     last_save = last = clock()
     recent: list[tuple[float, ...]] = []
@@ -165,8 +170,12 @@ class _Run:
 
     @property
     def progress(self) -> float:
+        return self.progress_at(self.step)
+
+    def progress_at(self, step: int) -> float:
+        """Share of the training behind `step`; by wall clock it is what has passed so far."""
         if self.options.steps is not None:
-            return self.step / self.options.steps
+            return step / self.options.steps
         return self.elapsed_s / (60 * self.options.minutes)
 
     def descend(self, inputs: Tensor, targets: Tensor, *, bf16: bool) -> tuple[float, ...]:

@@ -1,0 +1,99 @@
+"""Which models are there, and how one of them is loaded to serve. Trains nothing and imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.gate import GateReport, compare_once
+from engines.onnx_runtime import OnnxRuntime
+from engines.openvino_runtime import OpenVinoRuntime
+from engines.runtime import Runtime, file_sha256, processor
+from engines.segmentation import Segmenter
+from ichor.errors import CannotStart
+
+MODELS = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What is known of a model: who made it from what, how good it was found, and the hash its file must have.
+
+    Attributes
+    ----------
+    facts : everything the card's JSON holds.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    path: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def preliminary(self) -> bool:
+        """Weights from an unfinished training."""
+        return bool(self.facts.get("preliminary", False))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that may serve: its card, the engine, and the gate's verdict on OpenVINO (`fallback` says why not)."""
+
+    card: ModelCard
+    segmenter: Segmenter
+    gate: GateReport | None
+    fallback: str
+
+
+def load_model_card(name: str, *, models: Path = MODELS) -> ModelCard:
+    """The card of a model, its file's hash verified.
+
+    Raises
+    ------
+    CannotStart
+        No such model, an unreadable card, or a file that is not the one the card describes.
+    """
+    if not name or not all(c.isalnum() or c in "-_" for c in name):
+        raise CannotStart(f"no model is called {name[:64]!r}")
+    try:
+        facts = json.loads((models / f"{name}.json").read_text(encoding="utf-8"))
+        card = ModelCard(facts["name"], facts["version"], facts["sha256"], models / f"{name}.onnx", facts)
+        found = file_sha256(card.path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CannotStart(f"model {name}: {type(error).__name__} while reading its card or file") from error
+    if found != card.sha256:
+        raise CannotStart(f"model {name}: file has sha256 {found[:12]}, its card says {card.sha256[:12]}")
+    return card
+
+
+def load_model(
+    name: str,
+    *,
+    folder: Path,
+    threads: int = 2,
+    models: Path = MODELS,
+    candidate: Callable[..., Runtime] = OpenVinoRuntime,
+) -> LoadedModel:
+    """Load a model to serve: OpenVINO where it passes the gate against ONNX Runtime, else ONNX Runtime.
+
+    Parameters
+    ----------
+    folder : keeps gate reports and compiled models; may be deleted at any time.
+    candidate : what is tried in place of the reference; called as ``candidate(path, threads=, cache=)``.
+    """
+    card = load_model_card(name, models=models)
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = OnnxRuntime(card.path, threads=threads)
+    try:
+        tried = candidate(card.path, threads=threads, cache=folder)
+        report = compare_once(tried, reference, processor=processor(), folder=folder)
+    except RuntimeError as error:
+        # OpenVINO reports every failure of its own as RuntimeError; the reference can still serve.
+        reason = f"{type(error).__name__} while loading or comparing"
+        return LoadedModel(card, Segmenter(card.name, reference), None, reason)
+    chosen = tried if report.accepted else reference
+    return LoadedModel(card, Segmenter(card.name, chosen), report, report.reason)

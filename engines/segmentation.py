@@ -1,0 +1,143 @@
+"""From a volume in HU to the probability of haematoma on the same grid. No thresholds, no components, no DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.headbox import head_box, skull_box
+from engines.resampling import Axis, nearest, resample_hu, resample_probability
+from engines.runtime import Runtime
+from engines.tiling import predict_tiled
+from ichor.errors import Unreadable
+from ichor.types import Volume
+
+F32 = npt.NDArray[np.float32]
+
+PIXEL_MM = 1.0
+LEAST_PROBABILITY = 0.01
+OVERLAP_ZYX = (4, 48, 48)
+HAEMATOMA, INTRACRANIAL = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segmenter:
+    """A network that serves: what `ichor.pipeline.Engine` asks for, on a `Runtime`.
+
+    Attributes
+    ----------
+    name : of the model; weights trained on phantoms end in ``-phantom``.
+    """
+
+    name: str
+    runtime: Runtime
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights file."""
+        return self.runtime.sha256
+
+    @property
+    def description(self) -> str:
+        """Runtime, version and precision, for provenance."""
+        return f"{self.runtime.name}, CPU, {self.runtime.precision}"
+
+    def segment(self, volume: Volume) -> F32:
+        """Probability (z, y, x) of haematoma in 0..1 on the grid of `volume` (HU), true zero below 1 %.
+
+        Raises
+        ------
+        Unreadable
+            The slices are not axial.
+        """
+        normal = volume.normal_lps
+        if abs(normal[2]) < 0.7:
+            raise Unreadable("slices are not axial")
+        offsets_yx = np.stack([volume.origins_lps @ volume.column_lps, volume.origins_lps @ volume.row_lps], axis=1)
+        # The network has learned heads with columns growing to the left, rows to the back, slices headwards.
+        flips = (normal[2] < 0, volume.column_lps[1] < 0, volume.row_lps[0] < 0)
+        order = tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)
+        signs = np.where(np.array(flips[1:]), -1.0, 1.0)
+        extent = (np.array(volume.array_zyx.shape[1:]) - 1) * np.array(volume.pixel_spacing)
+        offsets_yx = np.where(signs < 0, -(offsets_yx + extent), offsets_yx)[order[0]]
+        probability = segment(
+            self.runtime,
+            volume.array_zyx[order],
+            spacing_yx_mm=volume.pixel_spacing,
+            offsets_yx_mm=offsets_yx - offsets_yx[0],
+        )
+        return np.ascontiguousarray(probability[order])
+
+
+def segment(
+    runtime: Runtime,
+    volume_zyx_hu: npt.NDArray[np.int16] | F32,
+    *,
+    spacing_yx_mm: tuple[float, float],
+    offsets_yx_mm: npt.NDArray[np.float64] | None = None,
+    output: int = HAEMATOMA,
+) -> F32:
+    """Probability float32 (z, y, x) of `output` on the input's grid, exactly 0 below `LEAST_PROBABILITY`.
+
+    In plane the head is resampled to 1.0 mm; slices stay as they are, only shifted onto one another.
+
+    Parameters
+    ----------
+    volume_zyx_hu : slices headwards, rows to the back, columns to the patient's left.
+    spacing_yx_mm : between rows, between columns.
+    offsets_yx_mm : (slices, 2), where the first pixel of each slice lies in the plane; a tilted gantry shears a stack.
+    output : `HAEMATOMA` or `INTRACRANIAL`.
+    """
+    slices, rows, columns = volume_zyx_hu.shape
+    offsets = np.zeros((slices, 2)) if offsets_yx_mm is None else np.asarray(offsets_yx_mm, np.float64)
+    own = (Axis(0.0, float(spacing_yx_mm[0]), rows), Axis(0.0, float(spacing_yx_mm[1]), columns))
+    placed = [(own[0].shifted(y), own[1].shifted(x)) for y, x in offsets]
+    (shape,) = runtime.input_shapes.values()
+    (name,) = runtime.input_shapes
+    tile = (shape[2], shape[3], shape[4])
+    target = _network_grid(volume_zyx_hu, placed, tile_yx=tile[1:])
+
+    head = np.stack([resample_hu(one, at, target) for one, at in zip(volume_zyx_hu, placed, strict=True)])
+
+    def predict(tile_zyx: F32) -> F32:
+        (logits,) = runtime.run({name: tile_zyx[None, None]}).values()
+        return _sigmoid(logits[0, output : output + 1])
+
+    found = predict_tiled(head, tile, overlap_zyx=OVERLAP_ZYX, predict=predict)[0]
+    probability = np.zeros(volume_zyx_hu.shape, np.float32)
+    for k, at in enumerate(placed):
+        if found[k].max() >= LEAST_PROBABILITY:
+            probability[k] = resample_probability(found[k], target, at)
+    np.clip(probability, 0, 1, out=probability)
+    probability[probability < LEAST_PROBABILITY] = 0
+    return probability
+
+
+def _network_grid(
+    volume_zyx_hu: npt.NDArray[np.int16] | F32, placed: list[tuple[Axis, Axis]], *, tile_yx: tuple[int, int]
+) -> tuple[Axis, Axis]:
+    """1.0 mm pixels over the skull (the head, where no bone is seen), at least a tile of them, centred."""
+    full = _extent([at[0] for at in placed]), _extent([at[1] for at in placed])
+    rough = np.stack([nearest(one, at, full) for one, at in zip(volume_zyx_hu, placed, strict=True)])
+    box = skull_box(rough) or head_box(rough)
+    grid = []
+    for whole, span, tile in zip(full, box, tile_yx, strict=True):
+        count = max(span.stop - span.start, tile)
+        middle = whole.start + PIXEL_MM * (span.start + span.stop - 1) / 2
+        grid.append(Axis(round(middle - PIXEL_MM * (count - 1) / 2, 3), PIXEL_MM, count))
+    return grid[0], grid[1]
+
+
+def _extent(axes: list[Axis]) -> Axis:
+    """1.0 mm pixels from the first to the last pixel of any slice."""
+    low = min(axis.start for axis in axes)
+    high = max(axis.start + axis.step * (axis.count - 1) for axis in axes)
+    return Axis(low, PIXEL_MM, max(int((high - low) / PIXEL_MM) + 1, 1))
+
+
+def _sigmoid(logits: F32) -> F32:
+    with np.errstate(over="ignore"):
+        probability: F32 = np.float32(1) / (np.float32(1) + np.exp(-logits))
+    return probability
