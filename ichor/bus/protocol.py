@@ -6,13 +6,19 @@ Rules
   A group that subscribes for the first time gets what the topic still holds, oldest first.
 * ``publish`` returns when the messages are durable. An envelope whose ``id`` the topic has had already is ignored.
 * Order: per group by priority rank, then by publication; retried messages return when their delay is over. Two
-  messages with the same subject are never in the hands of two members of one group at the same time, and a later one
-  of the same rank is not handed out before an earlier one that waits for its retry.
+  messages with the same subject are never in the hands of two members of one group at the same time (one member may
+  hold several), and a later one of the same topic and rank is not handed out before an earlier one of its subject
+  that waits for its retry.
 * A delivery is leased: when the lease ends without ack, retry, reject or extend, it is delivered again and the
-  attempt counts. The attempt is durable before ``receive`` returns it, so a message that kills its worker is counted.
-* A message that was attempted more than ``max_attempts`` times goes to the dead letters with its cause instead of
-  being delivered; the next ``receive`` hands it out once with ``dead=True`` so that the consumer can say so (ack it).
+  attempt counts. A backend that can tell that a member's process died ends its leases at once. The attempt is durable
+  before ``receive`` returns it, so a message that kills its worker is counted. Who lost its lease to another ends
+  nothing any more: its verbs are logged and ignored.
+* A message whose ``max_attempts`` attempts all failed goes to the dead letters with its cause instead of being
+  delivered again; it is handed out with ``dead=True``, without delay and until that is acked, so that the consumer can
+  say so. A message that the consumer rejected is not handed out again.
 * ``retry(count=False)`` takes the attempt back: the failure was not the message's fault.
+* Any verb raises `ichor.errors.TransientError` when the backend is away or full. What it should have done may have been
+  done: to publish again is safe.
 """
 
 from __future__ import annotations

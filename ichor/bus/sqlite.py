@@ -3,8 +3,9 @@
 Durability: WAL with synchronous=FULL, so that a commit has been synced when a verb returns. Every verb is one
 BEGIN IMMEDIATE transaction; a member that finds nothing to do never takes the write lock.
 
-Wake-up: a member sleeps on a FIFO (`ichor.bus.wake`) that publishers write to after their commit. Measured against
-polling ``PRAGMA data_version`` every 5 ms: see docs/decisions/0005-wake-up-by-fifo.md.
+Wake-up: a member sleeps on a FIFO (`ichor.bus.wake`) that others write to after their commit. Between two processes,
+from before the commit to the row read: median 3.6 ms, 99th percentile 10 ms, idle 0.08 % of a core. Polling
+``PRAGMA data_version`` every 5 ms gave 7.0 ms, 23 ms and 2.0 % in the same run (two busy cores, a commit takes 2-3 ms).
 
 A member whose process died is noticed at once, because nobody reads its FIFO any more: its leases end then, not
 when their time is over.
