@@ -1,0 +1,90 @@
+"""The send role: one thread per destination, each its own consumer group on topic ``results``. No result is made here."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+from collections.abc import Callable, Sequence
+
+from dicom_out.outbox import LEASE_SECONDS, IdentityOf, Outbox
+from dicom_out.transport import CONNECT_SECONDS, store_objects
+from ichor.bus import Bus, Subscription
+from ichor.clock import Clock
+from ichor.messages import RESULTS
+from ichor.metrics import LOOP_ERRORS
+from ichor.store.protocol import Blobs
+from ichor.types import Destination
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+_MOST_ATTEMPTS = 5  # only a crash or an error of ours counts
+
+
+def run_sender(
+    *,
+    destinations: Sequence[Destination],
+    bus: Bus,
+    blobs: Blobs,
+    clock: Clock,
+    stop: threading.Event,
+    on_ready: Callable[[], None],
+    calling_ae: str,
+    identity_of: IdentityOf = lambda _: None,
+) -> None:
+    """Deliver results to every destination until ``stop`` is set; returns when all threads have ended.
+
+    Parameters
+    ----------
+    blobs
+        Where `ResultObject.key` is read from.
+    calling_ae
+        Our AE title.
+    identity_of
+        Identity digest of a study as it is known now, or None; a result of another identity is held for a person.
+    """
+    threads = []
+    for destination in destinations:
+        outbox = Outbox(
+            destination, bus=bus, blobs=blobs, clock=clock, calling_ae=calling_ae, identity_of=identity_of,
+            store=store_objects, reachable=port_open, stopping=stop.is_set, rng=random.Random(),
+        )  # fmt: skip
+        subscription = bus.subscribe(
+            [RESULTS], f"sender.{destination.name}", lease=LEASE_SECONDS, max_attempts=_MOST_ATTEMPTS
+        )
+        thread = threading.Thread(
+            target=_deliver, args=(outbox, subscription, stop), name=f"send-{destination.name}", daemon=True
+        )
+        thread.start()
+        threads.append(thread)
+    on_ready()
+    stop.wait()
+    for thread in threads:
+        thread.join()
+
+
+def port_open(destination: Destination) -> bool:
+    """True when something accepts a connection at the destination's port."""
+    try:
+        with socket.create_connection((destination.host, destination.port), timeout=CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _deliver(outbox: Outbox, subscription: Subscription, stop: threading.Event) -> None:
+    try:
+        while not stop.is_set():
+            try:
+                delivery = subscription.receive(_POLL_SECONDS)
+                if delivery is not None:
+                    outbox.handle(delivery)
+            except Exception:
+                # The message stays leased: it comes again, counted, and after five times goes to the dead letters.
+                logger.exception("unexpected error while sending")
+                LOOP_ERRORS.labels(role="send").inc()
+                stop.wait(_POLL_SECONDS)
+    finally:
+        subscription.close()
