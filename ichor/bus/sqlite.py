@@ -310,6 +310,7 @@ class SqliteSubscription:
         self._topics = topics
         self._lease = lease
         self._wake = Wake(bus._wakes, group)
+        self._waiting = threading.Lock()  # close() in another thread must not close descriptors that are waited for
         self._closed = False
 
     def receive(self, timeout: float) -> SqliteDelivery | None:
@@ -323,21 +324,25 @@ class SqliteSubscription:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            if not self._free_orphans():
-                self._wake.wait(min(left, _TICK_SECONDS, self._next_due()))
+            if self._free_orphans():
+                continue
+            seconds = min(left, _TICK_SECONDS, self._next_due())
+            with self._waiting:
+                if not self._closed:
+                    self._wake.wait(seconds)
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         with self.bus._transaction() as db:
-            released = db.execute(schema.RELEASE, {"me": self._wake.name}).rowcount
-        self._wake.close()
+            db.execute(schema.RELEASE, {"me": self._wake.name})
+        notify(self.bus._wakes, [self.group])  # the others, for what came free, and a receive() of our own
+        with self._waiting:
+            self._wake.close()
         with self.bus._lock:
             if self in self.bus._members:
                 self.bus._members.remove(self)
-        if released:
-            notify(self.bus._wakes, [self.group])
 
     def _claim(self) -> SqliteDelivery | None:
         me, bus = self._wake.name, self.bus

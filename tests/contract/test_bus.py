@@ -509,6 +509,21 @@ def test_waiting_ends_with_nothing_when_nothing_comes(bus: Bus) -> None:
     assert bus.read("events", wait=0.02) == []
 
 
+def test_closing_ends_a_wait_in_another_thread(bus: Bus) -> None:
+    member = bus.subscribe(["jobs"], "work")
+
+    def wait() -> str:
+        try:
+            member.receive(LONG)
+        except RuntimeError as error:
+            return str(error)
+        return "went on"
+
+    got = in_thread(wait)
+    member.close()
+    assert "closed" in str(got())
+
+
 def test_many_threads_share_one_bus_and_nothing_is_lost_or_doubled(bus: Bus) -> None:
     members = [bus.subscribe(["jobs"], "work") for _ in range(3)]
     expected = {f"{part}.{n}" for part in range(2) for n in range(15)}
