@@ -49,9 +49,10 @@ def predict_tiled(
 
 
 def starts(size: int, *, tile: int, overlap: int) -> list[int]:
-    """Evenly spread tile starts that cover `size` with at least `overlap` between neighbours."""
+    """Evenly spread tile starts that cover `size`, neighbours sharing at least `overlap` (at most half a tile)."""
     if size <= tile:
         return [0]
+    overlap = min(overlap, tile // 2)
     count = int(np.ceil((size - overlap) / (tile - overlap)))
     return [round(i * (size - tile) / (count - 1)) for i in range(count)]
 

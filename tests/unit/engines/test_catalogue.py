@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.catalogue import MODELS, load_model, load_model_card
+from engines.onnx_runtime import OnnxRuntime
+from ichor.errors import CannotStart
+
+
+def test_a_model_is_served_by_openvino_once_the_gate_let_it_through(models: Path, tmp_path: Path) -> None:
+    loaded = load_model("tiny-phantom", folder=tmp_path / "engines", threads=1, models=models)
+    assert loaded.fallback == ""
+    assert loaded.segmenter.description.startswith("OpenVINO")
+    assert loaded.segmenter.sha256 == loaded.card.sha256
+    assert loaded.gate is not None
+    assert loaded.gate.accepted
+    assert list((tmp_path / "engines").glob("gate-*.json"))
+
+
+class Wrong(OnnxRuntime):
+    def __init__(self, model: Path, *, threads: int, cache: Path | None = None) -> None:
+        super().__init__(model, threads=threads)
+        self.cache = cache
+        self.name = "Wrong 1"
+
+    def run(self, inputs: Any) -> Any:
+        return {name: array + np.float32(1) for name, array in super().run(inputs).items()}
+
+
+def test_a_runtime_that_fails_the_gate_is_replaced_by_the_reference(models: Path, tmp_path: Path) -> None:
+    loaded = load_model("tiny-phantom", folder=tmp_path, threads=1, models=models, candidate=Wrong)
+    assert loaded.segmenter.description.startswith("ONNX Runtime")
+    assert "Wrong 1" in loaded.fallback
+
+
+def failing(model: Path, *, threads: int, cache: Path | None) -> OnnxRuntime:
+    raise RuntimeError(f"no plugin for {model} {threads} {cache}")
+
+
+def test_a_runtime_that_cannot_load_is_replaced_by_the_reference(models: Path, tmp_path: Path) -> None:
+    loaded = load_model("tiny-phantom", folder=tmp_path, threads=1, models=models, candidate=failing)
+    assert loaded.segmenter.description.startswith("ONNX Runtime")
+    assert loaded.fallback == "RuntimeError while loading or comparing"
+
+
+def test_a_file_that_is_not_the_one_its_card_describes_is_refused(models: Path) -> None:
+    path = models / "tiny-phantom.onnx"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CannotStart, match="sha256"):
+        load_model_card("tiny-phantom", models=models)
+
+
+@pytest.mark.parametrize("name", ["", "../tiny-phantom", "tiny phantom", "absent"])
+def test_an_unknown_or_unsafe_name_is_refused(models: Path, name: str) -> None:
+    with pytest.raises(CannotStart):
+        load_model_card(name, models=models)
+
+
+def test_a_card_that_is_no_card_is_refused(models: Path) -> None:
+    (models / "tiny-phantom.json").write_text(json.dumps(["name"]))
+    with pytest.raises(CannotStart, match="card"):
+        load_model_card("tiny-phantom", models=models)
+
+
+def test_the_shipped_model_is_whole_small_and_says_what_it_is() -> None:
+    card = load_model_card("haematoma-phantom")
+    assert card.path.parent == MODELS
+    assert card.path.stat().st_size <= 10_000_000
+    assert card.facts["use"] == "RESEARCH"
+    assert card.facts["command"].startswith("ichor train haematoma --seed ")
+    assert OnnxRuntime(card.path, threads=1).input_shapes == {"hu": (1, 1, 12, 224, 192)}
