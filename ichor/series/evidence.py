@@ -26,6 +26,7 @@ KNOWN_AFTER = 20  # series of a sender, before its quiet time may fall below the
 SETTLE = 0.25  # seconds of silence that confirm a count nobody has confirmed yet
 _FEW = 4  # images: too few for a count and a grid to confirm each other
 _HIGH_COUNTS = 3  # series in a row that stayed below their count: the count means something else
+_FORGIVE = 20  # right counts that make up for a wrong one
 _FORGET = 0.98  # per series: an old long pause loses its weight
 
 
@@ -46,7 +47,8 @@ class Sender:
 
     @property
     def doubts_counts(self) -> bool:
-        return self.counts_wrong > 0 or self.counts_high >= _HIGH_COUNTS
+        forgiven = self.counts_right >= _FORGIVE * self.counts_wrong
+        return not forgiven or self.counts_high >= _HIGH_COUNTS
 
     @property
     def quiet(self) -> float:
@@ -74,15 +76,6 @@ class Sender:
 
     def after_high_count(self) -> Sender:
         return replace(self, counts_high=self.counts_high + 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bringer:
-    """One association that brought images of the series. ``alone``: it brought every one of them."""
-
-    open: bool
-    released: bool
-    alone: bool
 
 
 class CountTally:
@@ -160,7 +153,9 @@ class SeriesView:
     tally: CountTally
     instances: Callable[[], Sequence[Instance]]
     grid: Callable[[], Grid]
-    bringers: Sequence[Bringer]
+    associations: int  # that brought it
+    receiving: bool  # one of them is open
+    released: bool  # all of them were, or one that brought every image was, and none is open
     last_at: float  # when the last new image was seen
     longest_pause: float  # between two images of this series
     split: bool  # over several released associations
@@ -182,15 +177,11 @@ class Decision:
 def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     """Grade a series from what is known at ``now``."""
     claim = view.tally.claim()
-    any_open = any(b.open for b in view.bringers)
-    released = bool(view.bringers) and not any_open and (
-        all(b.released for b in view.bringers) or any(b.released and b.alone for b in view.bringers)
-    )  # fmt: skip
     silence = now - view.last_at
     # Times are compared as sums, as `look_at` gives them: a difference of floats can fall short of them for ever.
     quiet_at = view.last_at + sender.quiet
     quiet = now >= quiet_at
-    said = _Said(view, sender, claim, released=released, any_open=any_open)
+    said = _Said(view, sender, claim)
 
     if claim is not None and claim.met:
         grid = view.grid()
@@ -199,7 +190,7 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
             settle_at = view.last_at + max(SETTLE, 4 * view.longest_pause)
             sure = (
                 (sender.trusts_counts and not doubts)
-                or (released and not (doubts and (sender.splits or view.split)))
+                or (view.released and not (doubts and (sender.splits or view.split)))
                 or (not doubts and now >= settle_at)
                 or quiet
             )
@@ -239,9 +230,9 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
 
     # No count that means anything: the way it came, the grid and silence have to do.
     no_count = claim is None or (sender.doubts_counts and not view.contradicted)
-    trusted_way = released and not view.split and sender.splits == 0 and no_count
+    trusted_way = view.released and not view.split and sender.splits == 0 and no_count
     if not trusted_way and not quiet:
-        reason = "its association is open" if any_open else "waits for the sender's quiet time"
+        reason = "its association is open" if view.receiving else "waits for the sender's quiet time"
         return Decision(grade=Grade.OPEN, evidence=said.all(None), look_at=quiet_at, reason=reason)
     grid = view.grid()
     whole = not grid.exists or (not grid.gaps and grid.even and not grid.placeless)
@@ -294,11 +285,8 @@ def _gap_notes(grid: Grid) -> tuple[str, ...]:
 class _Said:
     """Puts what was looked at into words."""
 
-    def __init__(
-        self, view: SeriesView, sender: Sender, claim: Claim | None, *, released: bool, any_open: bool
-    ) -> None:
+    def __init__(self, view: SeriesView, sender: Sender, claim: Claim | None) -> None:
         self._view, self._sender, self._claim = view, sender, claim
-        self._released, self._any_open = released, any_open
 
     def all(self, grid: Grid | None, *more: Evidence) -> tuple[Evidence, ...]:
         parts = [self._count(), self._association()]
@@ -320,13 +308,9 @@ class _Said:
         return Evidence(what="count", detail=text)
 
     def _association(self) -> Evidence:
-        bringers = self._view.bringers
-        text = f"{len(bringers)} association{'s' if len(bringers) != 1 else ''}: "
-        if self._any_open:
-            text += "open"
-        else:
-            text += "released" if self._released else "not all released"
-        return Evidence(what="association", detail=text)
+        view = self._view
+        state = "open" if view.receiving else "released" if view.released else "not all released"
+        return Evidence(what="association", detail=f"{view.associations} brought it: {state}")
 
     def _grid(self, grid: Grid) -> Evidence:
         if not grid.exists:

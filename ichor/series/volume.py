@@ -158,7 +158,7 @@ def _decode(instance: Instance, pixels: Pixels, *, spool: SpoolReader) -> npt.ND
 
 def _decompress(raw: bytes, instance: Instance, pixels: Pixels, *, shape: tuple[int, int]) -> npt.NDArray[Any]:
     from pydicom.encaps import encapsulate, generate_frames
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     try:

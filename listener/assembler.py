@@ -1,0 +1,277 @@
+"""The assembler's loop: facts from the bus in, jobs and the view of each study out. Decisions are `listener.study`'s.
+
+One message is one transaction of `listener.assembly_store`; it is acknowledged when that is on disk. There is no tick:
+the loop sleeps until a message comes or something is due.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ichor import metrics
+from ichor.bus.protocol import Bus, Delivery
+from ichor.clock import Clock
+from ichor.errors import TransientError, UnknownMessage
+from ichor.messages import (
+    EVENTS,
+    INSTANCES,
+    AssociationClosed,
+    Envelope,
+    InstancesReceived,
+    jobs_topic,
+    open_envelope,
+    seal,
+)
+from ichor.pipeline import PipelineSpec
+from ichor.series.evidence import Sender
+from ichor.series.manifest import put_manifest
+from ichor.store.protocol import Blobs
+from ichor.types import Job, Stage
+from listener.assembly_store import AssemblyStore
+from listener.study import StudyAssembly
+
+_LOG = logging.getLogger(__name__)
+_SOURCE = "assembler"
+_GROUP = "assembler"
+_LONGEST_SLEEP = 0.5  # seconds, so that a stop is seen
+_PROGRESS = 1.0  # seconds between announcements that only say that more images came
+_IN_MEMORY = 64  # studies
+_RETRY = 1.0
+
+
+def run_assembler(
+    *,
+    bus: Bus,
+    blobs: Blobs,
+    state_path: Path,
+    pipelines: Sequence[PipelineSpec],
+    study_wait: float,
+    clock: Clock,
+    stop: threading.Event,
+    on_ready: Callable[[], None],
+) -> None:
+    """Assemble until ``stop``. State lies in ``state_path``; a second start goes on where the first was cut off.
+
+    Parameters
+    ----------
+    study_wait
+        Longest wait, in seconds, for an open series that would be a better input.
+    """
+    store = AssemblyStore(state_path)
+    subscription = bus.subscribe([INSTANCES], _GROUP)
+    assembler = Assembler(
+        bus=bus, blobs=blobs, store=store, pipelines=pipelines, study_wait=study_wait, clock=clock
+    )  # fmt: skip
+    try:
+        on_ready()
+        while not stop.is_set():
+            try:
+                assembler.publish()
+                delivery = subscription.receive(assembler.sleep())
+                if delivery is not None:
+                    _handle(assembler, delivery)
+                assembler.run_due(heard=delivery.envelope.time if delivery is not None else None)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: logged, counted, and on with the next
+                metrics.LOOP_ERRORS.labels("assemble").inc()
+                _LOG.exception("assembler: %s", type(error).__name__)
+                assembler.forget()
+                stop.wait(_RETRY)
+    finally:
+        subscription.close()
+        store.close()
+
+
+def _handle(assembler: Assembler, delivery: Delivery) -> None:
+    """One message: taken in and acknowledged, or handed back."""
+    if delivery.dead:
+        _LOG.error("a message about study %s was given up", delivery.envelope.subject)
+        delivery.ack()
+        return
+    try:
+        assembler.take(delivery.envelope)
+    except UnknownMessage as error:
+        delivery.reject(str(error))
+    except (OSError, sqlite3.Error, TransientError) as error:
+        # The disk, not the message.
+        assembler.forget()
+        delivery.retry(_RETRY, reason=type(error).__name__, count=False)
+    except Exception as error:  # noqa: BLE001 - the loop's edge: the message is handed back and counted
+        assembler.forget()
+        metrics.LOOP_ERRORS.labels("assemble").inc()
+        _LOG.exception("assembler: %s", type(error).__name__)
+        delivery.retry(_RETRY, reason=type(error).__name__)
+    else:
+        delivery.ack()
+
+
+@dataclass(slots=True)
+class _Held:
+    """A study in memory, and what the event log has heard of it."""
+
+    study: StudyAssembly
+    announcements: int
+    said: Hashable = None
+    images: int = 0
+    said_at: float = 0.0
+
+
+class _Senders(dict[str, Sender]):
+    """What was learned, and of whom since the last write."""
+
+    def __init__(self, known: Mapping[str, Sender]) -> None:
+        super().__init__(known)
+        self.changed: set[str] = set()
+
+    def __setitem__(self, ae: str, sender: Sender) -> None:
+        if self.get(ae) != sender:
+            super().__setitem__(ae, sender)
+            self.changed.add(ae)
+
+
+class Assembler:
+    """All studies: takes messages in, looks again when something is due, keeps both on disk."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        blobs: Blobs,
+        store: AssemblyStore,
+        pipelines: Sequence[PipelineSpec],
+        study_wait: float,
+        clock: Clock,
+    ) -> None:
+        self._bus = bus
+        self._blobs = blobs
+        self._store = store
+        self._pipelines = pipelines
+        self._study_wait = study_wait
+        self._clock = clock
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._senders = _Senders(store.senders())
+        self._due: dict[str, float] = {uid: at for at, uid in store.due()}
+        self._heap: list[tuple[float, str]] = [(at, uid) for uid, at in self._due.items()]
+        heapq.heapify(self._heap)
+        self._to_publish = True
+
+    def take(self, envelope: Envelope) -> None:
+        """Take a message in; durable when it returns."""
+        message = open_envelope(envelope)
+        now = self._clock.time()
+        if isinstance(message, InstancesReceived):
+            held = self._hold(message.study_instance_uid)
+            held.study.receive(message.instances, association=message.association, now=now)
+        elif isinstance(message, AssociationClosed):
+            held = self._hold(message.study_instance_uid)
+            held.study.close(message)
+        else:
+            raise UnknownMessage(f"message type {envelope.type!r} does not belong on this topic")
+        if held.study.series:
+            self._look(held, now)
+
+    def run_due(self, *, heard: float | None) -> None:
+        """Look again at everything that is due.
+
+        ``heard`` is the time of the message taken last, None when the topic was empty. After a time away the topic
+        holds messages that are older than what is due: silence is judged only when they have been heard.
+        """
+        now = self._clock.time()
+        limit = now if heard is None else min(now, heard)
+        while (at := self._next()) is not None and at <= limit:
+            uid = heapq.heappop(self._heap)[1]
+            del self._due[uid]
+            self._look(self._hold(uid), now)
+
+    def sleep(self) -> float:
+        """Seconds until something is due, at most half a second."""
+        at = self._next()
+        return _LONGEST_SLEEP if at is None else min(max(at - self._clock.time(), 0.0), _LONGEST_SLEEP)
+
+    def publish(self) -> None:
+        """Tell the bus what it has not been told."""
+        if self._to_publish:
+            self._store.publish_outbox(self._bus.publish)
+            self._to_publish = False
+
+    def forget(self) -> None:
+        """Drop what is in memory after an error: disk is right."""
+        self._held.clear()
+        self._senders = _Senders(self._store.senders())
+        self._due = {uid: at for at, uid in self._store.due()}
+        self._heap = [(at, uid) for uid, at in self._due.items()]
+        heapq.heapify(self._heap)
+        self._to_publish = True
+
+    def _next(self) -> float | None:
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def _hold(self, uid: str) -> _Held:
+        held = self._held.get(uid)
+        if held is None:
+            study = StudyAssembly(
+                uid=uid, pipelines=self._pipelines, study_wait=self._study_wait, senders=self._senders
+            )  # fmt: skip
+            held = self._held[uid] = _Held(study, self._store.load(study) or 0)
+            while len(self._held) > _IN_MEMORY:
+                self._held.popitem(last=False)
+        self._held.move_to_end(uid)
+        return held
+
+    def _look(self, held: _Held, now: float) -> None:
+        study = held.study
+        step = study.look(now, put_manifest=lambda manifest: put_manifest(manifest, self._blobs))
+        outgoing: list[tuple[str, Envelope]] = []
+        announce_at = self._announce(held, now, outgoing)
+        for job in step.jobs:
+            outgoing.append(
+                (jobs_topic(job.pipeline, job.priority), seal(job, source=_SOURCE, time=now, id=job.job_id))
+            )
+        due = min((at for at in (study.due, announce_at) if at is not None), default=None)
+        self._store.save(
+            study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed
+        )  # fmt: skip
+        self._senders.changed.clear()
+        if due is None:
+            self._due.pop(study.uid, None)
+        else:
+            self._due[study.uid] = due
+            heapq.heappush(self._heap, (due, study.uid))
+        self._count(step.jobs)
+        for grade in step.decided:
+            metrics.SERIES_DECIDED.labels(grade.value).inc()
+        for grade in step.amended:
+            metrics.SERIES_AMENDED.labels(grade.value).inc()
+        if outgoing:
+            self._to_publish = True
+            self.publish()
+
+    def _announce(self, held: _Held, now: float, outgoing: list[tuple[str, Envelope]]) -> float | None:
+        """Tell the event log if there is something to tell; when to come back if it can wait."""
+        study = held.study
+        said: Hashable = (
+            study.revision, study.receiving, study.open, len(study.jobs), study.identity_sha256,
+            tuple((uid, s.grade, s.verdict.roles if s.verdict else ()) for uid, s in study.series.items()),
+        )  # fmt: skip
+        images = len(study.home)
+        if said == held.said and images == held.images:
+            return None
+        if said == held.said and now < held.said_at + _PROGRESS:
+            return held.said_at + _PROGRESS
+        held.said, held.images, held.said_at = said, images, now
+        held.announcements += 1
+        name = f"assembled-{study.uid}-{held.announcements}"
+        outgoing.append((EVENTS, seal(study.view(now), source=_SOURCE, time=now, id=name)))
+        return None
+
+    def _count(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            metrics.STAGE_SECONDS.labels(Stage.ASSEMBLE.value).observe(max(0.0, job.queued_at - job.received_at))

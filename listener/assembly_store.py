@@ -1,0 +1,235 @@
+"""The assembler's mind on disk: one SQLite file, one transaction per message. Decides nothing.
+
+What a step wants to publish is written in the same transaction (the outbox), so that a crash between deciding and
+telling repeats the telling, never the deciding.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ichor.errors import CannotStart
+from ichor.messages import Envelope
+from ichor.series.evidence import Decision, Sender
+from ichor.types import Grade, Instance, Job
+from listener.series_state import Member, SeriesState
+from listener.study import StudyAssembly
+
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE studies (
+  uid TEXT PRIMARY KEY, due REAL, identity TEXT, announcements INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX studies_due ON studies (due) WHERE due IS NOT NULL;
+CREATE TABLE members (
+  study TEXT NOT NULL, sop TEXT NOT NULL, instance TEXT NOT NULL, files TEXT NOT NULL, associations TEXT NOT NULL,
+  conflict INTEGER NOT NULL, corrected INTEGER NOT NULL, UNIQUE (study, sop));
+CREATE TABLE associations (
+  study TEXT NOT NULL, name TEXT NOT NULL, calling_ae TEXT NOT NULL, open INTEGER NOT NULL, released INTEGER NOT NULL,
+  stored TEXT NOT NULL, UNIQUE (study, name));
+CREATE TABLE senders (ae TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, envelope TEXT NOT NULL);
+PRAGMA user_version = {_VERSION};
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SeriesRecord:
+    last_at: float
+    longest_pause: float
+    split: bool
+    contradicted: bool
+    count_learned: bool
+    undecided: bool
+    stale: bool
+    decided_at: float
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StudyRecord:
+    revision: int
+    settled: bool
+    jobs: list[Job]
+    published: dict[str, str]
+    used: dict[str, list[str]]
+    series: dict[str, _SeriesRecord]
+
+
+_INSTANCE: TypeAdapter[Instance] = TypeAdapter(Instance)
+_STUDY: TypeAdapter[_StudyRecord] = TypeAdapter(_StudyRecord)
+_SENDER: TypeAdapter[Sender] = TypeAdapter(Sender)
+
+
+class AssemblyStore:
+    """State of all studies. One process at a time writes; `identity_of` of `listener.identity` may read beside it.
+
+    Raises
+    ------
+    CannotStart
+        When a newer version of Ichor wrote the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > _VERSION:
+            raise CannotStart(f"the assembler's state has version {version}, this version knows {_VERSION} at most")
+        if version == 0:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+
+    def senders(self) -> dict[str, Sender]:
+        """What was learned of every sender."""
+        rows = self._db.execute("SELECT ae, state FROM senders")
+        return {ae: _SENDER.validate_json(state) for ae, state in rows}
+
+    def due(self) -> Iterator[tuple[float, str]]:
+        """(time, study) of everything that waits for a time."""
+        yield from self._db.execute("SELECT due, uid FROM studies WHERE due IS NOT NULL").fetchall()
+
+    def load(self, study: StudyAssembly) -> int | None:
+        """Fill a new `StudyAssembly` from disk; how many announcements it had, None when the study is not known."""
+        row = self._db.execute("SELECT announcements, state FROM studies WHERE uid = ?", (study.uid,)).fetchone()
+        if row is None:
+            return None
+        record = _STUDY.validate_json(row[1])
+        study.revision, study.settled = record.revision, record.settled
+        study.jobs, study.published, study.used = list(record.jobs), dict(record.published), dict(record.used)
+        for name, calling_ae, still_open, released, stored in self._db.execute(
+            "SELECT name, calling_ae, open, released, stored FROM associations WHERE study = ? ORDER BY rowid",
+            (study.uid,),
+        ):
+            study.associations.begin(name, calling_ae)
+            if not still_open:
+                study.associations.end(name, released=bool(released), stored=json.loads(stored))
+        study.associations.changed.clear()
+        for text, files, associations, conflict, corrected in self._db.execute(
+            "SELECT instance, files, associations, conflict, corrected FROM members WHERE study = ? ORDER BY rowid",
+            (study.uid,),
+        ):
+            instance = _INSTANCE.validate_json(text)
+            member = Member(
+                instance, set(json.loads(files)), set(json.loads(associations)), bool(conflict), bool(corrected)
+            )
+            study.restore(member)
+        for uid, kept in record.series.items():
+            _restore(study.series[uid], kept)
+        return int(row[0])
+
+    def save(
+        self,
+        study: StudyAssembly,
+        *,
+        due: float | None,
+        announcements: int,
+        outgoing: Sequence[tuple[str, Envelope]],
+        senders: Collection[str],
+    ) -> None:
+        """Write what changed of a study, what was learned of ``senders``, and what is to be published, as one."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.execute(
+                "INSERT INTO studies VALUES (?, ?, ?, ?, ?) ON CONFLICT (uid) DO UPDATE SET due = excluded.due, "
+                "identity = excluded.identity, announcements = excluded.announcements, state = excluded.state",
+                (study.uid, due, study.identity_sha256, announcements, _STUDY.dump_json(_record(study)).decode()),
+            )
+            db.executemany(
+                "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (study, sop) DO UPDATE SET "
+                "instance = excluded.instance, files = excluded.files, associations = excluded.associations, "
+                "conflict = excluded.conflict, corrected = excluded.corrected",
+                [self._member(study, uid) for uid in study.changed],
+            )
+            db.executemany(
+                "INSERT INTO associations VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (study, name) DO UPDATE SET "
+                "open = excluded.open, released = excluded.released, stored = excluded.stored",
+                [
+                    (study.uid, name, a.calling_ae, int(a.open), int(a.released), json.dumps(a.stored))
+                    for name in study.associations.changed
+                    if (a := study.associations[name]) is not None
+                ],
+            )
+            db.executemany(
+                "INSERT INTO senders VALUES (?, ?) ON CONFLICT (ae) DO UPDATE SET state = excluded.state",
+                [(ae, _SENDER.dump_json(study.senders[ae]).decode()) for ae in senders],
+            )
+            db.executemany(
+                "INSERT INTO outbox (topic, envelope) VALUES (?, ?)",
+                [(topic, envelope.model_dump_json()) for topic, envelope in outgoing],
+            )
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        study.changed.clear()
+        study.associations.changed.clear()
+
+    def publish_outbox(self, publish: Callable[[str, list[Envelope]], None]) -> None:
+        """Hand everything that waits to ``publish``, in order; what it raises leaves the rest waiting."""
+        rows = self._db.execute("SELECT seq, topic, envelope FROM outbox ORDER BY seq").fetchall()
+        for seq, topic, text in rows:
+            publish(topic, [Envelope.model_validate_json(text)])
+            # No sync of its own: a repetition has the same id and is ignored.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
+            self._db.execute("PRAGMA synchronous = FULL")
+
+    def close(self) -> None:
+        self._db.close()
+
+    @staticmethod
+    def _member(study: StudyAssembly, sop: str) -> tuple[str, str, str, str, str, int, int]:
+        member = study.series[study.home[sop]].members[sop]
+        return (
+            study.uid,
+            sop,
+            _INSTANCE.dump_json(member.instance).decode(),
+            json.dumps(sorted(member.files)),
+            json.dumps(sorted(member.associations)),
+            int(member.conflict),
+            int(member.corrected),
+        )
+
+
+def _record(study: StudyAssembly) -> _StudyRecord:
+    return _StudyRecord(
+        revision=study.revision,
+        settled=study.settled,
+        jobs=study.jobs,
+        published=study.published,
+        used=study.used,
+        series={
+            uid: _SeriesRecord(
+                last_at=s.last_at,
+                longest_pause=s.longest_pause,
+                split=s.split,
+                contradicted=s.contradicted,
+                count_learned=s.count_learned,
+                undecided=s.undecided,
+                stale=s.stale,
+                decided_at=s.decided_at,
+                decision=s.decision,
+            )
+            for uid, s in study.series.items()
+        },
+    )
+
+
+def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
+    series.last_at, series.longest_pause = kept.last_at, kept.longest_pause
+    series.split, series.contradicted, series.count_learned = kept.split, kept.contradicted, kept.count_learned
+    series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
+    series.decision = kept.decision
+    if series.grade is Grade.OPEN:
+        series.guess()
+    else:
+        series.judge()

@@ -1,0 +1,429 @@
+"""One study as it is assembled: messages in, decisions and jobs out. Pure: time comes in, nothing is read or written.
+
+What it needs of the world are two functions and a mapping: ``put_manifest`` for the claim checks in a job, and what
+was learned of each sender. `listener.assembler` gives it both and keeps it on disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from ichor.messages import AssociationClosed, StudyAssembled
+from ichor.pipeline import PipelineSpec
+from ichor.reasons import Reason
+from ichor.series.evidence import LONGEST_QUIET, Sender
+from ichor.series.manifest import build_manifest
+from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority, unique
+from ichor.uids import content_digest, job_id_of
+from listener.series_state import Associations, Member, SeriesState
+
+PutManifest = Callable[[Manifest], ManifestRef]
+_NOBODY = "0" * 32
+_MOST_SOURCES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one look at the study brought. ``decided`` and ``amended`` name series grades, for the metrics."""
+
+    jobs: tuple[Job, ...] = ()
+    decided: tuple[Grade, ...] = ()
+    amended: tuple[Grade, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What should be done for a pipeline now: inputs by role, or a refusal with the series it is about."""
+
+    inputs: tuple[tuple[str, SeriesState], ...] = ()
+    refusal: str | None = None
+    sources: tuple[SeriesState, ...] = ()
+
+    @property
+    def series(self) -> tuple[SeriesState, ...]:
+        return tuple(series for _, series in self.inputs) + self.sources
+
+    def key(self) -> str:
+        """The same for two wishes that need no second job: content, identity, what a report must name."""
+        about = [
+            (series.uid, content_digest(series.instances), series.identities, series.decision.notes)
+            for series in self.series
+        ]
+        return json.dumps([self.refusal, [role for role, _ in self.inputs], about])
+
+
+@dataclass(slots=True)
+class StudyAssembly:
+    """The assembler's mind on one study.
+
+    Call `receive` or `close` with each message, then `look`; call `look` again at `due`.
+    """
+
+    uid: str
+    pipelines: Sequence[PipelineSpec]
+    study_wait: float
+    senders: MutableMapping[str, Sender]
+    series: dict[str, SeriesState] = field(default_factory=dict)
+    associations: Associations = field(default_factory=Associations)
+    home: dict[str, str] = field(default_factory=dict)  # SOP Instance UID -> Series Instance UID
+    patients: Counter[str] = field(default_factory=Counter)
+    revision: int = 1
+    settled: bool = False
+    jobs: list[Job] = field(default_factory=list)
+    published: dict[str, str] = field(default_factory=dict)  # pipeline -> key of what its last job was about
+    used: dict[str, list[str]] = field(default_factory=dict)  # pipeline -> series of its last job
+    changed: set[str] = field(default_factory=set)  # SOP Instance UIDs to be written
+    _amended: list[Grade] = field(default_factory=list)
+    _waits: list[float] = field(default_factory=list)
+    _replan: bool = True  # something happened that jobs may depend on
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def receive(self, instances: Iterable[Instance], *, association: str, now: float) -> None:
+        """Take in facts. Taking the same facts in again changes nothing."""
+        for instance in instances:
+            # What Ichor made starts nothing, reopens nothing and keeps nothing waiting.
+            if not instance.made_by_ichor:
+                self._take(instance, association=association, now=now)
+
+    def close(self, message: AssociationClosed) -> None:
+        """An association ended. One that brought nothing of this study but Ichor's own objects is not ours."""
+        ours = {uid: count for uid, count in message.counts.items() if uid in self.series}
+        if message.association not in self.associations:
+            if not ours:
+                return
+            self.associations.begin(message.association, message.calling_ae)
+        self.associations.end(message.association, released=message.released, stored=ours)
+        self._replan = True
+        for uid, series in self.series.items():
+            if uid in ours or message.association in series.brought:
+                series.stale = True
+
+    def restore(self, member: Member) -> None:
+        """Put back an image as it was kept; what was decided is put back by who kept it."""
+        instance = member.instance
+        series = self.series.setdefault(instance.series_instance_uid, SeriesState(uid=instance.series_instance_uid))
+        series.put(member)
+        for name in member.associations:
+            series.brought[name] = series.brought.get(name, 0) + 1
+        self.home[instance.sop_instance_uid] = series.uid
+        self.patients[instance.patient_sha256] += 1
+
+    def _take(self, instance: Instance, *, association: str, now: float) -> None:
+        self.associations.begin(association, instance.calling_ae)
+        uid = instance.sop_instance_uid
+        home = self.home.get(uid)
+        if home is None:
+            self._add(instance, association=association, now=now)
+            return
+        series = self.series[home]
+        member = series.members[uid]
+        if association not in member.associations:
+            member.associations.add(association)
+            series.brought[association] = series.brought.get(association, 0) + 1
+            self.changed.add(uid)
+        if instance.file_sha256 in member.files:
+            return
+        member.files.add(instance.file_sha256)
+        self.changed.add(uid)
+        self._more()
+        if instance.content_sha256 != member.instance.content_sha256:
+            member.conflict = True
+            self._rejudge(series)
+        elif instance.received_at >= member.instance.received_at:
+            self._correct(series, member, instance, now=now)
+
+    def _add(self, instance: Instance, *, association: str, now: float) -> None:
+        series = self.series.setdefault(instance.series_instance_uid, SeriesState(uid=instance.series_instance_uid))
+        sender = self._sender(instance.calling_ae)
+        if series.members:
+            pause = now - series.last_at
+            series.longest_pause = max(series.longest_pause, min(pause, LONGEST_QUIET))
+            if not any(name in series.brought for name in self.associations.cut_off):
+                # After an abort the sender's pause is that of its retry: it says nothing of how it sends.
+                sender = sender.after_pause(pause)
+            if not series.split and association not in series.brought:
+                series.split = any(self.associations[name].released for name in series.brought)
+                sender = sender.after_split() if series.split else sender
+        if series.grade.complete:
+            self._amended.append(series.grade)
+        if not series.undecided:
+            self._replan = True
+        series.put(Member(instance, files={instance.file_sha256}, associations={association}))
+        series.brought[association] = series.brought.get(association, 0) + 1
+        series.last_at = now
+        series.reopen()
+        claim = series.tally.claim()
+        if (
+            claim is not None
+            and claim.expected is not None
+            and claim.here > claim.expected
+            and not series.count_learned
+        ):
+            series.count_learned = True
+            series.contradicted = not sender.doubts_counts
+            sender = sender.after_wrong_count()
+        self.senders[instance.calling_ae] = sender
+        self.home[instance.sop_instance_uid] = series.uid
+        self._replan = self._replan or self.patients[instance.patient_sha256] == 0
+        self.patients[instance.patient_sha256] += 1
+        self.changed.add(instance.sop_instance_uid)
+        self._more()
+
+    def _correct(self, series: SeriesState, member: Member, instance: Instance, *, now: float) -> None:
+        """The same pixels under a new header: the newest identity wins, nothing is computed again."""
+        self.patients[member.instance.patient_sha256] -= 1
+        self.patients[instance.patient_sha256] += 1
+        if instance.series_instance_uid != series.uid:
+            series.remove(instance.sop_instance_uid)
+            if not series.members:
+                del self.series[series.uid]
+            else:
+                series.reopen()
+            series = self.series.setdefault(instance.series_instance_uid, SeriesState(uid=instance.series_instance_uid))
+            for name in member.associations:
+                series.brought[name] = series.brought.get(name, 0) + 1
+            series.reopen()
+            self.home[instance.sop_instance_uid] = series.uid
+        series.put(Member(instance, member.files, member.associations, member.conflict, corrected=True))
+        series.last_at = now
+        self._rejudge(series)
+
+    def _rejudge(self, series: SeriesState) -> None:
+        self._replan = True
+        if not series.undecided:
+            series.judge()
+
+    def _more(self) -> None:
+        if self.settled:
+            self.revision += 1
+            self.settled = False
+
+    def _sender(self, calling_ae: str) -> Sender:
+        return self.senders.get(calling_ae, Sender())
+
+    # --- decisions --------------------------------------------------------------------------------------------------
+
+    def look(self, now: float, *, put_manifest: PutManifest) -> Step:
+        """Decide what can be decided at ``now`` and say which jobs follow."""
+        decided = [grade for series in self.series.values() if (grade := self._decide(series, now)) is not None]
+        jobs: list[Job] = []
+        if self._replan or any(now >= until for until in self._waits):
+            self._replan = False
+            self._waits.clear()
+            jobs += (job for pipeline in self.pipelines if (job := self._job(pipeline, now, put_manifest)) is not None)
+        self.settled = self.settled or not (self.open or self.receiving)
+        amended, self._amended = self._amended, []
+        return Step(jobs=tuple(jobs), decided=tuple(decided), amended=tuple(amended))
+
+    @property
+    def due(self) -> float | None:
+        """When `look` should be called again if no message comes before."""
+        times = [t for series in self.series.values() if (t := series.due()) is not None]
+        return min((*times, *self._waits), default=None)
+
+    @property
+    def receiving(self) -> bool:
+        return bool(self.associations.open)
+
+    @property
+    def open(self) -> bool:
+        """A series is open, or a job waits for something."""
+        return bool(self._waits) or any(series.undecided for series in self.series.values())
+
+    def _decide(self, series: SeriesState, now: float) -> Grade | None:
+        """Look at one series again if there is reason to; its grade when it was decided just now."""
+        due = series.due()
+        if series.undecided and (series.stale or (due is not None and now >= due)):
+            sender = self._sender(series.sender_ae)
+            changed = series.decide(self.associations, sender, elsewhere=lambda: self._elsewhere(series), now=now)
+            self._replan = self._replan or changed
+            if series.grade is Grade.OPEN:
+                return None
+            sender = sender.after_series()
+            claim = series.tally.claim()
+            if series.grade is Grade.SHORT and claim is not None and not series.grid.gaps:
+                sender = sender.after_high_count()
+            self.senders[series.sender_ae] = sender
+            self._learn_count(series)
+            return series.grade
+        if series.stale:
+            series.stale = False
+            self._learn_count(series)
+        return None
+
+    def _learn_count(self, series: SeriesState) -> None:
+        """A count that agreed and still does when all has been sent is a right one."""
+        sending = any(name in series.brought for name in self.associations.open)
+        if series.grade is Grade.COUNTED and not sending and not series.count_learned:
+            series.count_learned = True
+            self.senders[series.sender_ae] = self._sender(series.sender_ae).after_right_count()
+
+    def _elsewhere(self, series: SeriesState) -> int:
+        acquisitions = series.tally.acquisitions
+        return sum(other.tally.images_of(acquisitions) for other in self.series.values() if other is not series)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def _job(self, pipeline: PipelineSpec, now: float, put_manifest: PutManifest) -> Job | None:
+        wish = self._wish(pipeline, now)
+        if wish is None:
+            return None
+        key = wish.key()
+        if self.published.get(pipeline.name) == key:
+            return None
+        if not self._identity_settled(wish, now):
+            return None
+        if any(job.pipeline == pipeline.name and job.revision >= self.revision for job in self.jobs):
+            self.revision += 1
+        refs = {series.uid: put_manifest(self._manifest(series)) for series in wish.series}
+        job = Job(
+            job_id=job_id_of(self.uid, pipeline.name, self.revision),
+            study_instance_uid=self.uid,
+            pipeline=pipeline.name,
+            revision=self.revision,
+            priority=self.priority,
+            inputs={role: refs[series.uid] for role, series in wish.inputs},
+            received_at=max(i.received_at for series in wish.series for i in series.instances),
+            queued_at=now,
+            refusal=wish.refusal,
+            sources=tuple(refs[series.uid] for series in wish.sources),
+        )
+        self.published[pipeline.name] = key
+        self.used[pipeline.name] = [series.uid for series in wish.series]
+        self.jobs.append(job)
+        return job
+
+    def _manifest(self, series: SeriesState) -> Manifest:
+        return build_manifest(
+            series.instances, revision=self.revision, grade=series.grade, notes=series.decision.notes, grid=series.grid
+        )
+
+    def _wish(self, pipeline: PipelineSpec, now: float) -> _Wish | None:
+        """What the pipeline should do, None while it does not apply or has to wait (then ``_waits`` knows until when)."""
+        meant = [s for s in self.series.values() if s.verdict and s.verdict.meant & set(pipeline.requires)]
+        if not meant:
+            return None
+        meant.sort(key=lambda s: (-len(s.members), s.uid))
+        if self._two_patients():
+            return _Wish(refusal=Reason.TWO_PATIENTS, sources=tuple(meant[:_MOST_SOURCES]))
+        chosen: list[tuple[str, SeriesState]] = []
+        for role in (*pipeline.requires, *pipeline.uses):
+            needed = role in pipeline.requires
+            candidates = [s for s in self.series.values() if s.verdict and role in s.verdict.meant]
+            best, waits = self._best(candidates, role, now)
+            if waits:
+                return None
+            if best is not None:
+                chosen.append((role, best))
+            elif needed:
+                return self._refusal(candidates, role, now)
+        if any(s.conflict for s in meant):
+            return _Wish(refusal=Reason.DUPLICATE_OTHER_BYTES, sources=tuple(s for s in meant if s.conflict))
+        return _Wish(inputs=tuple(chosen))
+
+    def _best(self, candidates: Sequence[SeriesState], role: str, now: float) -> tuple[SeriesState | None, bool]:
+        """The best complete series for a role, and whether something better may still come."""
+
+        def rank(series: SeriesState) -> tuple[tuple[float, ...], str]:
+            assert series.verdict is not None
+            return tuple(series.verdict.rank[role]), series.uid
+
+        complete = [s for s in candidates if s.grade.complete and s.verdict and role in s.verdict.roles]
+        coming = [s for s in candidates if s.undecided]
+        if not complete:
+            return None, bool(coming)
+        best = min(complete, key=rank)
+        until = best.decided_at + self.study_wait
+        if any(rank(s)[0] <= rank(best)[0] for s in coming) and now < until:
+            self._waits.append(until)
+            return best, True
+        return best, False
+
+    def _refusal(self, candidates: Sequence[SeriesState], role: str, now: float) -> _Wish | None:
+        """Every candidate is decided and none can be used: say why, unless the next image may change it."""
+        refused = [(s, why) for s in candidates if (why := s.refusal(role)) is not None]
+        if not refused:
+            return None
+        until = max(s.decided_at for s, _ in refused) + self.study_wait
+        if self.receiving and now < until:
+            self._waits.append(until)
+            return None
+        refused.sort(key=lambda pair: (-len(pair[0].members), pair[0].uid))
+        return _Wish(refusal=refused[0][1], sources=tuple(s for s, _ in refused[:_MOST_SOURCES]))
+
+    def _two_patients(self) -> bool:
+        """Two Patient IDs, or one from two issuers. An object without a Patient ID contradicts nobody."""
+        known = [digest for digest, images in self.patients.items() if images > 0 and len(digest) == 64]
+        issuers: dict[str, set[str]] = {}
+        for digest in known:
+            if digest[:32] != _NOBODY:
+                issuers.setdefault(digest[:32], set()).add(digest[32:])
+        return len(issuers) > 1 or any(len(found - {_NOBODY}) > 1 for found in issuers.values())
+
+    def _identity_settled(self, wish: _Wish, now: float) -> bool:
+        """False while a correction of headers is under way: half a name is nobody's."""
+        mixed = [s for s in wish.series if s.mixed_by_correction]
+        if wish.refusal == Reason.TWO_PATIENTS:
+            mixed = [s for s in self.series.values() if any(m.corrected for m in s.members.values())]
+        if not mixed:
+            return True
+        until = max(s.last_at + self._sender(s.sender_ae).quiet for s in mixed)
+        if now >= until:
+            return True
+        self._waits.append(until)
+        return False
+
+    # --- the view ---------------------------------------------------------------------------------------------------
+
+    @property
+    def priority(self) -> Priority:
+        """The most urgent that any of its objects asks for."""
+        asked = {m.instance.priority for s in self.series.values() for m in s.members.values() if m.instance.priority}
+        return min(asked, key=lambda p: p.rank, default=Priority.ROUTINE)
+
+    @property
+    def identity_sha256(self) -> str | None:
+        """Identity of the first image that the last job uses, as its header says now.
+
+        While a correction is under way, that of the newest header: no result of the old one may be delivered.
+        """
+        if not self.jobs:
+            return None
+        used = [self.series[uid] for uid in self.used.get(self.jobs[-1].pipeline, ()) if uid in self.series]
+        if not used:
+            return None
+        if used[0].mixed_by_correction and self._waits:
+            return max(used[0].instances, key=lambda i: i.received_at).identity_sha256
+        return used[0].grid.in_order[0].identity_sha256
+
+    def reason(self) -> str | None:
+        """Why there is no job, None when there is one or something is still open."""
+        if self.jobs or self.open:
+            return None
+        if self._two_patients():
+            return Reason.TWO_PATIENTS
+        found = unique([s.verdict.reason for s in self.series.values() if s.verdict and s.verdict.reason])
+        return f"{Reason.NO_PIPELINE}: {', '.join(found)}" if found else Reason.NO_PIPELINE
+
+    def view(self, now: float) -> StudyAssembled:
+        """Everything, for the event log."""
+        members = [m.instance for s in self.series.values() for m in s.members.values()]
+        accession = [i for i in members if i.accession_sha256]
+        return StudyAssembled(
+            study_instance_uid=self.uid,
+            revision=self.revision,
+            priority=self.priority,
+            received_at=min(i.received_at for i in members),
+            at=now,
+            receiving=self.receiving,
+            open=self.open,
+            series=tuple(series.status() for series in self.series.values()),
+            jobs=tuple(self.jobs),
+            reason=self.reason(),
+            accession_sha256=max(accession, key=lambda i: i.received_at).accession_sha256 if accession else None,
+            identity_sha256=self.identity_sha256,
+        )
