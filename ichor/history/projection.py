@@ -125,10 +125,19 @@ class Projection:
             kept = list(self._refusals)
         return sorted(kept, key=lambda r: r.time, reverse=True)
 
-    def study_of(self, uid: str) -> str | None:
-        """Study Instance UID of a series or a result object that events have named."""
+    def locate(self, uid: str) -> tuple[str, str, str | None] | None:
+        """``(level, Study Instance UID, Series Instance UID)`` of a study, or a series or result that events named."""
         with self._lock:
-            return self._inside.get(uid)
+            if uid in self._views:
+                return "study", uid, None
+            study_uid = self._inside.get(uid)
+        found = self.study(study_uid) if study_uid else None
+        if found is None:
+            return None
+        for result in found.results:
+            if result.object.sop_instance_uid == uid:
+                return "instance", found.study_instance_uid, result.object.series_instance_uid
+        return "series", found.study_instance_uid, uid
 
     def _study(self, view: StudyView) -> Study:
         # Views are replaced, never changed, so identity tells whether the derived study is still right.

@@ -357,7 +357,7 @@ def _pending(pending: list[DeliveryStatus]) -> str:
 
 def short(uid: str) -> str:
     """The end of a UID: enough to tell the series of a study apart."""
-    return uid[-10:].lstrip(".")
+    return uid[-8:].lstrip(".")
 
 
 def images(count: int) -> str:

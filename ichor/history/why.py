@@ -10,8 +10,8 @@ from ichor.history.projection import events, log
 from ichor.history.story import Line, story
 from ichor.history.study import Study, images, short
 from ichor.history.view import StudyView, fold
-from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, JobDone, ReceiveRefused, open_envelope
-from ichor.types import ResultObject, SeriesStatus
+from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, ReceiveRefused
+from ichor.types import SeriesStatus
 from ichor.uids import is_valid_uid
 
 
@@ -25,7 +25,7 @@ class Lookup(Protocol):
         """
 
 
-def why(uid: str, *, bus: Bus, journal: Lookup | None) -> dict[str, Any] | None:
+def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> dict[str, Any] | None:
     """``{uid, level, state, reason, events: [{time, stage, text}]}`` of face.md, or None for an unknown UID.
 
     ``state`` of a study is its state, of a series its grade, of an instance ``stored`` (or its delivery states, when
@@ -39,11 +39,15 @@ def why(uid: str, *, bus: Bus, journal: Lookup | None) -> dict[str, Any] | None:
         Read only.
     journal
         Knows series and objects that were received; None: only what events name is found.
+    search
+        Look through the whole log for a UID that neither knows (a result's).
     """
     if not is_valid_uid(uid):
         return None
     history = list(events(bus, uid))
-    place = ("study", uid, None) if history else (journal.locate(uid) if journal else None) or _named(bus, uid)
+    place = ("study", uid, None) if history else journal.locate(uid) if journal else None
+    if place is None and search:
+        place = _named(bus, uid)
     if place is None:
         return None
     level, study_uid, series_uid = place
@@ -141,21 +145,11 @@ def _sentence(item: SeriesStatus) -> str:
 
 
 def _named(bus: Bus, uid: str) -> tuple[str, str, str | None] | None:
-    """Look for a result's series or object through the whole log: slow, and the last resort."""
+    """Look for a series or a result through the whole log: slow, and the last resort."""
     for envelope in log(bus, EVENTS):
-        if envelope.type.startswith("ichor.job.done.") and _mentions(envelope.data, uid):
-            event = open_envelope(envelope)
-            for item in event.objects if isinstance(event, JobDone) else ():
-                if found := _place(item, uid, event.study_instance_uid):
-                    return found
+        for item in (*envelope.data.get("series", ()), *envelope.data.get("objects", ())):
+            if item.get("sop_instance_uid") == uid:
+                return "instance", envelope.subject, item["series_instance_uid"]
+            if item.get("series_instance_uid") == uid:
+                return "series", envelope.subject, uid
     return None
-
-
-def _mentions(data: dict[str, Any], uid: str) -> bool:
-    return any(uid in (o.get("sop_instance_uid"), o.get("series_instance_uid")) for o in data.get("objects", ()))
-
-
-def _place(item: ResultObject, uid: str, study_uid: str) -> tuple[str, str, str | None] | None:
-    if item.sop_instance_uid == uid:
-        return "instance", study_uid, item.series_instance_uid
-    return ("series", study_uid, uid) if item.series_instance_uid == uid else None

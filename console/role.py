@@ -1,0 +1,93 @@
+"""The role `console`: follows the events in one thread and serves in another until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from console.app import build_app
+from console.sources import Sources
+from ichor.bus.protocol import Bus
+from ichor.clock import Clock
+from ichor.errors import CannotStart, IchorError
+from ichor.history import Lookup, Projection
+from ichor.store.protocol import Blobs
+
+_LOG = logging.getLogger(__name__)
+_DRAIN_SECONDS = 3
+
+
+def run_console(
+    *,
+    host: str,
+    port: int,
+    bus: Bus,
+    blobs: Blobs,
+    journal: Lookup | None,
+    token: str | None,
+    ready: Callable[[], tuple[bool, str]],
+    clock: Clock,
+    stop: threading.Event,
+    on_ready: Callable[[], None],
+) -> None:
+    """Serve page, REST and metrics on ``host:port`` until ``stop`` is set.
+
+    ``on_ready`` is called once the log was folded up to its end and the port answers. State is the log's: nothing is
+    kept between two starts.
+
+    Raises
+    ------
+    CannotStart
+        When the address cannot be had.
+    IchorError
+        When the server or the thread that follows the events ended by itself.
+    """
+    listening = _listen(host, port)
+    projection = Projection(bus)
+    sources = Sources(projection=projection, bus=bus, blobs=blobs, journal=journal, ready=ready, clock=clock)
+    # One thread of this process serves: signals belong to the role, and uvicorn leaves them alone off the main thread.
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build_app(sources, token=token), lifespan="off", log_config=None, access_log=False, server_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )  # fmt: skip
+    end = threading.Event()
+    follow = threading.Thread(target=_follow, args=(projection, end), name="history", daemon=True)
+    serve = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="http", daemon=True)
+    try:
+        projection.catch_up(stop)
+        follow.start()
+        serve.start()
+        while not server.started and serve.is_alive():
+            serve.join(0.01)
+        if serve.is_alive():
+            on_ready()
+            _LOG.info("console on http://%s:%d/", host, listening.getsockname()[1])
+        while not stop.wait(0.2):
+            if not (follow.is_alive() and serve.is_alive()):
+                raise IchorError("a thread of the console ended by itself")
+    finally:
+        end.set()
+        server.should_exit = True
+        for thread in (serve, follow):
+            if thread.is_alive():
+                thread.join(_DRAIN_SECONDS + 1)
+        listening.close()
+
+
+def _follow(projection: Projection, end: threading.Event) -> None:
+    projection.run(end)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
+        )
+    except OSError as error:
+        raise CannotStart(f"console on {host}:{port}: {error.strerror}") from error
