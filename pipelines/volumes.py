@@ -57,7 +57,7 @@ def mesh_volume_ml(mask_zyx: Mask, sampling: Sampling) -> float:
     low = [int(axis.min()) for axis in found]
     high = [int(axis.max()) + 1 for axis in found]
     box = np.asarray(mask_zyx[low[0] : high[0], low[1] : high[1], low[2] : high[2]] != 0, dtype=np.float32)
-    vertices, faces, _, _ = marching_cubes(np.pad(box, 1), level=0.5)
+    vertices, faces, _, _ = marching_cubes(np.pad(box, 1), level=0.5)  # type: ignore[no-untyped-call]
     z = _outward(sampling)[low[0] : high[0] + 2]
     dy, dx = sampling.pixel_spacing
     points = np.stack(
