@@ -182,7 +182,7 @@ def _lesion(mask_zyx: MaskArray, volume: Volume, midline: Midline) -> Lesion:
     sampling = Sampling.of(volume)
     rows, columns = np.flatnonzero(mask_zyx.any(axis=(0, 2))), np.flatnonzero(mask_zyx.any(axis=(0, 1)))
     part = mask_zyx[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    voxels = np.argwhere(part) + (0, rows[0], columns[0])
+    voxels = np.argwhere(part) + np.array([0, rows[0], columns[0]])
     weights = volume.slice_extents[voxels[:, 0]]
     points: Float64Array = volume.to_lps(voxels)
     x, y, z = (float(v) for v in np.average(points, axis=0, weights=weights))
