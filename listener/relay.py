@@ -59,6 +59,7 @@ class Relay:
         self._read_facts = read_facts
         self._refusals = refusals
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._pending: list[_Message] = []
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -78,9 +79,15 @@ class Relay:
         """There is something new in the journal; returns at once."""
         self._wake.set()
 
+    def notify_ended(self) -> None:
+        """An association has ended: what it stored is told without collecting any longer. Returns at once."""
+        self._hurry.set()
+        self._wake.set()
+
     def drain(self, patience: float) -> bool:
         """Tell what is left and stop, within ``patience`` seconds; False when something is left for the next start."""
         self._stopping.set()
+        self._hurry.set()
         self._wake.set()
         self._thread.join(patience)
         return not self._thread.is_alive()
@@ -106,35 +113,45 @@ class Relay:
                 return
 
     def _step(self) -> None:
-        """Tell everything that the journal holds now."""
+        """Tell everything that the journal holds now, and what arrives meanwhile."""
+        self._hurry.clear()
         # Read before the rows: what an ended association stored is in the journal by then.
         ended = [row for row in self._journal.open_associations() if row.ended_at is not None]
+        if ended:
+            self._hurry.set()
         self._publish_pending()
-        while rows := self._journal.unassigned(limit=_MOST_PER_MESSAGE):
-            while rows:
-                rows = rows[self._tell(rows) :]
+        while self._tell_some():
+            pass
         for association in ended:
             self._close(association)
         self._publish_refusals()
 
-    def _tell(self, rows: Sequence[JournalRow]) -> int:
-        """Read facts for at most 20 ms, then publish, one message per association and study; how many rows it took."""
-        began = self._clock.monotonic()
-        taken = 0
+    def _tell_some(self) -> bool:
+        """Collect facts for 20 ms, less when an association has ended, and publish them; False when there were none."""
         groups: dict[tuple[str, str], list[tuple[JournalRow, Instance]]] = {}
-        for row in rows:
-            key = row.stored.association, row.stored.study_instance_uid
-            groups.setdefault(key, []).append((row, self._facts(row.stored)))
-            taken += 1
-            if self._clock.monotonic() - began >= _LONGEST_COLLECTION:
+        deadline = self._clock.monotonic() + _LONGEST_COLLECTION
+        taken, last = 0, 0
+        while taken < _MOST_PER_MESSAGE:
+            rows = self._journal.unassigned(after=last, limit=_MOST_PER_MESSAGE - taken)
+            for row in rows:
+                key = row.stored.association, row.stored.study_instance_uid
+                groups.setdefault(key, []).append((row, self._facts(row.stored)))
+                taken, last = taken + 1, row.seq
+                if self._clock.monotonic() >= deadline:
+                    break
+            left = deadline - self._clock.monotonic()
+            if left <= 0 or (not rows and (taken == 0 or self._hurry.is_set())):
                 break
+            if not rows:
+                self._wake.wait(left)
+                self._wake.clear()
         for group in groups.values():
             members = [row for row, _ in group]
             message = self._message(members, [instance for _, instance in group])
             self._journal.assign_batch(message.envelope.id, members)
             self._pending.append(message)
         self._publish_pending()
-        return taken
+        return taken > 0
 
     def _publish_pending(self) -> None:
         if not self._pending:

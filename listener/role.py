@@ -44,7 +44,7 @@ def run_receiver(
     reception = Reception(spool=spool, journal=journal, clock=clock, refusals=refusals, on_stored=relay.notify)
     receiver = Receiver(
         ae_title=ae_title, host=host, port=port, stat_ae_titles=stat_ae_titles, senders=senders,
-        reception=reception, refusals=refusals, journal=journal, clock=clock, on_ended=relay.notify,
+        reception=reception, refusals=refusals, journal=journal, clock=clock, on_ended=relay.notify_ended,
     )  # fmt: skip
     relay.start()
     receiver.start()

@@ -108,10 +108,15 @@ class FileBlobs:
             target.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if len(parts) > _MOST_PARTS or not all(_PART.fullmatch(part) for part in parts):
-            raise ValueError(f"not a key: {key!r}")
+        check_key(key)
         return self._root / key
+
+
+def check_key(key: str) -> None:
+    """ValueError unless ``key`` is one: see `FileBlobs`."""
+    parts = key.split("/")
+    if len(parts) > _MOST_PARTS or not all(_PART.fullmatch(part) for part in parts):
+        raise ValueError(f"not a key: {key!r}")
 
 
 def _write(path: Path, data: bytes) -> None:

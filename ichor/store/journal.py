@@ -167,9 +167,10 @@ class JournalReader:
                 return level, stored.study_instance_uid, None if level == "study" else stored.series_instance_uid
         return None
 
-    def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
-        """The first rows that no message carries yet, in order of acknowledgement."""
-        return self._rows("WHERE published = 0 AND batch IS NULL ORDER BY seq LIMIT ?", limit)
+    def unassigned(self, *, after: int = 0, limit: int = 500) -> list[JournalRow]:
+        """The first rows with ``seq`` > ``after`` that no message carries yet, in order of acknowledgement."""
+        where = "WHERE published = 0 AND batch IS NULL AND seq > ? ORDER BY seq LIMIT ?"
+        return self._rows(where, after, limit)
 
     def unpublished_batches(self) -> list[list[JournalRow]]:
         """Messages that were assigned and that the bus may not have, each with all its rows, in order."""
