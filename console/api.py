@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -74,7 +75,8 @@ def routes(sources: Sources) -> list[Route]:
 
     async def find(request: Request) -> Response:
         digest = accession_digest(_accession(await bounded_body(request)))
-        return JSONResponse([as_json(s) for s in projection.find(digest)] if digest else [])
+        found = await run_in_threadpool(projection.find, digest) if digest else []
+        return JSONResponse([as_json(s) for s in found])
 
     def get(path: str, answer: Callable[[Request], Response]) -> Route:
         return Route(path, answer, methods=["GET"])

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -102,7 +103,10 @@ class Pages:
 
     async def find(self, request: Request) -> Response:
         """To the study of an Accession Number or a UID; to a list when there are several."""
-        text = parse_qs((await bounded_body(request)).decode("utf-8", "replace")).get("what", [""])[0].strip()
+        form = parse_qs((await bounded_body(request)).decode("utf-8", "replace"))
+        return await run_in_threadpool(self._found, form.get("what", [""])[0].strip())
+
+    def _found(self, text: str) -> Response:
         found: list[Study] = []
         place = self._sources.locate(text) if is_valid_uid(text) else None
         if place is not None and self._sources.projection.study(place[1]) is not None:
@@ -148,4 +152,6 @@ class Pages:
 
     def _page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         now = self._sources.clock.time()
-        return HTMLResponse(self._templates.get_template(template).render(now=now, **values), status_code=status)
+        return HTMLResponse(
+            self._templates.get_template(template).render(now=now, status=status, **values), status_code=status
+        )

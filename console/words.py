@@ -108,14 +108,24 @@ def number(value: float, unit: str) -> str:
 
 
 def headline(study: Study) -> str:
-    """The one line about a study: its answer, what is wrong, or what it waits for."""
+    """The one line about a study: its answer as soon as there is one, what is wrong, or what it waits for."""
     if study.state is StudyState.FAILED:
         return sentence(study.reason or "failed")
+    if study.answers and study.state in (StudyState.SENDING, StudyState.DONE):
+        return sentence(study.answers[0])
     if study.waits_for:
         return sentence(study.waits_for)
-    if study.answers:
-        return sentence(study.answers[0])
     return sentence(f"Not analysed: {study.reason}" if study.reason else "done")
+
+
+def more(study: Study) -> list[str]:
+    """What else there is to say below the headline."""
+    if study.state is StudyState.SENDING:
+        return [sentence(t) for t in (*study.answers[1:], study.waits_for or "") if t]
+    if study.state is StudyState.DONE:
+        return [sentence(t) for t in study.answers[1:]]
+    before = "Answered" if study.state is StudyState.FAILED else "Earlier answer"
+    return [f"{before}: {t}" for t in study.answers]
 
 
 def tone(study: Study) -> str:
@@ -147,6 +157,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "number": number,
     "headline": headline,
+    "more": more,
     "tone": tone,
     "sentence": sentence,
     "position": lambda study: _AT[study.state],

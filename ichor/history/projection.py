@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ichor import metrics
@@ -150,9 +150,17 @@ class Projection:
 
 def study(bus: Bus, uid: str) -> Study | None:
     """One study straight from the log, without folding the others; None when no event names it."""
+    return study_from(events(bus, uid))
+
+
+def study_from(history: Iterable[Data]) -> Study | None:
+    """The study that these events tell; what this version cannot fold is left out."""
     view: StudyView | None = None
-    for event in events(bus, uid):
-        view = fold(view, event)
+    for event in history:
+        try:
+            view = fold(view, event)
+        except UnknownMessage as error:
+            _LOG.warning("an event is left out: %s", error)
     return None if view is None else Study.of(view)
 
 

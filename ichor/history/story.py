@@ -106,11 +106,11 @@ def _assembled(before: StudyAssembled | None, now: StudyAssembled) -> list[Line]
 
     old_series = {s.series_instance_uid: s for s in before.series} if before else {}
     if before is None:
-        say(Stage.RECEIVE, f"first seen; priority {now.priority}")
+        say(Stage.RECEIVE, f"First seen; priority {now.priority}")
     elif now.revision > before.revision:
-        say(Stage.ASSEMBLE, f"new images: this is revision {now.revision} of the study")
+        say(Stage.ASSEMBLE, f"New images: this is revision {now.revision} of the study")
     if before is not None and now.priority is not before.priority:
-        say(Stage.ASSEMBLE, f"priority is now {now.priority}")
+        say(Stage.ASSEMBLE, f"Priority is now {now.priority}")
     for item in now.series:
         for text in _series(old_series.get(item.series_instance_uid), item):
             say(Stage.ASSEMBLE, text, item.series_instance_uid)
@@ -120,7 +120,7 @@ def _assembled(before: StudyAssembled | None, now: StudyAssembled) -> list[Line]
             inputs = {m.series_instance_uid for m in (*job.inputs.values(), *job.sources)}
             say(Stage.QUEUE, _order(job), *inputs)
     if now.reason and now.reason != (before.reason if before else None):
-        say(Stage.ASSEMBLE, f"nothing to analyse: {now.reason}")
+        say(Stage.ASSEMBLE, f"Nothing to analyse: {now.reason}")
     return lines
 
 
@@ -169,10 +169,10 @@ def _plain(event: Data) -> list[Line]:
         return [Line(time=event.at, stage=Stage.RECEIVE, text=text)]
     if isinstance(event, JobStarted):
         again = "" if event.attempt == 1 else f", attempt {event.attempt}"
-        return [Line(time=event.at, stage=Stage.QUEUE, text=f"a worker took {_pipeline(event.job_id)}{again}")]
+        return [Line(time=event.at, stage=Stage.QUEUE, text=f"A worker took {_pipeline(event.job_id)}{again}")]
     if isinstance(event, JobFailed):
         end = "it was given up and waits in the dead letters" if event.final else "it will be tried again"
-        text = f"attempt {event.attempt} at {_pipeline(event.job_id)} failed: {event.reason}; {end}"
+        text = f"Attempt {event.attempt} at {_pipeline(event.job_id)} failed: {event.reason}; {end}"
         return [Line(time=event.at, stage=Stage.INFER, text=text)]
     if isinstance(event, JobSuperseded):
         text = f"{_pipeline(event.job_id)} was not finished: a newer revision of the study took its place"

@@ -349,10 +349,13 @@ def _open_series(series: tuple[SeriesStatus, ...], *, receiving: bool) -> str:
 
 
 def _pending(pending: list[DeliveryStatus]) -> str:
-    names = unique([d.destination for d in pending])
-    reason = next((d.reason for d in pending if d.reason), None)
-    objects = "1 object waits" if len(pending) == 1 else f"{len(pending)} objects wait"
-    return f"{objects} for delivery to {', '.join(names)}" + (f": {reason}" if reason else "")
+    parts = []
+    for name in sorted({d.destination for d in pending}):
+        here = [d for d in pending if d.destination == name]
+        reason = next((d.reason for d in here if d.reason), None)
+        waits = "1 object waits" if len(here) == 1 else f"{len(here)} objects wait"
+        parts.append(f"{waits} for delivery to {name}" + (f" ({reason})" if reason else ""))
+    return "; ".join(parts)
 
 
 def short(uid: str) -> str:

@@ -6,10 +6,9 @@ from typing import Any, Protocol
 
 from ichor.bus.protocol import Bus
 from ichor.clock import rfc3339
-from ichor.history.projection import events, log
+from ichor.history.projection import events, log, study_from
 from ichor.history.story import Line, story
 from ichor.history.study import Study, images, short
-from ichor.history.view import StudyView, fold
 from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, ReceiveRefused
 from ichor.types import SeriesStatus
 from ichor.uids import is_valid_uid
@@ -54,7 +53,7 @@ def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> d
     history = history or list(events(bus, study_uid))
     arrivals = list(events(bus, study_uid, topic=INSTANCES))
     lines = story([*history, *arrivals])
-    study = _study(history)
+    study = study_from(history)
     if level == "study":
         state, reason = _of_study(study, history)
     elif level == "series":
@@ -85,13 +84,6 @@ def why_text(answer: dict[str, Any]) -> str:
 
 def _json(line: Line) -> dict[str, str]:
     return {"time": rfc3339(line.time), "stage": str(line.stage), "text": line.text}
-
-
-def _study(history: list[Data]) -> Study | None:
-    view: StudyView | None = None
-    for event in history:
-        view = fold(view, event)
-    return None if view is None else Study.of(view)
 
 
 def _of_study(study: Study | None, history: list[Data]) -> tuple[str, str | None]:

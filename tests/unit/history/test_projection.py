@@ -1,0 +1,116 @@
+"""The projection follows the log: incremental, restartable, tolerant of what it cannot read."""
+
+from __future__ import annotations
+
+import threading
+
+from unit.history.made import T0, assembled, delivery, done, new_bus, publish, started, uid, whole_way
+
+from ichor.history import Projection, study
+from ichor.messages import EVENTS, Envelope, ReceiveRefused
+from ichor.types import StudyState
+from ichor.uids import accession_digest
+
+
+def refusal(n: int, study_uid: str = "") -> ReceiveRefused:
+    return ReceiveRefused(
+        study_instance_uid=study_uid, calling_ae="CT1", status="0xA900", reason=f"reason {n}", at=T0 + n
+    )
+
+
+def test_it_goes_on_from_where_it_was() -> None:
+    bus = new_bus()
+    projection = Projection(bus)
+    way = whole_way(1)
+    publish(bus, *way[:3])
+    assert projection.step() == 3
+    assert projection.step() == 0
+    publish(bus, *way[3:])
+    projection.catch_up()
+    found = projection.study(uid(1))
+    assert found is not None
+    assert found.state is StudyState.DONE
+
+
+def test_a_restart_folds_to_the_same() -> None:
+    bus = new_bus()
+    projection = Projection(bus)
+    for n in range(1, 6):
+        publish(bus, *whole_way(n, T0 + n))
+        projection.catch_up()
+    again = Projection(bus)
+    again.catch_up()
+    assert again.studies() == projection.studies()
+    assert [s.study_instance_uid for s in again.studies()] == [uid(n) for n in (5, 4, 3, 2, 1)]
+    assert study(bus, uid(3)) == again.study(uid(3))
+    assert study(bus, uid(99)) is None
+
+
+def test_state_since_and_accession_number_select() -> None:
+    bus = new_bus()
+    publish(bus, *whole_way(1), *whole_way(2, T0 + 100.0)[:2])
+    projection = Projection(bus)
+    projection.catch_up()
+    assert [s.study_instance_uid for s in projection.studies(state=StudyState.QUEUED)] == [uid(2)]
+    updated = projection.studies()[1].updated_at
+    assert [s.study_instance_uid for s in projection.studies(since=updated)] == [uid(2), uid(1)]
+    assert [s.study_instance_uid for s in projection.studies(since=updated + 0.001)] == [uid(2)]
+    digest = accession_digest(" ACC2 ")
+    assert digest is not None
+    assert [s.study_instance_uid for s in projection.find(digest)] == [uid(2)]
+
+
+def test_refusals_are_newest_first_and_bounded() -> None:
+    bus = new_bus()
+    publish(bus, *(refusal(n) for n in range(8)))
+    projection = Projection(bus, refusals=5)
+    projection.catch_up()
+    assert [r.reason for r in projection.refusals()] == [f"reason {n}" for n in (7, 6, 5, 4, 3)]
+    assert projection.studies() == []
+
+
+def test_a_message_it_cannot_read_stops_nothing() -> None:
+    bus = new_bus()
+    strange = Envelope(id="x", source="future", type="ichor.study.dreamt.v9", time=T0, subject=uid(1), data={})
+    broken = Envelope(id="y", source="future", type="ichor.job.done.v1", time=T0, subject=uid(1), data={"at": "soon"})
+    bus.publish(EVENTS, [strange, broken])
+    publish(bus, assembled(1), started(1), done(1), delivery(1, state="teleported"))
+    projection = Projection(bus)
+    projection.catch_up()
+    found = projection.study(uid(1))
+    assert found is not None
+    assert found.state is StudyState.SENDING
+    assert study(bus, uid(1)) == found
+
+
+def test_it_finds_series_and_results_by_their_uids() -> None:
+    bus = new_bus()
+    publish(bus, *whole_way(1))
+    projection = Projection(bus)
+    projection.catch_up()
+    assert projection.locate(uid(1)) == ("study", uid(1), None)
+    assert projection.locate(uid(1, 1)) == ("series", uid(1), uid(1, 1))
+    assert projection.locate(uid(1, 901, 2)) == ("instance", uid(1), uid(1, 801, 2))
+    assert projection.locate(uid(7)) is None
+
+
+def test_run_follows_until_it_is_stopped() -> None:
+    bus = new_bus()
+    projection = Projection(bus)
+    stop = threading.Event()
+    thread = threading.Thread(target=projection.run, args=(stop,), kwargs={"wait": 0.05})
+    thread.start()
+    try:
+        publish(bus, *whole_way(1))
+        seen = threading.Event()
+        for _ in range(500):
+            found = projection.study(uid(1))
+            if found is not None and found.state is StudyState.DONE:
+                seen.set()
+                break
+            seen.wait(0.01)
+        assert seen.is_set()
+    finally:
+        stop.set()
+        thread.join(5)
+    assert not thread.is_alive()
