@@ -21,7 +21,8 @@ from phantoms.head import Head, HeadModel, Lesion, sample
 KINDS = ("localizer", "soft", "bone", "dose")
 GAPS = ("even", "uneven")
 FIELD_OF_VIEW_MM = 230.4
-_STEPS_MM = (8.0, 7.0, 6.0, 5.0, 4.5, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.625)
+# At most 5 mm: thicker heads are not measured, so few slices cover less of the head instead.
+_STEPS_MM = (5.0, 4.5, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.625)
 _LATER = ("dwi", "dsc")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
 from ichor.cli.roles import ROLES
-from ichor.errors import IchorError
+from ichor.errors import ConfigError, IchorError
 
 # In the contract (face.md), not in this version: each stops with exit 2 and its name.
 _NOT_BUILT = ("facts", "array", "fit", "import")
@@ -130,7 +130,7 @@ def _settings(options: argparse.Namespace) -> config.Settings:
     for pair in options.set:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise config.ConfigError(f"--set {pair}: KEY=VALUE")
+            raise ConfigError(f"--set {pair}: KEY=VALUE")
         flags[key] = config.parse_value(value)
     return config.load(options.config, flags=flags)
 
@@ -197,13 +197,12 @@ def _phantom(options: argparse.Namespace) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
-    from ichor.cli.roles import open_folder_bus
+    from ichor.cli.roles import JournalWhenThere, open_folder_bus
     from ichor.history.why import why, why_text
-    from ichor.store.journal import Journal
 
     settings = _settings(options)
     folder = _existing(settings)
-    answer = why(options.uid, bus=open_folder_bus(settings, folder), journal=Journal(folder.journal))
+    answer = why(options.uid, bus=open_folder_bus(settings, folder), journal=JournalWhenThere(folder.journal))
     if answer is None:
         print(f"ichor why: {options.uid}: nothing is known of it", file=sys.stderr)
         return 1

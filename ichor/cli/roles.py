@@ -16,6 +16,7 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import Role, all_ready
 from ichor.clock import SystemClock
 from ichor.config import Settings
+from ichor.store.journal import JournalReader
 from ichor.types import Destination
 
 ROLES = ("receive", "assemble", "work", "send", "console")
@@ -34,8 +35,6 @@ def preload() -> None:
 
     OpenVINO starts threads when imported and is left to the worker itself.
     """
-    import pipelines.haematoma
-    import pipelines.worker  # noqa: F401
 
 
 def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
@@ -46,12 +45,26 @@ def destinations(settings: Settings) -> tuple[Destination, ...]:
     return tuple(Destination(name=d.name, ae_title=d.ae_title, host=d.host, port=d.port) for d in settings.destinations)
 
 
+class JournalWhenThere:
+    """Looks UIDs up in a journal that the first image will make."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader: JournalReader | None = None
+
+    def locate(self, uid: str) -> tuple[str, str, str | None] | None:
+        if self._reader is None:
+            if not self._path.exists():
+                return None
+            self._reader = JournalReader(self._path)
+        return self._reader.locate(uid)
+
+
 def _receive(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        from listener.role import run_receiver
-
         from ichor.store.journal import Journal
         from ichor.store.spool import FileSpool
+        from listener.role import run_receiver
 
         run_receiver(
             ae_title=settings.listener.ae_title,
@@ -72,10 +85,9 @@ def _receive(settings: Settings, folder: DataFolder) -> Role:
 
 def _assemble(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        from listener.assembler import run_assembler
-
         from ichor.pipeline import installed
         from ichor.store.blobs import FileBlobs
+        from listener.assembler import run_assembler
 
         run_assembler(
             bus=open_folder_bus(settings, folder),
@@ -93,9 +105,9 @@ def _assemble(settings: Settings, folder: DataFolder) -> Role:
 
 def _work(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        from dicom_out.encoder import DicomEncoder
         from pipelines.worker import run_worker
 
+        from dicom_out.encoder import DicomEncoder
         from ichor import __version__
         from ichor.cli.models import load_engines
         from ichor.pipeline import installed
@@ -124,9 +136,8 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
 def _send(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from dicom_out.sender import run_sender
-        from listener.identity import identity_of
-
         from ichor.store.blobs import FileBlobs
+        from listener.identity import identity_of
 
         run_sender(
             destinations=destinations(settings),
@@ -145,16 +156,14 @@ def _send(settings: Settings, folder: DataFolder) -> Role:
 def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from console.role import run_console
-
         from ichor.store.blobs import FileBlobs
-        from ichor.store.journal import Journal
 
         run_console(
             host=settings.console.host,
             port=settings.console.port,
             bus=open_folder_bus(settings, folder),
             blobs=FileBlobs(folder.blobs),
-            journal=Journal(folder.journal),
+            journal=JournalWhenThere(folder.journal),
             token=settings.token(),
             ready=lambda: all_ready(folder.run, list(needed)),
             clock=SystemClock(),

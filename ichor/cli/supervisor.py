@@ -92,7 +92,7 @@ class Supervisor:
 
     def _reap(self) -> int | None:
         """Note dead children; an exit code when the whole must end."""
-        for name, child in self._children.items():
+        for name, child in list(self._children.items()):
             if child.due is not None:
                 continue
             pid, status = os.waitpid(child.pid, os.WNOHANG)
@@ -101,6 +101,7 @@ class Supervisor:
             (self._folder / f"{name}.ready").unlink(missing_ok=True)
             code = os.waitstatus_to_exitcode(status)
             if code == _CANNOT_START:
+                del self._children[name]
                 return 1
             lived = time.monotonic() - child.started
             child.quick_deaths = child.quick_deaths + 1 if lived < 5.0 else 0
