@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from dicom_out.context import ResultContext
 from ichor.types import Instance, Volume
+
+_EVEN_MM = 0.01
 
 
 def source_images(context: ResultContext, volume: Volume, slices: Iterable[int]) -> list[Dataset]:
@@ -41,7 +44,16 @@ def _image(volume: Volume, index: int, frame_of_reference: str, orientation: lis
     image.ImageOrientationPatient = _decimal_strings(orientation)
     image.PixelSpacing = _decimal_strings(volume.pixel_spacing)
     image.SliceThickness = _decimal_strings([_thickness(volume)])[0]
+    spacing = _even_spacing(volume)
+    if spacing is not None:
+        image.SpacingBetweenSlices = _decimal_strings([spacing])[0]
     return image
+
+
+def _even_spacing(volume: Volume) -> float | None:
+    """Distance of neighbouring slices along the normal, where it is the same for all (PS3.3 C.7.6.16.2.1)."""
+    gaps = np.diff(volume.slice_positions)
+    return float(gaps.mean()) if gaps.size and np.ptp(gaps) < _EVEN_MM else None
 
 
 def _thickness(volume: Volume) -> float:
