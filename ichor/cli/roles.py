@@ -16,8 +16,14 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import Role, all_ready
 from ichor.clock import SystemClock
 from ichor.config import Settings
-from ichor.store.journal import JournalReader
-from ichor.types import Destination
+from ichor.history import Projection
+from ichor.messages import jobs_topic
+from ichor.pipeline import installed
+from ichor.retention import Ages, keep_tidy
+from ichor.store.blobs import FileBlobs
+from ichor.store.journal import Journal, JournalReader
+from ichor.store.spool import FileSpool
+from ichor.types import Destination, Priority
 
 ROLES = ("receive", "assemble", "work", "send", "console")
 
@@ -62,18 +68,20 @@ class JournalWhenThere:
 
 def _receive(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        from ichor.store.journal import Journal
-        from ichor.store.spool import FileSpool
         from listener.role import run_receiver
 
+        spool, journal = FileSpool(folder.spool), Journal(folder.journal)
+        # The journal has one writer, so retention lives where it is written.
+        tidy = threading.Thread(target=_keep_tidy, args=(settings, folder, spool, journal, stop), daemon=True)
+        tidy.start()
         run_receiver(
             ae_title=settings.listener.ae_title,
             host=settings.listener.host,
             port=settings.listener.port,
             stat_ae_titles=settings.listener.stat_ae_titles,
             senders=settings.senders,
-            spool=FileSpool(folder.spool),
-            journal=Journal(folder.journal),
+            spool=spool,
+            journal=journal,
             bus=open_folder_bus(settings, folder),
             clock=SystemClock(),
             stop=stop,
@@ -83,10 +91,25 @@ def _receive(settings: Settings, folder: DataFolder) -> Role:
     return run
 
 
+def _keep_tidy(
+    settings: Settings, folder: DataFolder, spool: FileSpool, journal: Journal, stop: threading.Event
+) -> None:
+    bus = open_folder_bus(settings, folder)
+    keep_tidy(
+        Projection(bus),
+        journal=journal,
+        spool=spool,
+        blobs=FileBlobs(folder.blobs),
+        bus=bus,
+        ages=Ages(spool=settings.retention.spool, results=settings.retention.results),
+        job_topics=tuple(jobs_topic(p.name, lane) for p in installed() for lane in (Priority.STAT, Priority.ROUTINE)),
+        clock=SystemClock(),
+        stop=stop,
+    )
+
+
 def _assemble(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        from ichor.pipeline import installed
-        from ichor.store.blobs import FileBlobs
         from listener.assembler import run_assembler
 
         run_assembler(
@@ -105,14 +128,10 @@ def _assemble(settings: Settings, folder: DataFolder) -> Role:
 
 def _work(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-        from pipelines.worker import run_worker
-
         from dicom_out.encoder import DicomEncoder
         from ichor import __version__
         from ichor.cli.models import load_engines
-        from ichor.pipeline import installed
-        from ichor.store.blobs import FileBlobs
-        from ichor.store.spool import FileSpool
+        from pipelines.worker import run_worker
 
         pipelines = tuple(installed())
         spool = FileSpool(folder.spool)
@@ -136,7 +155,6 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
 def _send(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from dicom_out.sender import run_sender
-        from ichor.store.blobs import FileBlobs
         from listener.identity import identity_of
 
         run_sender(
@@ -156,7 +174,6 @@ def _send(settings: Settings, folder: DataFolder) -> Role:
 def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from console.role import run_console
-        from ichor.store.blobs import FileBlobs
 
         run_console(
             host=settings.console.host,

@@ -278,6 +278,11 @@ class Journal(JournalReader):
 
         self._submit(forget)
 
+    def forget(self, rows: Sequence[JournalRow]) -> None:
+        """Drop rows whose objects retention has removed; durable when it returns."""
+        arguments = [(row.seq,) for row in rows]
+        self._submit(lambda c: c.executemany("DELETE FROM objects WHERE seq = ?", arguments)).result()
+
     def flush(self) -> None:
         """Return when everything submitted before is committed."""
         self._submit(lambda _: None).result()

@@ -123,6 +123,16 @@ class FileSpool:
                 data += more
         return data
 
+    def remove(self, location: str) -> None:
+        """Delete one object (retention only); its empty folders go too. No error when it was gone already."""
+        path = self._path(location)
+        path.unlink(missing_ok=True)
+        for folder in (path.parent, path.parent.parent):
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # not empty, or gone already
+
     def free_bytes(self) -> int:
         """Free bytes for us where the spool lies."""
         space = os.statvfs(self._root)
