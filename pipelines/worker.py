@@ -1,0 +1,368 @@
+"""The resident worker: takes jobs, does each at most as often as it should, tells what came of it. Measures nothing.
+
+The work of an attempt runs in a thread of its own; this one keeps the lease, watches for the end, and alone talks to
+the bus. Everything that is published has a stable id and every set is put if absent, so a job that is delivered again
+after any crash ends in the same results, told once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from ichor import metrics
+from ichor.bus.protocol import Bus, Delivery
+from ichor.clock import Clock
+from ichor.encoding import Encoder
+from ichor.errors import IchorError, TransientError, UnknownMessage, WorkerFault
+from ichor.history import Study
+from ichor.history import study as study_of
+from ichor.messages import (
+    EVENTS,
+    RESULTS,
+    Data,
+    JobDone,
+    JobFailed,
+    JobStarted,
+    JobSuperseded,
+    ResultReady,
+    jobs_topic,
+    open_envelope,
+    seal,
+)
+from ichor.pipeline import Engine, PipelineSpec
+from ichor.reasons import Reason
+from ichor.series.manifest import get_manifest
+from ichor.series.volume import build_volume as read_volume
+from ichor.store.findings import dump_findings
+from ichor.store.protocol import Blobs, SpoolReader
+from ichor.types import Job, JobState, Priority, ResultSet
+from pipelines.attempt import Bench, BuildVolume, LoadManifest, attempt, not_analysed, with_queue
+from pipelines.results import Made, place, put_result_set, set_of, stored_set
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SOURCE = "work"
+LEASE_SECONDS = 15.0
+BEAT_SECONDS = 5.0
+DRAIN_SECONDS = 8.0
+AWAY_SECONDS = 5.0  # before a job whose store or bus was away is tried again
+MOST_ATTEMPTS = 5
+LONGEST_PAUSE = 60.0
+
+
+def run_worker(
+    *,
+    bus: Bus,
+    blobs: Blobs,
+    spool: SpoolReader,
+    pipelines: Sequence[PipelineSpec],
+    engines: Mapping[str, Engine],
+    encoder: Encoder,
+    destinations: Sequence[str],
+    not_analysed_report: bool,
+    clock: Clock,
+    stop: threading.Event,
+    on_ready: Callable[[], None],
+    build_volume: BuildVolume = read_volume,
+    load_manifest: LoadManifest = get_manifest,
+) -> None:
+    """Take jobs until ``stop`` is set; a job in hand is then finished if that takes less than 8 s, else handed back.
+
+    Parameters
+    ----------
+    engines
+        By model name; every model of every pipeline.
+    destinations
+        Names that results are addressed to.
+    not_analysed_report
+        Whether "not analysed" is written as a report, too.
+
+    Raises
+    ------
+    WorkerFault
+        This process is broken; its job was handed back.
+    """
+    bench = Bench(
+        blobs=blobs, spool=spool, engines=engines, encoder=encoder, build_volume=build_volume,
+        load_manifest=load_manifest, not_analysed_report=not_analysed_report,
+    )  # fmt: skip
+    worker = Worker(bus, bench, pipelines=pipelines, destinations=destinations, clock=clock, stop=stop)
+    worker.run(on_ready)
+
+
+class Worker:
+    """See `run_worker`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        bench: Bench,
+        *,
+        pipelines: Sequence[PipelineSpec],
+        destinations: Sequence[str],
+        clock: Clock,
+        stop: threading.Event,
+    ) -> None:
+        self._bus, self._bench, self._clock, self._stop = bus, bench, clock, stop
+        self._pipelines = {spec.name: spec for spec in pipelines}
+        self._destinations = tuple(destinations)
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        topics = [
+            jobs_topic(name, priority) for name in self._pipelines for priority in (Priority.STAT, Priority.ROUTINE)
+        ]
+        subscription = self._bus.subscribe(topics, "work", lease=LEASE_SECONDS, max_attempts=MOST_ATTEMPTS)
+        try:
+            on_ready()
+            while not self._stop.is_set():
+                try:
+                    delivery = subscription.receive(0.5)
+                    if delivery is not None:
+                        self.handle(delivery)
+                except WorkerFault:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the loop's edge: the lease brings the job back
+                    metrics.LOOP_ERRORS.labels("work").inc()
+                    log.error("the loop goes on after %s", _trace(error))
+                    self._stop.wait(1.0)
+        finally:
+            subscription.close()
+
+    def handle(self, delivery: Delivery) -> None:
+        """Bring one delivery to its end."""
+        try:
+            job = open_envelope(delivery.envelope)
+            if not isinstance(job, Job) or job.pipeline not in self._pipelines:
+                raise UnknownMessage(f"no job for a pipeline of this worker: {delivery.envelope.type}")
+        except UnknownMessage as error:
+            log.error("a message is given up: %s", error)
+            delivery.reject(str(error))
+            return
+        try:
+            self._handle(delivery, job)
+        except (TransientError, OSError) as error:
+            # The bus, the store or the disk below it: not the job's fault.
+            log.warning("job %s waits: %s", job.job_id, _reason(error))
+            delivery.retry(AWAY_SECONDS, reason=_reason(error), count=False)
+
+    def _handle(self, delivery: Delivery, job: Job) -> None:
+        spec, blobs = self._pipelines[job.pipeline], self._bench.blobs
+        result = stored_set(blobs, place(job.job_id))
+        if result is not None:
+            # An earlier attempt was cut off after storing: its results are the results.
+            self._tell(result, job, spec)
+            delivery.ack()
+            return
+        study = study_of(self._bus, job.study_instance_uid)
+        predecessor = _predecessor(study, job, blobs)
+        if delivery.dead:
+            self._give_up(delivery, job, spec, study=study, predecessor=predecessor)
+            return
+        now = self._clock.time()
+        if _superseded(study, job):
+            self._publish(
+                JobSuperseded(study_instance_uid=job.study_instance_uid, job_id=job.job_id, at=now),
+                job, id=f"{job.job_id}:superseded",
+            )  # fmt: skip
+            metrics.JOBS.labels(job.pipeline, "superseded").inc()
+            delivery.ack()
+            return
+        # Before work starts, so that a job that kills its worker shows.
+        self._publish(
+            JobStarted(study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, at=now),
+            job,
+        )  # fmt: skip
+        try:
+            made = self._work(delivery, lambda: attempt(self._bench, spec, job, predecessor=predecessor))
+        except TransientError:
+            raise
+        except (WorkerFault, MemoryError) as error:
+            self._failed(delivery, job, error)
+            # A fault of this process is not the message's. Running out of memory may be: it counts, or it would
+            # go on for ever.
+            delivery.retry(1.0, reason=_reason(error), count=isinstance(error, MemoryError))
+            raise WorkerFault(f"job {job.job_id}: {_reason(error)}") from error
+        except Exception as error:  # noqa: BLE001 - the loop's edge: told, counted, tried again, at last given up
+            self._failed(delivery, job, error)
+            delivery.retry(min(2.0**delivery.attempt, LONGEST_PAUSE), reason=_reason(error))
+            return
+        if made is None:
+            delivery.retry(0.0, reason="the worker is stopping", count=False)
+            return
+        made = with_queue(made, now - job.queued_at)
+        result = put_result_set(blobs, made, job=job, prefix=place(job.job_id), predecessor=predecessor)
+        self._tell(result, job, spec)
+        metrics.JOBS.labels(job.pipeline, result.outcome).inc()
+        for stage, seconds in made.seconds.items():
+            metrics.STAGE_SECONDS.labels(stage).observe(seconds)
+        delivery.ack()
+        self._remember(made)
+
+    def _remember(self, made: Made) -> None:
+        """Keep fresh findings for the same pixels under another identity; without them they are computed again."""
+        if made.recall_key is None:
+            return
+        try:
+            self._bench.blobs.put(made.recall_key, dump_findings(made.findings))
+        except OSError as error:
+            log.warning("findings are not kept for recall: %s", _reason(error))
+
+    def _give_up(
+        self, delivery: Delivery, job: Job, spec: PipelineSpec, *, study: Study | None, predecessor: ResultSet | None
+    ) -> None:
+        """The last of a job: a report "not analysed" with the reason, and the event that it failed for good."""
+        reason = next(
+            (d.reason for d in self._bus.dead_letters() if d.envelope.id == delivery.envelope.id), Reason.WORKER_DIED
+        )
+        prefix = place(job.job_id, failed=True)
+        result = stored_set(self._bench.blobs, prefix)
+        told = study is not None and any(j.job_id == job.job_id and j.state is JobState.FAILED for j in study.jobs)
+        # Told first: should the report kill its worker as well, the next one lets it be.
+        self._publish(
+            JobFailed(
+                study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, final=True,
+                reason=reason, at=self._clock.time(),
+            ),
+            job,
+        )  # fmt: skip
+        if result is None and not told:
+            try:
+                made = self._work(
+                    delivery, lambda: not_analysed(self._bench, spec, job, reason=reason, predecessor=predecessor)
+                )
+            except Exception as error:  # noqa: BLE001 - the job is lost already; its report is all that is missing
+                log.error("job %s: no report of its failure: %s", job.job_id, _trace(error))
+            else:
+                if made is None:
+                    delivery.retry(0.0, reason="the worker is stopping", count=False)
+                    return
+                result = put_result_set(self._bench.blobs, made, job=job, prefix=prefix, predecessor=predecessor)
+        if result is not None:
+            self._tell(result, job, spec, failed=True)
+        metrics.JOBS.labels(job.pipeline, "failed").inc()
+        delivery.ack()
+
+    def _work(self, delivery: Delivery, task: Callable[[], T]) -> T | None:
+        """Run a task in a thread, keeping the lease; None when the end came and it took too long."""
+        running = _Running(task)
+        beat = self._clock.monotonic() + BEAT_SECONDS
+        limit: float | None = None
+        while not running.finished.wait(0.2):
+            now = self._clock.monotonic()
+            if self._stop.is_set():
+                limit = now + DRAIN_SECONDS if limit is None else limit
+                if now >= limit:
+                    log.warning("%s is handed back: it takes too long to stop", delivery.envelope.id)
+                    return None
+            if now >= beat:
+                beat = now + BEAT_SECONDS
+                try:
+                    delivery.extend(LEASE_SECONDS)
+                except TransientError as error:
+                    log.warning("the lease could not be extended: %s", error)
+        return running.result()
+
+    def _tell(self, result: ResultSet, job: Job, spec: PipelineSpec, *, failed: bool = False) -> None:
+        """Publish that a set is there and that it waits for delivery. Twice is once."""
+        at = self._clock.time()
+        name = f"{job.job_id}:failed" if failed else job.job_id
+        done = JobDone(
+            study_instance_uid=job.study_instance_uid,
+            job_id=job.job_id,
+            pipeline=job.pipeline,
+            version=spec.version,
+            at=at,
+            outcome=result.outcome,
+            reason=result.reason,
+            summary=result.summary,
+            seconds=result.seconds,
+            measurements=result.measurements,
+            input_series=result.input_series,
+            objects=result.objects,
+            pictures=tuple((p.key, p.caption) for p in result.pictures),
+            destinations=self._destinations,
+            predecessor=result.predecessor,
+        )
+        self._publish(done, job, id=f"{name}:done")
+        if result.objects and self._destinations:
+            ready = ResultReady(
+                study_instance_uid=job.study_instance_uid, job_id=job.job_id, pipeline=job.pipeline,
+                revision=job.revision, identity_sha256=result.identity_sha256, destinations=self._destinations,
+                objects=result.objects, ready_at=at,
+            )  # fmt: skip
+            self._publish(ready, job, topic=RESULTS, id=f"{name}:ready")
+
+    def _failed(self, delivery: Delivery, job: Job, error: BaseException) -> None:
+        log.error("job %s, attempt %d: %s", job.job_id, delivery.attempt, _trace(error))
+        metrics.JOB_ATTEMPTS_FAILED.labels(job.pipeline).inc()
+        self._publish(
+            JobFailed(
+                study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, final=False,
+                reason=_reason(error), at=self._clock.time(),
+            ),
+            job,
+        )  # fmt: skip
+
+    def _publish(self, data: Data, job: Job, *, topic: str = EVENTS, id: str | None = None) -> None:
+        self._bus.publish(
+            topic, [seal(data, source=SOURCE, time=self._clock.time(), id=id, priority=job.priority)]
+        )  # fmt: skip
+
+
+class _Running(Generic[T]):
+    """A task in a daemon thread: one that hangs does not keep the process alive."""
+
+    def __init__(self, task: Callable[[], T]) -> None:
+        self.finished = threading.Event()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._task = task
+        threading.Thread(target=self._run, name="attempt", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._task()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            self._error = error
+        finally:
+            self.finished.set()
+
+    def result(self) -> T | None:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _superseded(study: Study | None, job: Job) -> bool:
+    """Is a newer revision of this pipeline ordered?"""
+    return study is not None and any(j.pipeline == job.pipeline and j.revision > job.revision for j in study.jobs)
+
+
+def _predecessor(study: Study | None, job: Job, blobs: Blobs) -> ResultSet | None:
+    """The newest set with objects of an earlier revision, or of this one when it was given up before."""
+    earlier = [
+        j.done for j in (study.jobs if study else ()) if j.pipeline == job.pipeline and j.revision <= job.revision
+    ]  # fmt: skip
+    for done in reversed(earlier):
+        found = None if done is None else set_of(done, blobs)
+        if found is not None:
+            return found
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """What people are told: our own errors hold no PHI, others' texts may."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return str(error) if isinstance(error, IchorError) else f"unexpected error ({type(error).__name__})"
+
+
+def _trace(error: BaseException) -> str:
+    """Where it happened, without the text of a foreign error: that may quote a header."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    return f"{_reason(error)}\n{where}"
