@@ -45,6 +45,7 @@ class _SeriesRecord:
     split: bool
     contradicted: bool
     count_learned: bool
+    several_learned: bool
     undecided: bool
     stale: bool
     decided_at: float
@@ -214,6 +215,7 @@ def _record(study: StudyAssembly) -> _StudyRecord:
                 split=s.split,
                 contradicted=s.contradicted,
                 count_learned=s.count_learned,
+                several_learned=s.several_learned,
                 undecided=s.undecided,
                 stale=s.stale,
                 decided_at=s.decided_at,
@@ -227,6 +229,7 @@ def _record(study: StudyAssembly) -> _StudyRecord:
 def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
     series.last_at, series.longest_pause = kept.last_at, kept.longest_pause
     series.split, series.contradicted, series.count_learned = kept.split, kept.contradicted, kept.count_learned
+    series.several_learned = kept.several_learned
     series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
     series.decision = kept.decision
     if series.grade is Grade.OPEN:

@@ -81,6 +81,7 @@ class SeriesState:
     split: bool = False
     contradicted: bool = False
     count_learned: bool = False
+    several_learned: bool = False
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on
     decided_at: float = 0.0

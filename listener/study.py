@@ -48,6 +48,9 @@ class _Wish:
 
     def key(self) -> str:
         """The same for two wishes that need no second job: content, identity, what a report must name."""
+        if self.refusal == Reason.TWO_PATIENTS:
+            # Said once, however many more images of either come.
+            return json.dumps([self.refusal])
         about = [
             (series.uid, content_digest(series.instances), series.identities, series.decision.notes)
             for series in self.series
@@ -166,6 +169,9 @@ class StudyAssembly:
             series.count_learned = True
             series.contradicted = not sender.doubts_counts
             sender = sender.after_wrong_count()
+        if claim is not None and not series.several_learned and len(series.tally.acquisitions) > 1:
+            series.several_learned = True
+            sender = sender.after_several()
         self.senders[instance.calling_ae] = sender
         self.home[instance.sop_instance_uid] = series.uid
         self._replan = self._replan or self.patients[instance.patient_sha256] == 0
@@ -258,7 +264,9 @@ class StudyAssembly:
     def _learn_count(self, series: SeriesState) -> None:
         """A count that agreed and still does when all has been sent is a right one."""
         sending = any(name in series.brought for name in self.associations.open)
-        if series.grade is Grade.COUNTED and not sending and not series.count_learned:
+        claim = series.tally.claim()
+        agrees = claim is not None and claim.met and series.grade.complete
+        if agrees and not sending and not series.count_learned and not series.several_learned:
             series.count_learned = True
             self.senders[series.sender_ae] = self._sender(series.sender_ae).after_right_count()
 
@@ -309,6 +317,10 @@ class StudyAssembly:
             return None
         meant.sort(key=lambda s: (-len(s.members), s.uid))
         if self._two_patients():
+            until = max(s.last_at for s in meant) + self.study_wait
+            if self.receiving and pipeline.name not in self.published and now < until:
+                self._waits.append(until)
+                return None
             return _Wish(refusal=Reason.TWO_PATIENTS, sources=tuple(meant[:_MOST_SOURCES]))
         chosen: list[tuple[str, SeriesState]] = []
         for role in (*pipeline.requires, *pipeline.uses):

@@ -7,7 +7,7 @@ when only silence speaks; ``short`` when images are known to be missing; else ``
 A count in a header is that of an *acquisition* ((0020,1002), PS3.3 C.7.6.1), which is mostly, not always, that of the
 series: the first half of a series of two acquisitions looks like a whole one. So a count that agrees is believed at
 once only from a sender whose counts have come true before; else when the association is released, or when nothing has
-followed for a moment. `Doubt` names what asks for more than that.
+followed for a while. `Doubt` names what asks for more than that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ DEFAULT_QUIET = 10.0  # seconds, until a sender is known
 SHORTEST_QUIET = 3.0
 LONGEST_QUIET = 30.0
 KNOWN_AFTER = 20  # series of a sender, before its quiet time may fall below the default
-SETTLE = 0.25  # seconds of silence that confirm a count nobody has confirmed yet
+SETTLE = 2.0  # seconds of silence that confirm a count of a sender whose counts nobody has confirmed yet
+GLANCE = 0.02  # seconds to see whether one more follows, at most, when its counts were confirmed
 _FEW = 4  # images: too few for a count and a grid to confirm each other
 _HIGH_COUNTS = 3  # series in a row that stayed below their count: the count means something else
 _FORGIVE = 20  # right counts that make up for a wrong one
@@ -36,7 +37,8 @@ class Sender:
 
     series: int = 0  # decided
     splits: int = 0  # series that came over several released associations
-    counts_right: int = 0  # counts that agreed and stayed right to the end
+    several: int = 0  # series of several acquisitions
+    counts_right: int = 0  # counts of one acquisition that agreed and stayed right to the end
     counts_wrong: int = 0  # counts that more images contradicted
     counts_high: int = 0  # series in a row that never reached their count
     longest_pause: float = 0.0  # within one series, fading
@@ -67,6 +69,9 @@ class Sender:
 
     def after_split(self) -> Sender:
         return replace(self, splits=self.splits + 1)
+
+    def after_several(self) -> Sender:
+        return replace(self, several=self.several + 1)
 
     def after_right_count(self) -> Sender:
         return replace(self, counts_right=self.counts_right + 1, counts_high=0)
@@ -122,11 +127,14 @@ class CountTally:
             parts = {}  # diffusion sets say 1 for 500 images: no count at all
         if parts:
             # One acquisition: its count. Several: each may state its own images or all of the series.
-            total = sum(parts.values())
-            same = set(parts.values())
-            if len(parts) > 1 and len(same) == 1 and self.images == next(iter(same)):
-                total = next(iter(same))
-            whole.add(total)
+            stated_count = next(iter(parts.values()))
+            of_series = (
+                len(parts) > 1
+                and set(parts.values()) == {stated_count}
+                and self.images <= stated_count
+                and all(self._per_acquisition[group] < stated_count for group in parts)
+            )
+            whole.add(stated_count if of_series else sum(parts.values()))
         if not whole:
             return None
         if len(whole) > 1:
@@ -183,14 +191,17 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     quiet = now >= quiet_at
     said = _Said(view, sender, claim)
 
-    if claim is not None and claim.met:
+    hollow = _hollow(view, sender) if claim is not None else None
+    if claim is not None and claim.met and hollow is None:
         grid = view.grid()
         if grid.gapless:
-            doubts = _doubts(view, sender)
-            settle_at = view.last_at + max(SETTLE, 4 * view.longest_pause)
+            doubts = _doubts(view)
+            if sender.trusts_counts:
+                settle_at = view.last_at + min(GLANCE, 1.5 * view.longest_pause)
+            else:
+                settle_at = view.last_at + max(SETTLE, 4 * view.longest_pause)
             sure = (
-                (sender.trusts_counts and not doubts)
-                or (view.released and not (doubts and (sender.splits or view.split)))
+                (view.released and not (doubts and (sender.splits or view.split)))
                 or (not doubts and now >= settle_at)
                 or quiet
             )
@@ -229,7 +240,7 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
         )
 
     # No count that means anything: the way it came, the grid and silence have to do.
-    no_count = claim is None or (sender.doubts_counts and not view.contradicted)
+    no_count = claim is None or (hollow is not None and not view.contradicted)
     trusted_way = view.released and not view.split and sender.splits == 0 and no_count
     if not trusted_way and not quiet:
         reason = "its association is open" if view.receiving else "waits for the sender's quiet time"
@@ -252,11 +263,18 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(silence)))
 
 
-def _doubts(view: SeriesView, sender: Sender) -> tuple[Evidence, ...]:
+def _hollow(view: SeriesView, sender: Sender) -> Evidence | None:
+    """Why a count of this sender says nothing about a series, even when it agrees."""
+    if sender.doubts_counts:
+        return Evidence(what="doubt", detail="this sender's counts were contradicted before")
+    if sender.several and len(view.tally.acquisitions) == 1:
+        return Evidence(what="doubt", detail="a count is of one acquisition, this sender's series have several")
+    return None
+
+
+def _doubts(view: SeriesView) -> tuple[Evidence, ...]:
     """What speaks against believing a count that agrees, before all has been sent."""
     found = []
-    if sender.doubts_counts:
-        found.append("this sender's counts were contradicted before")
     if len(view.tally.acquisitions) > 1:
         found.append("the series has several acquisitions")
     if view.tally.images < _FEW:

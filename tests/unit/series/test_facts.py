@@ -1,0 +1,300 @@
+"""Facts of stored objects: what is there is read, what is not is None, what is wrong is named."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from ichor.reasons import Reason
+from ichor.series.facts import read_instance
+from ichor.types import Instance, Priority
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+SR = "1.2.840.10008.5.1.4.1.1.88.67"
+
+
+@dataclass(frozen=True)
+class Stored:
+    transfer_syntax_uid: str
+    sop_class_uid: str = CT
+    sop_instance_uid: str = "1.2.3.4"
+    series_instance_uid: str = "1.2.3"
+    study_instance_uid: str = "1.2"
+    location: str = "a/b/c"
+    file_sha256: str = "f" * 64
+    association: str = "a1"
+    calling_ae: str = "CT1"
+    called_ae: str = "ICHOR"
+    sender_priority: str | None = None
+    called_priority: str | None = None
+    command_priority_high: bool = False
+    received_at: float = 5.0
+
+
+def slice_of_ct() -> Dataset:
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.SOPClassUID, ds.SOPInstanceUID = CT, "1.2.3.4"
+    ds.StudyDate, ds.AccessionNumber, ds.Modality, ds.Manufacturer = "20260102", "A77", "CT", "Maker"
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Änne^Prüfung", "P1", "19500102", "F"
+    ds.BodyPartExamined, ds.SliceThickness, ds.ConvolutionKernel = "HEAD", "5", ["J40s", "3"]
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2", "1.2.3"
+    ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = 2, 1, 7
+    ds.ImagePositionPatient = [-100, "-99.5", 12.25]
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.FrameOfReferenceUID, ds.ImagesInAcquisition = "1.2.9", 40
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", 4, 6
+    ds.PixelSpacing = [0.5, 0.25]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.RescaleIntercept, ds.RescaleSlope = "-1024", "1"
+    ds.PixelData = np.arange(24, dtype="<u2").tobytes()
+    ds["PixelData"].VR = "OW"
+    return ds
+
+
+def bytes_of(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = CT, "1.2.3.4"
+    target = BytesIO()
+    if syntax == ExplicitVRBigEndian:
+        ds = pydicom.dcmread(BytesIO(bytes_of(ds)))
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        pydicom.dcmwrite(target, ds, little_endian=False, implicit_vr=False, force_encoding=True)
+    else:
+        pydicom.dcmwrite(target, ds, enforce_file_format=True)
+    return target.getvalue()
+
+
+def facts(ds: Dataset, syntax: str = ExplicitVRLittleEndian, **stored: Any) -> Instance:
+    return read_instance(BytesIO(bytes_of(ds, syntax)), stored=Stored(syntax, **stored))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_one_pass_gives_geometry_counts_and_the_place_of_the_pixels(syntax: str) -> None:
+    data = bytes_of(slice_of_ct(), syntax)
+    found = read_instance(BytesIO(data), stored=Stored(syntax))
+    assert found.defect is None
+    assert found.geometry is not None
+    assert found.geometry.position_lps == (-100.0, -99.5, 12.25)
+    assert (found.geometry.rows, found.geometry.columns, found.geometry.pixel_spacing) == (4, 6, (0.5, 0.25))
+    assert found.counts == (("ImagesInAcquisition", 40),)
+    assert (found.kernel, found.body_part, found.instance_number) == ("J40s", "HEAD", 7)
+    assert found.pixels is not None
+    raw = data[found.pixels.offset : found.pixels.offset + found.pixels.length]
+    order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
+    assert np.frombuffer(raw, order).tolist() == list(range(24))
+
+
+def test_content_does_not_depend_on_the_encoding_or_on_the_name() -> None:
+    first = facts(slice_of_ct())
+    renamed = slice_of_ct()
+    renamed.PatientName = "Berta^Prüfung"
+    second = facts(renamed, ImplicitVRLittleEndian)
+    third = facts(slice_of_ct(), ExplicitVRBigEndian)
+    assert first.content_sha256 == second.content_sha256 == third.content_sha256
+    assert first.identity_sha256 != second.identity_sha256
+    assert first.identity_sha256 == third.identity_sha256
+    assert first.patient_sha256 == second.patient_sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: setattr(ds, "ImagePositionPatient", [0, 0, 1]),
+        lambda ds: setattr(ds, "RescaleIntercept", "-1000"),
+        lambda ds: setattr(ds, "PixelData", bytes(48)),
+        lambda ds: setattr(ds, "PixelSpacing", [0.5, 0.5]),
+    ],
+)
+def test_other_pixels_or_geometry_are_other_content(change: Callable[[Dataset], None]) -> None:
+    changed = slice_of_ct()
+    change(changed)
+    assert facts(changed).content_sha256 != facts(slice_of_ct()).content_sha256
+
+
+def test_accession_and_patient_digests_are_those_of_the_text() -> None:
+    ds = slice_of_ct()
+    found = facts(ds)
+    assert found.accession_sha256 == hashlib.sha256(b"A77").hexdigest()
+    assert found.patient_sha256 == hashlib.sha256(b"P1").hexdigest()[:32] + "0" * 32
+    ds.IssuerOfPatientID = "Hospital"
+    assert facts(ds).patient_sha256[:32] == found.patient_sha256[:32]
+    assert facts(ds).patient_sha256 != found.patient_sha256
+
+
+def short(ds: Dataset) -> None:
+    ds.PixelData = bytes(20)
+
+
+def no_pixels(ds: Dataset) -> None:
+    del ds.PixelData
+
+
+def lossy(ds: Dataset) -> None:
+    ds.LossyImageCompression = "01"
+
+
+def colour(ds: Dataset) -> None:
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.PixelData = bytes(144)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (short, Reason.PIXELS_SHORT),
+        (no_pixels, Reason.NO_PIXELS),
+        (lossy, Reason.LOSSY),
+        (colour, Reason.UNSUPPORTED_PIXELS),
+    ],
+)
+def test_what_cannot_be_measured_is_named(change: Callable[[Dataset], None], reason: Reason) -> None:
+    ds = slice_of_ct()
+    change(ds)
+    assert facts(ds).defect == reason
+
+
+def test_lossy_syntax_is_lossy_whatever_the_header_says() -> None:
+    ds = slice_of_ct()
+    ds.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    found = facts(ds, JPEGBaseline8Bit)
+    assert found.defect == Reason.LOSSY
+    assert found.pixels is not None
+    assert found.pixels.lossy
+    assert found.pixels.encapsulated
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_encapsulated_pixels_end_at_their_delimiter(syntax: str) -> None:
+    ds = pydicom.dcmread(BytesIO(bytes_of(slice_of_ct())))
+    ds.compress(syntax)
+    ds.add_new(0xFFFCFFFC, "OB", bytes(64))
+    data = bytes_of(ds, syntax)
+    found = read_instance(BytesIO(data), stored=Stored(syntax))
+    assert found.defect is None
+    assert found.pixels is not None
+    assert data[found.pixels.offset : found.pixels.offset + found.pixels.length] == data[found.pixels.offset : -76]
+    cut = read_instance(BytesIO(data[:-80]), stored=Stored(syntax))
+    assert cut.defect == Reason.CUT_SHORT
+
+
+def test_a_deflated_object_keeps_its_facts_and_is_not_measured() -> None:
+    found = facts(slice_of_ct(), DeflatedExplicitVRLittleEndian)
+    assert found.defect == Reason.UNSUPPORTED_SYNTAX
+    assert found.body_part == "HEAD"
+    assert found.identity_sha256 == facts(slice_of_ct()).identity_sha256
+
+
+def test_a_report_has_no_defect_and_no_content_but_its_class() -> None:
+    ds = slice_of_ct()
+    for name in ("PixelData", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(ds, name)
+    renamed = pydicom.dcmread(BytesIO(bytes_of(ds)))
+    renamed.PatientName = "Other"
+    first, second = facts(ds, sop_class_uid=SR), facts(renamed, sop_class_uid=SR)
+    assert first.defect is None
+    assert first.pixels is None
+    assert first.content_sha256 == second.content_sha256
+
+
+@pytest.mark.parametrize("value", ["abc", "1\\2", "1e400", "", "nan\\nan\\nan", "1\\2\\3\\4"])
+def test_garbage_in_a_position_is_none_not_a_guess(value: str) -> None:
+    ds = slice_of_ct()
+    data = bytes_of(ds)
+    plain = b"\x20\x00\x32\x00DS"
+    at = data.index(plain)
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    padded = value.encode() + b" " * (len(value) % 2)
+    changed = data[: at + 6] + len(padded).to_bytes(2, "little") + padded + data[at + 8 + length :]
+    found = read_instance(BytesIO(changed), stored=Stored(ExplicitVRLittleEndian))
+    assert found.geometry is not None
+    assert found.geometry.position_lps is None
+
+
+def test_directions_that_are_not_perpendicular_unit_vectors_are_none() -> None:
+    ds = slice_of_ct()
+    ds.ImageOrientationPatient = [1, 0, 0, 1, 0, 0]
+    found = facts(ds)
+    assert found.geometry is not None
+    assert found.geometry.orientation_lps is None
+
+
+def test_priority_is_the_first_that_applies() -> None:
+    ds = slice_of_ct()
+    assert facts(ds).priority is None
+    assert facts(ds, command_priority_high=True).priority is Priority.HIGH
+    item = Dataset()
+    item.RequestedProcedureDescription, item.RequestedProcedurePriority = "x", "STAT"
+    ds.RequestAttributesSequence = Sequence([item])
+    assert facts(ds, command_priority_high=True).priority is Priority.STAT
+    assert facts(ds, ImplicitVRLittleEndian).priority is Priority.STAT
+    ds["RequestAttributesSequence"].is_undefined_length = True
+    assert facts(ds).priority is Priority.STAT
+    assert facts(ds, called_priority="HIGH").priority is Priority.HIGH
+    assert facts(ds, called_priority="HIGH", sender_priority="LOW").priority is Priority.LOW
+
+
+def test_contrast_is_an_agent_that_is_named() -> None:
+    ds = slice_of_ct()
+    assert not facts(ds).contrast
+    ds.ContrastBolusAgent = "NONE"
+    assert not facts(ds).contrast
+    ds.ContrastBolusAgent = "Iohexol"
+    assert facts(ds).contrast
+
+
+def test_our_own_objects_are_known_by_their_maker() -> None:
+    ds = slice_of_ct()
+    ds.Manufacturer = "Ichor"
+    assert facts(ds).made_by_ichor
+
+
+DATA = bytes_of(slice_of_ct())
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    at=st.integers(0, len(DATA) - 1),
+    replaced=st.binary(min_size=1, max_size=6),
+    cut=st.integers(1, len(DATA)),
+)
+def test_damaged_headers_never_raise(at: int, replaced: bytes, cut: int) -> None:
+    damaged = (DATA[:at] + replaced + DATA[at + len(replaced) :])[:cut]
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+        found = read_instance(BytesIO(damaged), stored=Stored(syntax))
+        if found.geometry is not None and found.geometry.position_lps is not None:
+            assert all(np.isfinite(found.geometry.position_lps))
+        if found.pixels is not None:
+            assert found.pixels.offset + found.pixels.length <= len(damaged)
+
+
+@pytest.mark.parametrize("length", range(0, len(DATA), 7))
+def test_a_file_that_ends_too_early_is_cut_short(length: int) -> None:
+    found = read_instance(BytesIO(DATA[:length]), stored=Stored(ExplicitVRLittleEndian))
+    assert found.defect in (Reason.CUT_SHORT, Reason.NO_PIXELS, Reason.HEADER_UNREADABLE)
