@@ -115,7 +115,7 @@ def headline(study: Study) -> str:
         return sentence(study.answers[0])
     if study.waits_for:
         return sentence(study.waits_for)
-    return sentence(f"Not analysed: {study.reason}" if study.reason else "done")
+    return sentence(study.reason or "done")
 
 
 def more(study: Study) -> list[str]:

@@ -148,11 +148,11 @@ def _series(old: SeriesStatus | None, new: SeriesStatus) -> list[str]:
 
 def _order(job: Job) -> str:
     if job.refusal:
-        return f"{job.pipeline} will answer ‘not analysed’: {job.refusal}"
+        return f"The pipeline {job.pipeline} will answer ‘not analysed’: {job.refusal}"
     inputs = ", ".join(
         f"series …{short(m.series_instance_uid)} ({images(m.instances)}) as {role}" for role, m in job.inputs.items()
     )
-    return f"{job.pipeline} is queued ({job.priority}) with {inputs or 'no series'}"
+    return f"The pipeline {job.pipeline} is queued ({job.priority}) with {inputs or 'no series'}"
 
 
 # --- work and send --------------------------------------------------------------------------------------------------
@@ -169,13 +169,15 @@ def _plain(event: Data) -> list[Line]:
         return [Line(time=event.at, stage=Stage.RECEIVE, text=text)]
     if isinstance(event, JobStarted):
         again = "" if event.attempt == 1 else f", attempt {event.attempt}"
-        return [Line(time=event.at, stage=Stage.QUEUE, text=f"A worker took {_pipeline(event.job_id)}{again}")]
+        return [
+            Line(time=event.at, stage=Stage.QUEUE, text=f"A worker took the pipeline {_pipeline(event.job_id)}{again}")
+        ]
     if isinstance(event, JobFailed):
         end = "it was given up and waits in the dead letters" if event.final else "it will be tried again"
-        text = f"Attempt {event.attempt} at {_pipeline(event.job_id)} failed: {event.reason}; {end}"
+        text = f"Attempt {event.attempt} at the pipeline {_pipeline(event.job_id)} failed: {event.reason}; {end}"
         return [Line(time=event.at, stage=Stage.INFER, text=text)]
     if isinstance(event, JobSuperseded):
-        text = f"{_pipeline(event.job_id)} was not finished: a newer revision of the study took its place"
+        text = f"The pipeline {_pipeline(event.job_id)} was not finished: a newer revision of the study took its place"
         return [Line(time=event.at, stage=Stage.QUEUE, text=text)]
     return []
 
@@ -191,7 +193,7 @@ def _done(event: JobDone) -> list[Line]:
         Line(
             time=event.at,
             stage=Stage.MEASURE,
-            text=f"{event.pipeline} answered after {took:.1f} s: {answer}",
+            text=f"The pipeline {event.pipeline} answered after {took:.1f} s: {answer}",
             about=about,
         )
     ]

@@ -302,16 +302,16 @@ def _state(
     current = [j for j in jobs if j.current and not _withdrawn(view, j)]
     for job in current:
         if job.state is JobState.FAILED:
-            return StudyState.FAILED, f"{job.pipeline} was given up: {job.reason}", None
+            return StudyState.FAILED, f"the pipeline {job.pipeline} was given up: {job.reason}", None
     for job in current:
         if job.state is JobState.RUNNING:
-            return StudyState.RUNNING, None, f"{job.pipeline} is at work (attempt {job.attempt})"
+            return StudyState.RUNNING, None, f"the pipeline {job.pipeline} is at work (attempt {job.attempt})"
     for job in current:
         if job.state in (JobState.QUEUED, JobState.SUPERSEDED):
             return (
                 StudyState.QUEUED,
                 None,
-                f"{job.pipeline} waits for a worker" + (f"; {job.reason}" if job.reason else ""),
+                f"the pipeline {job.pipeline} waits for a worker" + (f"; {job.reason}" if job.reason else ""),
             )
     deliveries = [d for r in results if r.current for d in r.deliveries]
     bad = next((d for d in deliveries if d.state in _FINAL_BAD), None)

@@ -24,8 +24,8 @@ def test_the_list_shows_flight_and_answers(desk: Desk) -> None:
     assert "RESEARCH" in text
     assert "Intracerebral haematoma, 23.4 mL." in text
     assert f"/api/v1/studies/{uid(1)}/images/1.png?v=1" in text
-    assert "Haematoma is at work (attempt 1)" in text
-    assert "Haematoma was given up: out of memory" in text
+    assert "The pipeline haematoma is at work (attempt 1)" in text
+    assert "The pipeline haematoma was given up: out of memory" in text
     flight, finished = text.split("<h2>Finished</h2>")
     assert uid(2) in flight
     assert uid(1) not in flight

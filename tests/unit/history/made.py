@@ -100,7 +100,7 @@ def done(
     measurements = (("haematoma_volume", 23.4, "mL"), ("haematoma_volume_voxel", 23.6, "mL"))
     return JobDone(
         study_instance_uid=uid(study), job_id=job(study, revision).job_id, pipeline="haematoma", version="0.1.0", at=at,
-        outcome=outcome, reason=reason, summary=summary if outcome == "found" else (),
+        outcome=outcome, reason=reason, summary=summary if outcome == "found" else ("No intracerebral haematoma found.",) if outcome == "none" else (),
         seconds={"volume": 0.31, "infer": 3.92, "measure": 0.22, "encode": 0.18},
         measurements=measurements if outcome == "found" else (), input_series=(uid(study, 1),),
         objects=objects(study, revision, kinds), pictures=pictures, destinations=destinations,

@@ -75,7 +75,7 @@ def test_a_dead_letter_fails_the_study_also_when_its_report_was_sent() -> None:
         *deliveries(1)[:2],
     )  # fmt: skip
     assert study.state is StudyState.FAILED
-    assert study.reason == "haematoma was given up: the worker died on this job"
+    assert study.reason == "the pipeline haematoma was given up: the worker died on this job"
     assert [j.state for j in study.jobs] == [JobState.FAILED]
     assert len(study.results) == 2
 

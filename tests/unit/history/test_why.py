@@ -63,9 +63,9 @@ def test_a_study_that_went_the_whole_way_tells_its_story_in_order() -> None:
         "assemble: CT series …4711.1.1 is complete (counted) with 40 objects: "
         "ImagesInAcquisition says 40, 40 are here; slice positions have no gap",
         "assemble: CT series …4711.1.1 can serve as ncct_head",
-        "queue: haematoma is queued (STAT) with series …4711.1.1 (40 objects) as ncct_head",
-        "queue: A worker took haematoma",
-        "measure: haematoma answered after 4.4 s: Intracerebral haematoma, 23.4 mL. Left basal ganglia; 1 lesion.",
+        "queue: The pipeline haematoma is queued (STAT) with series …4711.1.1 (40 objects) as ncct_head",
+        "queue: A worker took the pipeline haematoma",
+        "measure: The pipeline haematoma answered after 4.4 s: Intracerebral haematoma, 23.4 mL. Left basal ganglia; 1 lesion.",
         "encode: 4 objects written for pacs: segmentation, map, structured report, text report.",
         "send: pacs took 4 objects",
     ]
@@ -95,10 +95,10 @@ def test_a_destination_that_is_away_is_named_with_its_reason() -> None:
 def test_failures_say_how_they_go_on() -> None:
     answer = asked(uid(1), assembled(1), started(1), failed(1), failed(1, attempt=5, final=True, at=T0 + 60.0))
     assert answer["state"] == "failed"
-    assert answer["reason"] == "haematoma was given up: out of memory"
+    assert answer["reason"] == "the pipeline haematoma was given up: out of memory"
     assert texts(answer)[-2:] == [
-        "infer: Attempt 1 at haematoma failed: out of memory; it will be tried again",
-        "infer: Attempt 5 at haematoma failed: out of memory; it was given up and waits in the dead letters",
+        "infer: Attempt 1 at the pipeline haematoma failed: out of memory; it will be tried again",
+        "infer: Attempt 5 at the pipeline haematoma failed: out of memory; it was given up and waits in the dead letters",
     ]
 
 
@@ -112,7 +112,7 @@ def test_a_late_image_is_told() -> None:
 def test_a_refusal_to_analyse_is_told_before_it_is_answered() -> None:
     refused = assembled(1, jobs=(job(1, refusal="the series lacks slices"),), series=(series(1, 1, Grade.SHORT),))
     told = texts(asked(uid(1), refused))
-    assert told[-1] == "queue: haematoma will answer ‘not analysed’: the series lacks slices"
+    assert told[-1] == "queue: The pipeline haematoma will answer ‘not analysed’: the series lacks slices"
 
 
 def test_a_series_has_its_grade_and_evidence() -> None:
