@@ -60,6 +60,11 @@ class DemoPacs:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
 
+    def hang_up(self) -> None:
+        """Abort the associations that are open now, as a PACS that dies does."""
+        for association in self._server.ae.active_associations:
+            association.abort()
+
     def wait_for(self, count: int, *, timeout: float = 30.0) -> bool:
         """True once ``count`` different instances are here; False when ``timeout`` seconds passed before."""
         with self._changed:

@@ -10,6 +10,7 @@ from dicom_out.parametric_map import encode_map
 from dicom_out.report import encode_report
 from dicom_out.segmentation import encode_segmentation, segments_of
 from dicom_out.text_report import encode_text_report
+from dicom_out.warm import NoFiles, tiny_findings, tiny_job, tiny_volume
 from ichor.encoding import EncodedObject
 from ichor.store.protocol import SpoolReader
 from ichor.types import Findings, Instance, Job, ResultSet, Volume
@@ -62,6 +63,13 @@ class DicomEncoder:
         images = self._images(context, volume) if findings.outcome == "found" and volume is not None else []
         report = encode_report(context, volume, segments, others=images)
         return [*images, report, encode_text_report(context, others=[*images, report])]
+
+    def warm(self) -> None:
+        """Encode a tiny result and drop it: the next one takes its time without the imports (call it at start)."""
+        volume = tiny_volume()
+        DicomEncoder(NoFiles(), software_version=self._software_version).encode(
+            tiny_findings(), job=tiny_job(), sources=volume.sources, volume=volume, predecessor=None
+        )
 
     @staticmethod
     def _images(context: ResultContext, volume: Volume) -> list[EncodedObject]:

@@ -347,3 +347,9 @@ def test_a_mask_of_another_shape_is_refused(sample: Sample) -> None:
     broken = dataclasses.replace(sample.findings, groups=(dataclasses.replace(group, segmentation=small),))
     with pytest.raises(ValueError, match="mask of"):
         encode(sample, broken)
+
+
+def test_warming_up_changes_no_result(sample: Sample) -> None:
+    before = encode(sample)
+    DicomEncoder(sample.spool, software_version="0.1.0").warm()
+    assert {k: o.data for k, o in encode(sample).items()} == {k: o.data for k, o in before.items()}

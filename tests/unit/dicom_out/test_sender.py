@@ -1,0 +1,398 @@
+"""Deliveries to a storage SCP on the loopback, and what the event log says of them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
+
+from dicom_out.demo_pacs import DemoPacs
+from dicom_out.outbox import Backoff, Outbox
+from dicom_out.scp_probe import probe
+from dicom_out.sender import port_open, run_sender
+from dicom_out.transport import Answer, Unreachable, Verdict, judge, store_objects
+from ichor.bus.memory import MemoryBus
+from ichor.clock import ManualClock, SystemClock
+from ichor.messages import EVENTS, RESULTS, DeliveryChanged, ResultReady, open_envelope, seal
+from ichor.reasons import Reason
+from ichor.types import Destination, ResultObject
+from ichor.uids import uid_of
+
+STUDY = uid_of("send-study")
+IDENTITY = "1d" * 32
+
+
+class MemoryBlobs:
+    """`ichor.store.protocol.Blobs`, as far as the sender reads it."""
+
+    def __init__(self, items: dict[str, bytes]) -> None:
+        self.items = items
+
+    def get(self, key: str) -> bytes:
+        return self.items[key]
+
+    def exists(self, key: str) -> bool:
+        return key in self.items
+
+    put = put_set = keys = delete = None  # type: ignore[assignment]
+
+
+def make_object(number: int, sop_class: str) -> tuple[ResultObject, bytes]:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SpecificCharacterSet, dataset.PatientName = "GB18030", "Wang=王^小东"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, uid_of("send-object", number)
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = STUDY, uid_of("send-series", number)
+    sink = io.BytesIO()
+    dataset.save_as(sink, enforce_file_format=True)
+    data = sink.getvalue()
+    listed = ResultObject(
+        sop_instance_uid=dataset.SOPInstanceUID, sop_class_uid=sop_class, series_instance_uid=dataset.SeriesInstanceUID,
+        kind="report", key=f"o{number}", sha256="", length=len(data),
+    )  # fmt: skip
+    return listed, data
+
+
+MADE = [make_object(n, c) for n, c in enumerate((SegmentationStorage, Comprehensive3DSRStorage, BasicTextSRStorage))]
+OBJECTS = tuple(o for o, _ in MADE)
+
+
+def ready(*destinations: str, job: str = "j1") -> ResultReady:
+    return ResultReady(
+        study_instance_uid=STUDY, job_id=job, pipeline="haematoma", revision=1, identity_sha256=IDENTITY,
+        destinations=destinations or ("pacs",), objects=OBJECTS, ready_at=0.0,
+    )  # fmt: skip
+
+
+@dataclass
+class Running:
+    """`run_sender` in a thread over a memory bus."""
+
+    destinations: Sequence[Destination]
+    identity: str | None = IDENTITY
+    bus: MemoryBus = field(default_factory=MemoryBus)
+    blobs: MemoryBlobs = field(default_factory=lambda: MemoryBlobs({o.key: data for o, data in MADE}))
+    stop: threading.Event = field(default_factory=threading.Event)
+    seen: list[DeliveryChanged] = field(default_factory=list)
+    cursor: int = 0
+
+    def __enter__(self) -> Running:
+        up = threading.Event()
+        self.thread = threading.Thread(
+            target=run_sender,
+            kwargs={
+                "destinations": self.destinations, "bus": self.bus, "blobs": self.blobs, "clock": SystemClock(),
+                "stop": self.stop, "on_ready": up.set, "calling_ae": "ICHOR", "identity_of": lambda _: self.identity,
+            },
+        )  # fmt: skip
+        self.thread.start()
+        assert up.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def publish(self, message: ResultReady) -> None:
+        self.bus.publish(RESULTS, [seal(message, source="test", time=0.0)])
+
+    def until(self, enough: Callable[[list[DeliveryChanged]], bool]) -> list[DeliveryChanged]:
+        """All delivery events once ``enough`` holds for them."""
+        while not enough(self.seen):
+            entries = self.bus.read(EVENTS, after=self.cursor, wait=20.0)
+            assert entries, f"in vain: {self.seen}"
+            self.cursor = entries[-1][0]
+            changes = (open_envelope(envelope) for _, envelope in entries)
+            self.seen.extend(c for c in changes if isinstance(c, DeliveryChanged))
+        return self.seen
+
+
+def finals(events: Iterable[DeliveryChanged]) -> dict[str, str]:
+    return {e.sop_instance_uid: e.state for e in events if e.state != "pending"}
+
+
+def to(pacs: DemoPacs, name: str = "pacs") -> Destination:
+    return Destination(name=name, ae_title=pacs.ae_title, host="127.0.0.1", port=pacs.port)
+
+
+@pytest.fixture
+def pacs() -> Iterator[DemoPacs]:
+    with DemoPacs() as server:
+        yield server
+
+
+def test_every_object_arrives_with_the_stored_bytes(pacs: DemoPacs) -> None:
+    with Running([to(pacs)]) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+    assert set(finals(events).values()) == {"sent"}
+    for listed, data in MADE:
+        # The File Meta Information is 132 bytes, its own group, then the data set as it was stored.
+        assert data.endswith(pacs.encoded[listed.sop_instance_uid])
+        assert pydicom.dcmread(io.BytesIO(data)) == pacs.received[listed.sop_instance_uid]
+    assert all(e.seconds is not None for e in events)
+
+
+def test_each_destination_gets_its_own_messages_only(pacs: DemoPacs) -> None:
+    with DemoPacs() as other, Running([to(pacs), to(other, "other")]) as running:
+        running.publish(ready("other"))
+        running.publish(ready("other", "pacs", job="j2"))
+        events = running.until(lambda seen: len(seen) == 9)
+    assert pacs.stores == 3
+    assert other.stores == 6
+    assert sorted({(e.destination, e.job_id) for e in events}) == [("other", "j1"), ("other", "j2"), ("pacs", "j2")]
+
+
+def test_a_destination_that_is_away_is_tried_until_it_is_back(free_port: Callable[[], int]) -> None:
+    port = free_port()
+    away = Destination(name="pacs", ae_title="DEMOPACS", host="127.0.0.1", port=port)
+    with Running([away]) as running:
+        running.publish(ready())
+        waiting = list(running.until(lambda seen: len(seen) >= 3))
+        assert {(e.state, e.attempts, e.reason) for e in waiting} == {
+            ("pending", 1, "no connection to the destination")
+        }
+        with DemoPacs(port=port) as pacs:
+            running.until(lambda seen: len(finals(seen)) == 3)
+            assert pacs.stores == 3
+    assert set(finals(running.seen).values()) == {"sent"}
+    assert running.bus.dead_letters() == []
+
+
+def test_a_duplicate_counts_as_sent() -> None:
+    with DemoPacs(say_duplicate=True) as pacs, Running([to(pacs)]) as running:
+        running.publish(ready())
+        running.publish(ready(job="j2"))
+        events = running.until(lambda seen: len(seen) == 6)
+        assert pacs.stores == 6
+    assert [e.state for e in events] == ["sent"] * 6
+
+
+def test_a_class_that_is_not_accepted_is_refused_and_stops_no_other() -> None:
+    with DemoPacs(classes=(Comprehensive3DSRStorage, BasicTextSRStorage)) as pacs, Running([to(pacs)]) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+        assert set(pacs.received) == {OBJECTS[1].sop_instance_uid, OBJECTS[2].sop_instance_uid}
+    (refused,) = [e for e in events if e.state == "refused"]
+    assert refused.sop_instance_uid == OBJECTS[0].sop_instance_uid
+    assert refused.reason == "the destination does not accept Segmentation Storage"
+
+
+def test_a_destination_that_accepts_nothing_refuses_all() -> None:
+    with DemoPacs(classes=()) as pacs, Running([to(pacs)]) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+    assert set(finals(events).values()) == {"refused"}
+
+
+def test_a_permanent_failure_of_one_object_stops_no_other() -> None:
+    def status(dataset: Dataset) -> int:
+        return 0xA900 if dataset.SOPClassUID == SegmentationStorage else 0
+
+    with DemoPacs(status=status) as pacs, Running([to(pacs)]) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+    assert finals(events)[OBJECTS[0].sop_instance_uid] == "refused"
+    assert sorted(finals(events).values()) == ["refused", "sent", "sent"]
+    assert "0xA900" in next(e.reason or "" for e in events if e.state == "refused")
+
+
+def test_out_of_resources_is_tried_again_and_only_what_is_left() -> None:
+    full = [True]
+
+    def status(dataset: Dataset) -> int:
+        return 0xA700 if dataset.SOPClassUID == SegmentationStorage and full.pop() is True else 0
+
+    full.insert(0, False)
+    with DemoPacs(status=status) as pacs, Running([to(pacs)]) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+        assert pacs.stores == 4
+    assert set(finals(events).values()) == {"sent"}
+    (pending,) = [e for e in events if e.state == "pending"]
+    assert "0xA700" in (pending.reason or "")
+
+
+def test_a_result_of_another_identity_is_held(pacs: DemoPacs) -> None:
+    with Running([to(pacs)], identity="ff" * 32) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+    assert {(e.state, e.reason) for e in events} == {("held", Reason.IDENTITY_MISMATCH.value)}
+    assert pacs.stores == 0
+
+
+def test_an_unknown_identity_holds_nothing(pacs: DemoPacs) -> None:
+    with Running([to(pacs)], identity=None) as running:
+        running.publish(ready())
+        assert set(finals(running.until(lambda seen: len(finals(seen)) == 3)).values()) == {"sent"}
+
+
+def test_a_result_that_is_gone_fails_and_the_others_go(pacs: DemoPacs) -> None:
+    with Running([to(pacs)], blobs=MemoryBlobs({o.key: d for o, d in MADE[1:]})) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+    assert finals(events)[OBJECTS[0].sop_instance_uid] == "failed"
+    assert sorted(finals(events).values()) == ["failed", "sent", "sent"]
+
+
+@dataclass
+class FakeDelivery:
+    """A delivery whose ending is looked at."""
+
+    message: ResultReady
+    dead: bool = False
+    attempt: int = 1
+    ended: list[tuple[str, object]] = field(default_factory=list)
+    topic: str = RESULTS
+
+    def __post_init__(self) -> None:
+        self.envelope = seal(self.message, source="test", time=0.0)
+
+    def ack(self) -> None:
+        self.ended.append(("ack", None))
+
+    def retry(self, delay: float, *, reason: str, count: bool = True) -> None:
+        self.ended.append(("retry" if count else f"not counted: {reason}", delay))
+
+    def reject(self, reason: str) -> None:
+        self.ended.append(("reject", reason))
+
+    def extend(self, seconds: float) -> None:
+        pass
+
+
+def outbox(
+    store: object, *, clock: ManualClock, bus: MemoryBus, reachable: Callable[[], bool] = lambda: True
+) -> Outbox:
+    return Outbox(
+        Destination(name="pacs", ae_title="X", host="127.0.0.1", port=1), bus=bus, clock=clock, calling_ae="ICHOR",
+        blobs=MemoryBlobs({o.key: d for o, d in MADE}), identity_of=lambda _: None, store=store,  # type: ignore[arg-type]
+        reachable=lambda _: reachable(), stopping=lambda: False, rng=random.Random(1),
+    )  # fmt: skip
+
+
+def test_while_away_no_message_is_tried_before_the_port_answers() -> None:
+    clock, bus, tried, answers = ManualClock(), MemoryBus(), [], [False, False, True]
+
+    def store(*_: object, **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        tried.append(clock.monotonic())
+        raise Unreachable("no connection to the destination", no_listener=True)
+
+    box = outbox(store, clock=clock, bus=bus, reachable=lambda: answers.pop(0))
+    messages = [FakeDelivery(ready(job=f"j{n}")) for n in range(4)]
+    for message in messages:
+        box.handle(message)  # type: ignore[arg-type]
+        clock.advance(1.5)
+    assert len(tried) == 2  # the first, and the one after the port answered
+    assert {m.ended[0][0] for m in messages} == {"not counted: no connection to the destination"}
+    told = [open_envelope(e) for _, e in bus.read(EVENTS)]
+    assert {(e.job_id, e.reason) for e in told if isinstance(e, DeliveryChanged)} == {
+        (f"j{n}", "no connection to the destination") for n in range(4)
+    }
+
+
+def test_a_rejected_association_is_tried_ever_more_rarely() -> None:
+    clock, tried = ManualClock(), []
+
+    def store(*_: object, **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        tried.append(clock.monotonic())
+        raise Unreachable("association rejected: called ae title not recognised")
+
+    bus = MemoryBus()
+    box = outbox(store, clock=clock, bus=bus)
+    delivery = FakeDelivery(ready())
+    for _ in range(600):
+        box.handle(delivery)  # type: ignore[arg-type]
+        clock.advance(1.0)
+    gaps = [b - a for a, b in itertools.pairwise(tried)]
+    assert 10 <= len(tried) <= 30
+    assert max(gaps) <= 61
+    assert gaps[0] <= 2
+    # Told at attempts 1, 2, 4, 8 and 16, for three objects.
+    assert len(bus.read(EVENTS)) in (12, 15)
+
+
+def test_a_message_that_crashed_the_sender_fails() -> None:
+    bus = MemoryBus()
+    delivery = FakeDelivery(ready(), dead=True)
+    outbox(None, clock=ManualClock(), bus=bus).handle(delivery)  # type: ignore[arg-type]
+    told = [open_envelope(e) for _, e in bus.read(EVENTS)]
+    assert {(e.state, e.reason) for e in told if isinstance(e, DeliveryChanged)} == {
+        ("failed", "given up after repeated crashes of the sender")
+    }
+    assert delivery.ended == [("ack", None)]
+
+
+def test_an_unclear_failure_is_refused_after_five_attempts() -> None:
+    bus, clock = MemoryBus(), ManualClock()
+
+    def store(_: Destination, objects: Sequence[ResultObject], **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        for item in objects:
+            yield item, Answer(Verdict.UNCLEAR, "0x0110")
+
+    box = outbox(store, clock=clock, bus=bus)
+    delivery = FakeDelivery(ready())
+    for _ in range(5):
+        assert not any(ended == "ack" for ended, _ in delivery.ended)
+        box.handle(delivery)  # type: ignore[arg-type]
+    assert delivery.ended[-1] == ("ack", None)
+    told = [open_envelope(e) for _, e in bus.read(EVENTS)]
+    assert {e.attempts for e in told if isinstance(e, DeliveryChanged) and e.state == "refused"} == {5}
+
+
+def test_backoff_doubles_to_a_minute() -> None:
+    backoff = Backoff(random.Random(3))
+    delays = [backoff.next() for _ in range(12)]
+    assert 0.5 <= delays[0] <= 1.0
+    assert all(30.0 <= d <= 60.0 for d in delays[6:])
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (0x0000, Verdict.SENT), (0xB000, Verdict.SENT), (0xB007, Verdict.SENT), (0x0111, Verdict.SENT),
+        (0xA700, Verdict.LATER), (0xA7FF, Verdict.LATER), (0x0110, Verdict.UNCLEAR), (0xC123, Verdict.UNCLEAR),
+        (0xA900, Verdict.REFUSED), (0x0122, Verdict.REFUSED), (0x0124, Verdict.REFUSED), (0x0106, Verdict.REFUSED),
+    ],
+)  # fmt: skip
+def test_statuses(status: int, verdict: Verdict) -> None:
+    assert judge(status).verdict is verdict
+    assert (judge(status).reason is None) == (verdict is Verdict.SENT)
+
+
+def test_an_aborted_association_leaves_what_was_answered(pacs: DemoPacs) -> None:
+    """The peer goes away between two objects: the first stays sent, the rest is Unreachable."""
+    answered: list[str] = []
+
+    def going() -> None:
+        if answered:
+            pacs.hang_up()
+
+    stored = {o.key: data for o, data in MADE}
+    sending = store_objects(to(pacs), OBJECTS, calling_ae="ICHOR", read=lambda o: stored[o.key], before_each=going)
+    with pytest.raises(Unreachable):  # noqa: PT012
+        for item, answer in sending:
+            assert answer.verdict is Verdict.SENT
+            answered.append(item.sop_instance_uid)
+    assert answered == [OBJECTS[0].sop_instance_uid]
+
+
+def test_probe_names_what_is_accepted(free_port: Callable[[], int]) -> None:
+    with DemoPacs(classes=(SegmentationStorage,)) as pacs:
+        said = probe(to(pacs), calling_ae="ICHOR")
+    assert said.echo is None
+    assert said.accepted == ("Segmentation Storage",)
+    assert "Basic Text SR Storage" in said.not_accepted
+    nobody = Destination(name="x", ae_title="X", host="127.0.0.1", port=free_port())
+    assert not port_open(nobody)
+    assert probe(nobody, calling_ae="ICHOR").echo == "no connection to the destination"
