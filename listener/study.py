@@ -153,6 +153,8 @@ class StudyAssembly:
                 sender = sender.after_split() if series.split else sender
         if series.grade.complete:
             self._amended.append(series.grade)
+        elif series.grade is Grade.SHORT:
+            sender = sender.after_late_images()
         if not series.undecided:
             self._replan = True
         series.put(Member(instance, files={instance.file_sha256}, associations={association}))
@@ -250,8 +252,7 @@ class StudyAssembly:
             if series.grade is Grade.OPEN:
                 return None
             sender = sender.after_series()
-            claim = series.tally.claim()
-            if series.grade is Grade.SHORT and claim is not None and not series.grid.gaps:
+            if self._stays_below_its_count(series):
                 sender = sender.after_high_count()
             self.senders[series.sender_ae] = sender
             self._learn_count(series)
@@ -260,6 +261,14 @@ class StudyAssembly:
             series.stale = False
             self._learn_count(series)
         return None
+
+    def _stays_below_its_count(self, series: SeriesState) -> bool:
+        """All was sent, nothing is missing inside, and the count says more; one series of a study speaks for all."""
+        if series.grade is not Grade.SHORT or series.tally.claim() is None or series.grid.gaps:
+            return False
+        _, released = self.associations.way_of(series.uid, series.brought, images=len(series.members))
+        others = (other for other in self.series.values() if other is not series)
+        return released and not any(other.grade is Grade.SHORT for other in others)
 
     def _learn_count(self, series: SeriesState) -> None:
         """A count that agreed and still does when all has been sent is a right one."""

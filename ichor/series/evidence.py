@@ -26,7 +26,7 @@ KNOWN_AFTER = 20  # series of a sender, before its quiet time may fall below the
 SETTLE = 2.0  # seconds of silence that confirm a count of a sender whose counts nobody has confirmed yet
 GLANCE = 0.02  # seconds to see whether one more follows, at most, when its counts were confirmed
 _FEW = 4  # images: too few for a count and a grid to confirm each other
-_HIGH_COUNTS = 3  # series in a row that stayed below their count: the count means something else
+_HIGH_COUNTS = 5  # series in a row that stayed below their count: the count means something else
 _FORGIVE = 20  # right counts that make up for a wrong one
 _FORGET = 0.98  # per series: an old long pause loses its weight
 
@@ -81,6 +81,10 @@ class Sender:
 
     def after_high_count(self) -> Sender:
         return replace(self, counts_high=self.counts_high + 1)
+
+    def after_late_images(self) -> Sender:
+        """Images came that a count had announced: it was not too high."""
+        return replace(self, counts_high=0)
 
 
 class CountTally:
@@ -224,7 +228,9 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     explained = lacking and claim is not None and claim.here + view.elsewhere() == claim.expected
     if lacking and not explained and not sender.doubts_counts:
         assert claim is not None
-        if quiet:
+        # While it is being sent, a hurry would only make a short series of a slow one.
+        patience = max(sender.quiet, DEFAULT_QUIET) if view.receiving else sender.quiet
+        if now >= view.last_at + patience:
             grid = view.grid()
             return Decision(
                 grade=Grade.SHORT,
@@ -235,7 +241,7 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
         return Decision(
             grade=Grade.OPEN,
             evidence=said.all(None),
-            look_at=quiet_at,
+            look_at=view.last_at + patience,
             reason=f"{claim.here} of {claim.expected} images",
         )
 

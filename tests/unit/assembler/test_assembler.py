@@ -1,0 +1,227 @@
+"""The loop around the decisions: on a bus, on disk, through restarts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from contract.arrivals import make_slice
+
+from ichor.bus.memory import MemoryBus
+from ichor.bus.protocol import Bus
+from ichor.clock import ManualClock, SystemClock
+from ichor.errors import CannotStart
+from ichor.messages import EVENTS, INSTANCES, AssociationClosed, InstancesReceived, StudyAssembled, open_envelope, seal
+from ichor.pipeline import PipelineSpec
+from ichor.series.manifest import get_manifest
+from ichor.store.blobs import FileBlobs
+from ichor.types import Findings, Grade, Instance, Job
+from listener.assembler import Assembler, run_assembler
+from listener.assembly_store import AssemblyStore
+from listener.identity import identity_of
+
+STUDY = "1.2.3"
+
+
+def _never(*_: object) -> Findings:
+    raise AssertionError("nothing runs here")
+
+
+PIPELINE = PipelineSpec(name="haematoma", version="1", requires=("ncct_head",), run=_never)
+
+
+class Place:
+    """A bus and a folder that outlive the assemblers that run on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bus: Bus = MemoryBus(clock=SystemClock())
+        self.blobs = FileBlobs(folder / "blobs")
+        self.state = folder / "assembly.sqlite"
+        self.jobs = self.bus.subscribe(["jobs.haematoma.routine", "jobs.haematoma.stat"], "worker")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        stop, ready = threading.Event(), threading.Event()
+        thread = threading.Thread(
+            target=run_assembler,
+            kwargs={
+                "bus": self.bus, "blobs": self.blobs, "state_path": self.state, "pipelines": (PIPELINE,),
+                "study_wait": 10.0, "clock": SystemClock(), "stop": stop, "on_ready": ready.set,
+            },
+        )  # fmt: skip
+        thread.start()
+        assert ready.wait(10)
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(10)
+            assert not thread.is_alive()
+
+    def bring(self, instances: list[Instance], association: str = "a1") -> None:
+        received = InstancesReceived(
+            study_instance_uid=STUDY, association=association, instances=tuple(instances)
+        )  # fmt: skip
+        self.bus.publish(INSTANCES, [seal(received, source="test", time=SystemClock().time())])
+
+    def release(self, counts: dict[str, int], association: str = "a1") -> None:
+        closed = AssociationClosed(
+            study_instance_uid=STUDY, association=association, released=True, calling_ae="CT1", counts=counts,
+            closed_at=0.0,
+        )  # fmt: skip
+        self.bus.publish(INSTANCES, [seal(closed, source="test", time=SystemClock().time())])
+
+    def job(self) -> Job:
+        delivery = self.jobs.receive(10)
+        assert delivery is not None
+        delivery.ack()
+        data = open_envelope(delivery.envelope)
+        assert isinstance(data, Job)
+        assert delivery.envelope.id == data.job_id
+        return data
+
+    def view(self) -> StudyAssembled:
+        data = open_envelope(self.bus.read(EVENTS)[-1][1])
+        assert isinstance(data, StudyAssembled)
+        return data
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def head(count: int = 10, **how: object) -> list[Instance]:
+    return [make_slice(number=n + 1, **how) for n in range(count)]  # type: ignore[arg-type]
+
+
+def test_a_released_series_becomes_a_job_with_its_manifest(place: Place) -> None:
+    with place.running():
+        for instance in reversed(head()):
+            place.bring([instance])
+        place.release({"1.2.3.1": 10})
+        job = place.job()
+    manifest = get_manifest(job.inputs["ncct_head"], place.blobs)
+    assert [i.instance_number for i in manifest.instances] == list(range(1, 11))
+    view = place.view()
+    assert (view.open, view.receiving, view.jobs) == (False, False, (job,))
+    assert [s.grade for s in view.series] == [Grade.REGULAR]
+    assert identity_of(place.state)(STUDY) == "i" == view.identity_sha256
+
+
+def test_a_restart_goes_on_where_it_was_cut_off(place: Place) -> None:
+    slices = head()
+    with place.running():
+        place.bring(slices[:4])
+    place.bring(slices[4:])
+    with place.running():
+        place.release({"1.2.3.1": 10})
+        assert place.job().inputs["ncct_head"].instances == 10
+    with place.running():
+        place.bring([replace(s, identity_sha256="new", file_sha256="new" + s.file_sha256) for s in slices], "a2")
+        job = place.job()
+        assert job.revision == 2
+        assert identity_of(place.state)(STUDY) == "new"
+    assert place.view().jobs[-1] == job
+
+
+def test_what_was_decided_and_not_told_is_told_after_a_restart(place: Place) -> None:
+    class Away(MemoryBus):
+        def publish(self, *_: object) -> None:
+            raise OSError("away")
+
+    store = AssemblyStore(place.state)
+    assembler = Assembler(
+        bus=Away(clock=SystemClock()), blobs=place.blobs, store=store, pipelines=(PIPELINE,), study_wait=10.0,
+        clock=SystemClock(),
+    )  # fmt: skip
+    received = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(head()))
+    closed = AssociationClosed(
+        study_instance_uid=STUDY, association="a1", released=True, calling_ae="CT1", counts={"1.2.3.1": 10},
+        closed_at=0.0,
+    )  # fmt: skip
+    for message in (received, closed):
+        with pytest.raises(OSError, match="away"):
+            assembler.take(seal(message, source="test", time=0.0))
+    store.close()
+    with place.running():
+        assert place.job().inputs["ncct_head"].instances == 10
+    assert [s.grade for s in place.view().series] == [Grade.REGULAR]
+
+
+def test_silence_is_judged_only_when_older_messages_have_been_heard(tmp_path: Path) -> None:
+    clock = ManualClock()
+    bus = MemoryBus(clock=clock)
+    store = AssemblyStore(tmp_path / "a.sqlite")
+    assembler = Assembler(
+        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
+    )
+    slices = head()
+    assembler.take(seal(InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(slices[:5])),
+                        source="test", time=clock.time()))  # fmt: skip
+    sent = clock.time() + 1.0
+    clock.advance(3600.0)
+    assembler.run_due(heard=sent)
+    assert bus.read("jobs.haematoma.routine") == []
+    assembler.take(seal(InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(slices[5:])),
+                        source="test", time=sent))  # fmt: skip
+    assert assembler.sleep() == pytest.approx(0.5)
+    clock.advance(11.0)
+    assert assembler.sleep() == 0.0
+    assembler.run_due(heard=None)
+    ((_, envelope),) = bus.read("jobs.haematoma.routine")
+    job = open_envelope(envelope)
+    assert isinstance(job, Job)
+    assert job.inputs["ncct_head"].instances == 10
+    store.close()
+
+
+def test_progress_of_many_small_batches_is_announced_at_most_every_second(tmp_path: Path) -> None:
+    clock = ManualClock()
+    bus = MemoryBus(clock=clock)
+    store = AssemblyStore(tmp_path / "a.sqlite")
+    assembler = Assembler(
+        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
+    )
+    for instance in head(200):
+        clock.advance(0.02)
+        received = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=(instance,))
+        assembler.take(seal(received, source="test", time=clock.time()))
+        assembler.run_due(heard=None)
+    assert 4 <= len(bus.read(EVENTS)) <= 7
+    clock.advance(1.0)
+    assembler.run_due(heard=None)
+    last = open_envelope(bus.read(EVENTS)[-1][1])
+    assert isinstance(last, StudyAssembled)
+    assert last.series[0].instances == 200
+    store.close()
+
+
+def test_a_message_of_another_kind_goes_to_the_dead_letters_and_nothing_waits_for_it(place: Place) -> None:
+    from ichor.messages import JobSuperseded
+
+    stray = JobSuperseded(study_instance_uid="9.9", job_id="j", at=0.0)
+    with place.running():
+        place.bus.publish(INSTANCES, [seal(stray, source="test", time=0.0)])
+        place.bring(head())
+        place.release({"1.2.3.1": 10})
+        place.job()
+    assert [letter.envelope.subject for letter in place.bus.dead_letters()] == ["9.9"]
+
+
+def test_state_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / "a.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(CannotStart, match="version 99"):
+        AssemblyStore(path)
+
+
+def test_identity_is_unknown_before_anything_was_assembled(tmp_path: Path) -> None:
+    assert identity_of(tmp_path / "none.sqlite")("1.2") is None

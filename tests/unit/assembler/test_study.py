@@ -1,0 +1,386 @@
+"""One study, time moved by hand: which grade when, which job when, what reopens it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from contract.arrivals import make_slice
+
+from ichor.messages import AssociationClosed
+from ichor.pipeline import PipelineSpec
+from ichor.reasons import Reason
+from ichor.series.evidence import DEFAULT_QUIET, SETTLE, Sender
+from ichor.types import Findings, Grade, Instance, Job, Manifest, ManifestRef, Priority
+from listener.study import Step, StudyAssembly
+
+WAIT = 10.0
+
+
+def _never(*_: object) -> Findings:
+    raise AssertionError("nothing runs here")
+
+
+PIPELINE = PipelineSpec(name="haematoma", version="1", requires=("ncct_head",), run=_never)
+
+
+class Play:
+    """A study with a clock of its own; keeps every job and manifest."""
+
+    def __init__(self, senders: dict[str, Sender] | None = None) -> None:
+        self.now = 1000.0
+        self.senders = {} if senders is None else senders
+        self.study = StudyAssembly(uid="1.2.3", pipelines=(PIPELINE,), study_wait=WAIT, senders=self.senders)
+        self.jobs: list[Job] = []
+        self.manifests: list[Manifest] = []
+        self.steps: list[Step] = []
+
+    def bring(self, instances: Iterable[Instance], association: str = "a1", each: float = 0.01) -> None:
+        for instance in instances:
+            self.now += each
+            self.study.receive(
+                [replace(instance, received_at=self.now, association=association)],
+                association=association,
+                now=self.now,
+            )
+            self.look()
+
+    def release(self, association: str = "a1", *, released: bool = True, **counts: int) -> None:
+        stored = {uid: len(series.members) for uid, series in self.study.series.items()}
+        stored.update({uid.replace("_", "."): n for uid, n in counts.items()})
+        self.study.close(
+            AssociationClosed(
+                study_instance_uid="1.2.3", association=association, released=released, calling_ae="CT1",
+                counts=stored, closed_at=self.now,
+            )
+        )  # fmt: skip
+        self.look()
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (due := self.study.due) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.look()
+        self.now = end
+        self.look()
+
+    def look(self) -> None:
+        step = self.study.look(self.now, put_manifest=self._put)
+        self.steps.append(step)
+        self.jobs += step.jobs
+
+    def _put(self, manifest: Manifest) -> ManifestRef:
+        self.manifests.append(manifest)
+        uid = manifest.series_instance_uid
+        return ManifestRef(key=uid, sha256=str(len(self.manifests)), series_instance_uid=uid,
+                           instances=len(manifest.instances))  # fmt: skip
+
+    def grade(self, series: str = "1.2.3.1") -> Grade:
+        return self.study.series[series].grade
+
+
+def head(count: int = 12, **how: object) -> list[Instance]:
+    return [make_slice(number=n + 1, **how) for n in range(count)]  # type: ignore[arg-type]
+
+
+PROVEN = {"CT1": Sender(series=30, counts_right=5)}
+
+
+def test_regular_at_release_gives_the_job_at_once() -> None:
+    play = Play()
+    play.bring(head())
+    assert play.grade() is Grade.OPEN
+    play.release()
+    assert play.grade() is Grade.REGULAR
+    (job,) = play.jobs
+    assert job.queued_at == play.now
+    assert job.inputs["ncct_head"].instances == 12
+    assert (job.revision, job.refusal) == (1, None)
+
+
+def test_a_count_from_a_proven_sender_needs_no_release() -> None:
+    play = Play(dict(PROVEN))
+    play.bring(make_slice(number=n + 1, count=12) for n in range(12))
+    play.wait(0.02)
+    assert play.grade() is Grade.COUNTED
+    assert play.study.receiving
+    assert len(play.jobs) == 1
+
+
+def test_a_count_from_an_unknown_sender_is_confirmed_by_release_or_a_while() -> None:
+    released, silent = Play(), Play()
+    for play in (released, silent):
+        play.bring(make_slice(number=n + 1, count=12) for n in range(12))
+        assert play.grade() is Grade.OPEN
+    released.release()
+    assert released.grade() is Grade.COUNTED
+    silent.wait(SETTLE)
+    assert silent.grade() is Grade.COUNTED
+
+
+def test_one_acquisition_of_two_is_not_counted_while_the_other_comes() -> None:
+    play = Play()
+    first = [make_slice(number=n + 1, count=6, acquisition=1) for n in range(6)]
+    second = [make_slice(number=n + 7, count=6, acquisition=2) for n in range(6)]
+    play.bring(first)
+    play.wait(0.5)
+    assert play.grade() is Grade.OPEN
+    play.bring(second)
+    play.release()
+    assert play.grade() is Grade.COUNTED
+    # What was learned: the next series of this sender is not believed at its first acquisition.
+    again = Play(play.senders)
+    again.bring(first)
+    again.wait(SETTLE + 1)
+    assert again.grade() is Grade.OPEN
+
+
+def test_a_false_count_is_amended_and_the_sender_distrusted() -> None:
+    play = Play(dict(PROVEN))
+    play.bring(make_slice(number=n + 1, count=6) for n in range(6))
+    play.wait(1.0)
+    assert play.grade() is Grade.COUNTED
+    play.bring(make_slice(number=n + 7, count=6) for n in range(6))
+    play.release()
+    assert play.grade() is Grade.OPEN
+    assert play.senders["CT1"].doubts_counts
+    play.wait(play.senders["CT1"].quiet)
+    assert play.grade() is Grade.QUIET
+    assert [job.revision for job in play.jobs] == [1, 2]
+    assert play.jobs[-1].inputs["ncct_head"].instances == 12
+    again = Play(play.senders)
+    again.bring(make_slice(number=n + 1, count=6) for n in range(6))
+    again.wait(2.0)
+    assert again.grade() is Grade.OPEN
+
+
+def test_a_series_below_its_count_is_short_and_names_what_is_missing() -> None:
+    play = Play()
+    play.bring(s for s in [make_slice(number=n + 1, count=12) for n in range(12)] if s.instance_number != 5)
+    play.release()
+    assert play.grade() is Grade.OPEN
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.SHORT
+    (job,) = play.jobs
+    assert job.refusal == f"{Reason.SHORT}: 11 of 12 images, missing at 25.0 mm along the normal"
+    assert job.inputs == {}
+    assert job.sources[0].instances == 11
+
+
+def test_a_gap_without_a_count_is_short_after_the_quiet_time() -> None:
+    play = Play()
+    play.bring(s for s in head() if s.instance_number != 5)
+    play.release()
+    assert (play.grade(), play.jobs) == (Grade.OPEN, [])
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.SHORT
+    assert play.jobs[0].refusal is not None
+    assert "25.0" in play.jobs[0].refusal
+
+
+def test_a_hole_that_the_count_agrees_with_is_analysed_and_named() -> None:
+    play = Play()
+    slices = [replace(s, counts=(("ImagesInAcquisition", 11),)) for s in head() if s.instance_number != 5]
+    play.bring(slices)
+    play.release()
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.QUIET
+    assert play.manifests[-1].notes == ("gap of 10.0 mm between the slices at 20.0 and 30.0 mm",)
+
+
+def test_a_late_slice_reopens_and_amends() -> None:
+    play = Play()
+    slices = head()
+    play.bring(slices[:-1])
+    play.release()
+    assert play.jobs[0].inputs["ncct_head"].instances == 11
+    play.wait(60)
+    play.bring(slices[-1:], "a2")
+    assert play.grade() is Grade.OPEN
+    assert play.study.view(play.now).open
+    play.release("a2")
+    assert play.grade() is Grade.OPEN  # this sender splits series
+    play.wait(60)
+    assert play.grade() is Grade.QUIET
+    assert [j.revision for j in play.jobs] == [1, 2]
+    assert play.jobs[1].inputs["ncct_head"].instances == 12
+    assert play.study.revision == 2
+    assert [g for s in play.steps for g in s.amended] == [Grade.REGULAR]
+
+
+def test_the_same_message_twice_changes_nothing() -> None:
+    play = Play()
+    play.bring(head())
+    play.release()
+    view = play.study.view(play.now)
+    for instance in [m.instance for m in play.study.series["1.2.3.1"].members.values()]:
+        play.study.receive([instance], association="a1", now=play.now)
+    play.release()
+    assert play.study.view(play.now) == view
+    assert len(play.jobs) == 1
+
+
+def test_after_an_abort_only_silence_or_the_whole_again_completes() -> None:
+    play = Play()
+    slices = head()
+    play.bring(slices[:6])
+    play.release(released=False)
+    play.bring(slices[6:], "a2")
+    play.release("a2", **{"1_2_3_1": 6})
+    assert play.grade() is Grade.OPEN
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.QUIET
+    assert play.senders["CT1"].splits == 0
+    whole = Play()
+    whole.bring(slices[:6])
+    whole.release(released=False)
+    whole.bring(slices[6:], "a2")
+    whole.release("a2", **{"1_2_3_1": 12})
+    assert whole.grade() is Grade.REGULAR
+
+
+def test_an_open_series_that_could_be_better_is_waited_for_and_no_longer_than_study_wait() -> None:
+    better = [make_slice(series="1.2.3.2", number=n + 1, association="a2") for n in range(30)]
+    play = Play(dict(PROVEN))
+    play.bring(better[:5], "a2")
+    play.bring([make_slice(number=n + 1, count=12) for n in range(12)], "a1")
+    play.wait(0.1)
+    assert play.grade() is Grade.COUNTED
+    assert play.jobs == []
+    decided = play.study.series["1.2.3.1"].decided_at
+    for number in range(5, 24):
+        play.bring(better[number : number + 1], "a2", each=0.5)
+    play.wait(1)
+    assert [j.queued_at for j in play.jobs] == [pytest.approx(decided + WAIT, abs=0.5)]
+    assert play.jobs[0].inputs["ncct_head"].series_instance_uid == "1.2.3.1"
+    play.bring(better[24:], "a2")
+    play.release("a2")
+    assert play.jobs[-1].inputs["ncct_head"].series_instance_uid == "1.2.3.2"
+    assert play.jobs[-1].revision == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"kernel": "H70h"}, {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, {"kernel": None}]
+)
+def test_an_open_series_that_cannot_be_better_delays_nothing(change: dict[str, object]) -> None:
+    play = Play(dict(PROVEN))
+    play.bring([make_slice(series="1.2.3.2", number=n + 1, **change) for n in range(5)], "a2")  # type: ignore[arg-type]
+    play.bring([make_slice(number=n + 1, count=12) for n in range(12)], "a1")
+    play.wait(0.05)
+    assert len(play.jobs) == 1
+
+
+def test_a_corrected_name_gives_a_new_job_once_all_headers_are_corrected() -> None:
+    play = Play()
+    play.bring(head())
+    play.release()
+    old = play.study.identity_sha256
+    corrected = head(identity="corrected")
+    play.bring(corrected[:6], "a2")
+    assert len(play.jobs) == 1
+    assert play.study.identity_sha256 == "corrected" != old
+    play.bring(corrected[6:], "a2")
+    assert [j.revision for j in play.jobs] == [1, 2]
+    assert {i.identity_sha256 for i in play.manifests[-1].instances} == {"corrected"}
+    assert play.grade() is Grade.REGULAR
+    play.release("a2")
+    play.wait(60)
+    assert len(play.jobs) == 2
+
+
+def test_a_redelivered_old_header_does_not_win() -> None:
+    play = Play()
+    play.bring(head())
+    play.release()
+    old = [m.instance for m in play.study.series["1.2.3.1"].members.values()]
+    play.bring(head(identity="corrected"), "a2")
+    play.study.receive(old, association="a1", now=play.now)
+    play.look()
+    assert play.study.identity_sha256 == "corrected"
+    assert len(play.jobs) == 2
+
+
+def test_other_pixels_under_one_uid_are_not_analysed() -> None:
+    play = Play()
+    slices = head()
+    play.bring(slices)
+    play.bring([replace(slices[3], file_sha256="other", content_sha256="other")])
+    play.release()
+    (job,) = play.jobs
+    assert job.refusal == Reason.DUPLICATE_OTHER_BYTES
+    assert job.sources[0].instances == 12
+
+
+def test_two_patients_are_not_analysed_and_told_once() -> None:
+    play = Play()
+    play.bring(head()[:6])
+    play.bring([replace(s, patient_sha256="7" * 32 + "0" * 32) for s in head()[6:]])
+    play.release()
+    play.wait(30)
+    (job,) = play.jobs
+    assert job.refusal == Reason.TWO_PATIENTS
+
+
+def test_a_missing_patient_id_or_issuer_contradicts_nobody() -> None:
+    play = Play()
+    slices = head()
+    whose = slices[0].patient_sha256
+    slices[1] = replace(slices[1], patient_sha256="0" * 64)
+    slices[2] = replace(slices[2], patient_sha256=whose[:32] + "8" * 32)
+    play.bring(slices)
+    play.release()
+    assert play.jobs[0].refusal is None
+    play.bring([replace(make_slice(number=99), patient_sha256=whose[:32] + "9" * 32)], "a2")
+    play.release("a2")
+    play.wait(60)
+    assert play.jobs[-1].refusal == Reason.TWO_PATIENTS
+
+
+def test_one_lossy_series_is_refused_when_nothing_else_can_come() -> None:
+    play = Play()
+    slices = [replace(s, pixels=replace(s.pixels, lossy=True), defect=Reason.LOSSY) for s in head() if s.pixels]
+    play.bring(slices)
+    assert play.jobs == []
+    play.release()
+    assert play.jobs[0].refusal == Reason.LOSSY
+
+
+def test_our_own_objects_start_nothing_and_reopen_nothing() -> None:
+    play = Play()
+    play.bring(head())
+    play.release()
+    view = play.study.view(play.now)
+    ours = make_slice(series="1.2.3.7", number=1, made_by_ichor=True)
+    play.bring([ours], "a9")
+    play.release("a9", **{"1_2_3_7": 1})
+    assert replace(play.study.view(play.now), at=view.at) == view
+    empty = Play()
+    empty.bring([ours])
+    assert empty.study.series == {}
+
+
+def test_without_a_candidate_the_reason_says_what_there_was() -> None:
+    play = Play()
+    play.bring(make_slice(number=n + 1, kernel="H70h") for n in range(8))
+    play.bring([make_slice(series="1.2.3.2", number=1, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))])
+    play.release()
+    view = play.study.view(play.now)
+    assert (view.open, view.jobs) == (False, ())
+    assert view.reason == "no pipeline applies: bone kernel, a localizer"
+
+
+def test_the_most_urgent_object_gives_the_priority() -> None:
+    play = Play()
+    slices = head()
+    play.bring([slices[0], replace(slices[1], priority=Priority.STAT), replace(slices[2], priority=Priority.LOW)])
+    play.bring(slices[3:])
+    play.release()
+    assert play.jobs[0].priority is Priority.STAT
+
+
+def test_quiet_time_is_learned_from_pauses_within_series() -> None:
+    sender = Sender(series=40)
+    assert sender.quiet < DEFAULT_QUIET
+    assert sender.after_pause(12.0).quiet == pytest.approx(18.0)
+    assert sender.after_pause(3600.0).quiet == sender.quiet
