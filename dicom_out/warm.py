@@ -30,10 +30,10 @@ _CODE = Code(value="12738006", scheme="SCT", meaning="Brain")
 class NoFiles:
     """A spool whose files are all empty."""
 
-    def open(self, location: str) -> BinaryIO:
+    def open(self, location: str) -> BinaryIO:  # noqa: ARG002
         return io.BytesIO()
 
-    def read_range(self, location: str, offset: int, length: int) -> bytes:
+    def read_range(self, location: str, offset: int, length: int) -> bytes:  # noqa: ARG002
         return b""
 
 
