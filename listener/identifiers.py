@@ -72,11 +72,12 @@ class _Scan:
     def run(self) -> None:
         position = 0
         while position + 8 <= len(self._data) and len(self.found) < len(_WANTED):
+            is_unknown = self._is_unknown(position, explicit=self._explicit)
             tag, length, position = self._head(position, explicit=self._explicit)
             if tag >= _PIXELS:
                 return
             if length == _UNDEFINED:
-                position = self._skip_items(position, explicit=self._explicit, depth=1)
+                position = self._skip_items(position, explicit=self._explicit and not is_unknown, depth=1)
                 continue
             name = _WANTED.get(tag)
             if name is not None and name not in self.found:
@@ -103,6 +104,10 @@ class _Scan:
             return tag, self._short.unpack_from(self._data, position + 6)[0], position + 8
         return tag, self._long.unpack_from(self._data, position + 4)[0], position + 8
 
+    def _is_unknown(self, position: int, *, explicit: bool) -> bool:
+        """True for a UN: what lies in one of undefined length is in Implicit VR (PS3.5 6.2.2)."""
+        return explicit and bytes(self._data[position + 4 : position + 6]) == b"UN"
+
     def _skip_items(self, position: int, *, explicit: bool, depth: int) -> int:
         """The place behind the sequence of undefined length whose value begins at ``position``."""
         if depth > _MOST_DEPTH:
@@ -121,8 +126,7 @@ class _Scan:
     def _skip_elements(self, position: int, *, explicit: bool, depth: int) -> int:
         """The place behind the item of undefined length whose first element is at ``position``."""
         while True:
-            # PS3.5 6.2.2: what lies in a UN of undefined length is Implicit VR Little Endian.
-            is_unknown = explicit and bytes(self._data[position + 4 : position + 6]) == b"UN"
+            is_unknown = self._is_unknown(position, explicit=explicit)
             tag, length, position = self._head(position, explicit=explicit)
             if tag == _ITEM_END:
                 return position

@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from socketserver import BaseServer
 from typing import Any, cast
@@ -42,6 +43,7 @@ _ACSE_TIMEOUT = 30.0  # from connection to A-ASSOCIATE-RQ, and for a release
 _NETWORK_TIMEOUT = 60.0  # a peer that stops in the middle of a PDU, or does not take our response
 _IDLE_TIMEOUT = 600.0  # an association on which nothing is said
 _VERIFICATION = "1.2.840.10008.1.1"
+_C_STORE_RQ = 0x0001
 _HIGH = 1  # Priority (0000,0700), PS3.7 9.1.1.1
 
 # A-ASSOCIATE-RJ (result, source, reason), PS3.8 9.3.4.
@@ -85,7 +87,7 @@ class Receiver:
     senders
         Who may send, with host and priority; empty: anybody.
     on_ended
-        Called when an association's end is in the journal's queue; must not wait.
+        Called when an association's end is in the journal; must not wait.
     new_id
         Gives each association its name.
     """
@@ -132,6 +134,7 @@ class Receiver:
             (evt.EVT_DATA_SENT, _acknowledge_quickly),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
+            (evt.EVT_DIMSE_RECV, _complete),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_ABORTED, self._aborted),
             (evt.EVT_C_ECHO, lambda _: 0x0000),
@@ -265,18 +268,30 @@ class Receiver:
         self._write_end(session, released=released)
 
     def _write_end(self, session: _Session, *, released: bool) -> None:
-        self._journal.end_association(session.origin.association, released=released, at=self._clock.time())
-        self._on_ended()
+        self._journal.end_association(
+            session.origin.association, released=released, at=self._clock.time(), then=self._on_ended
+        )
 
 
 def _configure_library() -> None:
     # The library's own switch for what we need: any storage class, private and unknown ones, any transfer syntax.
     _config.UNRESTRICTED_STORAGE_SERVICE = True
-    # Its log shows messages and, on errors, values of senders.
+    # Logs and warnings of the libraries show messages and, on errors, values of senders.
     _config.LOG_HANDLER_LEVEL = "none"
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+    for library in ("pynetdicom", "pydicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="pydicom")
     # A UID that is no UID is answered with a status; the library would abort the association.
     _config.VALIDATORS["UI"] = lambda _: (True, "")
+
+
+def _complete(event: evt.Event) -> None:
+    """Give a C-STORE-RQ without a UID one that is none: the library would leave it without an answer, ours is 0xA900."""
+    command = event.message.command_set
+    if command.get("CommandField") == _C_STORE_RQ:
+        for keyword in ("AffectedSOPClassUID", "AffectedSOPInstanceUID"):
+            if not command.get(keyword):
+                setattr(command, keyword, "0")
 
 
 def _application_entity(ae_title: str) -> AE:

@@ -62,6 +62,7 @@ class Relay:
         self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._pending: list[_Message] = []
+        self._look_again = False
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
     def start(self) -> None:
@@ -125,6 +126,10 @@ class Relay:
         for association in ended:
             self._close(association)
         self._publish_refusals()
+        if self._look_again:
+            # A call that came while we were collecting may have been about an association's end or a refusal.
+            self._look_again = False
+            self._wake.set()
 
     def _tell_some(self) -> bool:
         """Collect facts for 20 ms, less when an association has ended, and publish them; False when there were none."""
@@ -142,9 +147,9 @@ class Relay:
             left = deadline - self._clock.monotonic()
             if left <= 0 or (not rows and (taken == 0 or self._hurry.is_set())):
                 break
-            if not rows:
-                self._wake.wait(left)
+            if not rows and self._wake.wait(left):
                 self._wake.clear()
+                self._look_again = True
         for group in groups.values():
             members = [row for row, _ in group]
             message = self._message(members, [instance for _, instance in group])

@@ -244,14 +244,16 @@ class Journal(JournalReader):
         inserted: bool = self._submit(lambda connection: _store(connection, stored)).result()
         return inserted
 
-    def end_association(self, association: str, *, released: bool, at: float) -> None:
-        """Note the end of an association, after everything it stored. Does not wait for the commit."""
-        self._submit(
-            lambda connection: connection.execute(
-                "UPDATE associations SET ended_at = ?, released = ? WHERE association = ? AND ended_at IS NULL",
-                (at, int(released), association),
-            )
-        )
+    def end_association(
+        self, association: str, *, released: bool, at: float, then: Callable[[], None] = lambda: None
+    ) -> None:
+        """Note the end of an association, after everything it stored.
+
+        Does not wait for the commit: ``then`` is called after it, by the writer's thread, and must not wait.
+        """
+        statement = "UPDATE associations SET ended_at = ?, released = ? WHERE association = ? AND ended_at IS NULL"
+        future = self._submit(lambda connection: connection.execute(statement, (at, int(released), association)))
+        future.add_done_callback(lambda _: then())
 
     def assign_batch(self, batch: str, rows: Sequence[JournalRow]) -> None:
         """Write down which message carries these rows, before it is published: a repetition is then the same message.

@@ -1,0 +1,34 @@
+"""Fixtures of the receiver's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.listener.site import Site
+
+from listener import role
+
+
+@pytest.fixture
+def start_site(
+    tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Site]]:
+    """``start_site(**arguments of run_receiver)``: a receiver that is ended with the test."""
+    monkeypatch.setattr(role, "_SENDERS_PATIENCE", 0.5)
+    sites: list[Site] = []
+
+    def start(**changes: Any) -> Site:
+        sites.append(Site(tmp_path / f"site{len(sites)}", free_port(), **changes))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.end()
+
+
+@pytest.fixture
+def site(start_site: Callable[..., Site]) -> Site:
+    return start_site()
