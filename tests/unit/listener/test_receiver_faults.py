@@ -1,0 +1,196 @@
+"""What Success is worth: receivers that are killed in the middle of a push, and the system calls behind an answer."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from unit.listener.modality import Scu, encode, image
+
+from ichor.messages import AssociationClosed, Envelope, InstancesReceived, open_envelope
+from ichor.store.journal import Journal
+from ichor.store.spool import FileSpool
+
+SERVE = Path(__file__).parent / "serve.py"
+ROOT = Path(__file__).parents[3]
+
+
+class Process:
+    """A receiver in a process, perhaps under another program."""
+
+    def __init__(self, root: Path, port: int, under: Sequence[str] = ()) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.popen = subprocess.Popen(
+            [*under, sys.executable, str(SERVE), str(root), str(port)],
+            stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
+        assert self.popen.stdout is not None
+        assert self.popen.stdout.readline() == "ready\n"
+
+    def kill(self) -> None:
+        os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., tuple[Process, int]]]:
+    started: list[Process] = []
+    port = free_port()
+
+    def start(under: Sequence[str] = ()) -> tuple[Process, int]:
+        started.append(Process(tmp_path, port, under))
+        return started[-1], port
+
+    yield start
+    for process in started:
+        if process.popen.poll() is None:
+            process.kill()
+
+
+def told(root: Path) -> list[Envelope]:
+    path = root / "bus.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Envelope.model_validate_json(line.split("\t", 1)[1]) for line in lines]
+
+
+def push(port: int, numbers: Iterator[int], acknowledged: dict[str, bytes], some: threading.Event) -> None:
+    """Send objects one after another until the receiver is gone; note what was answered with Success."""
+    try:
+        scu = Scu(port)
+        for number in numbers:
+            sop = f"1.2.3.4.{number}"
+            data_set = encode(image(sop, pixels=random.Random(number).randbytes(2 * (number % 3000))))
+            if scu.store(data_set, sop_instance=sop) == 0:
+                acknowledged[sop] = data_set
+            if len(acknowledged) >= 3:
+                some.set()
+    except (ConnectionError, TimeoutError):
+        some.set()
+
+
+def test_killed_receiver_keeps_what_it_acknowledged_and_tells_each_once(
+    tmp_path: Path, serve: Callable[..., tuple[Process, int]]
+) -> None:
+    acknowledged: dict[str, bytes] = {}
+    numbers = itertools.count(1)
+    moments = random.Random(7)
+    for _ in range(5):
+        process, port = serve()
+        some = threading.Event()
+        senders = [threading.Thread(target=push, args=(port, numbers, acknowledged, some)) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        assert some.wait(60)
+        threading.Event().wait(moments.uniform(0, 0.15))  # the moment of the fault is the parameter here
+        process.kill()
+        for sender in senders:
+            sender.join()
+    assert len(acknowledged) >= 15
+
+    process, port = serve()
+    scu = Scu(port)
+    assert scu.store(encode(image("1.2.99")), sop_instance="1.2.99") == 0
+    scu.release()
+    acknowledged["1.2.99"] = encode(image("1.2.99"))
+    while not any(e.id.startswith("closed-") and e.data["released"] for e in told(tmp_path)):
+        assert process.popen.poll() is None
+    process.kill()
+
+    spool, journal = FileSpool(tmp_path / "spool"), Journal(tmp_path / "journal.sqlite")
+    rows = {row.stored.sop_instance_uid: row for row in journal.by_study("1.2.3")}
+    assert set(acknowledged) <= set(rows)  # a kill between commit and answer leaves an object more, never one less
+    for sop, data_set in acknowledged.items():
+        with spool.open(rows[sop].stored.location) as file:
+            assert file.read().endswith(data_set)
+    assert list((tmp_path / "spool").rglob("*.part")) == []
+
+    repeated: dict[str, Envelope] = {}
+    for envelope in told(tmp_path):
+        first = repeated.setdefault(envelope.id, envelope)
+        assert first.data == envelope.data  # the same message again, not another one
+    messages = [open_envelope(envelope) for envelope in repeated.values()]
+    counts = Counter(i.sop_instance_uid for m in messages if isinstance(m, InstancesReceived) for i in m.instances)
+    assert set(counts) == set(rows)
+    assert set(counts.values()) == {1}
+    closed = [m for m in messages if isinstance(m, AssociationClosed)]
+    assert len(closed) == len({m.association for m in closed}) == len({r.stored.association for r in rows.values()})
+    assert sum(m.released for m in closed) == 1
+    assert sum(sum(m.counts.values()) for m in closed) == len(rows)
+    assert journal.open_associations() == []
+    journal.close()
+
+
+def _returned(trace: str) -> Iterator[tuple[str, str, str]]:
+    """(pid, call, arguments) of a trace in the order in which calls returned, sends in the order of their beginning."""
+    begun: dict[tuple[str, str], str] = {}
+    for line in trace.splitlines():
+        pid, text = line.split(None, 1)
+        if match := re.match(r"(\w+)\((.*) <unfinished \.\.\.>$", text):
+            if match[1] == "sendto":
+                yield pid, match[1], match[2]
+            begun[pid, match[1]] = match[2]
+        elif match := re.match(r"<\.\.\. (\w+) resumed>.*= 0$", text):
+            yield pid, match[1], begun.pop((pid, match[1]))
+        elif (match := re.match(r"(\w+)\((.*)\) += (-?\d+)", text)) and (match[1] == "sendto" or match[3] == "0"):
+            yield pid, match[1], match[2]
+
+
+def test_success_follows_the_syncs_of_file_directory_and_journal(
+    tmp_path: Path, serve: Callable[..., tuple[Process, int]], peer: Callable[[str, str], str]
+) -> None:
+    strace = peer("strace", "strace")
+    trace = tmp_path / "trace"
+    calls = "trace=fsync,fdatasync,rename,renameat,renameat2,sendto,mkdir"
+    try:
+        process, port = serve([strace, "-f", "-qq", "-y", "-s", "16", "-e", calls, "-o", str(trace)])
+    except AssertionError:
+        pytest.skip("strace may not trace processes here (ptrace is forbidden)")
+    scu = Scu(port)
+    expected = []
+    for number in range(1, 7):
+        series = f"1.2.3.{number % 2}"
+        sop = f"1.2.3.4.{number}"
+        assert scu.store(encode(image(sop, series=series)), sop_instance=sop) == 0
+        expected.append(series)
+    scu.release()
+    process.kill()
+
+    spool = str(tmp_path / "spool")
+    series_done: set[str] = set()
+    answered = 0
+    seen: list[tuple[str, str]] = []  # since the last answer
+    for _, call, arguments in _returned(trace.read_text()):
+        if call == "sendto" and '"\\4\\0' in arguments:  # a P-DATA-TF PDU: the response
+            series = expected[answered]
+            syncs = [path for name, path in seen if name in ("fsync", "fdatasync")]
+            scratch = next(p for p in syncs if p.endswith(".part"))
+            directory = f"{spool}/1.2.3/{series}"
+            order = [
+                syncs.index(scratch),
+                syncs.index(directory),
+                max(i for i, p in enumerate(syncs) if p.endswith("-wal")),
+            ]
+            assert order == sorted(order), syncs
+            renamed = next(i for i, (name, path) in enumerate(seen) if name.startswith("rename"))
+            assert seen.index(("fsync", scratch)) < renamed < seen.index(("fsync", directory))
+            if series not in series_done:  # new entries above it
+                assert {spool, f"{spool}/1.2.3"} <= set(syncs)
+                series_done.add(series)
+            answered += 1
+            seen = []
+        else:
+            path = re.search(r"<([^>]*)>", arguments)
+            seen.append((call, path[1] if path else arguments))
+    assert answered == 6
