@@ -41,6 +41,7 @@ def routes(sources: Sources) -> list[Route]:
     def studies(request: Request) -> Response:
         state = parse_state(request.query_params.get("state", ""))
         since = parse_since(request.query_params.get("since", ""))
+        whole_log(sources)
         return JSONResponse([as_json(s) for s in projection.studies(state=state, since=since)])
 
     def study(request: Request) -> Response:
@@ -75,6 +76,7 @@ def routes(sources: Sources) -> list[Route]:
 
     async def find(request: Request) -> Response:
         digest = accession_digest(_accession(await bounded_body(request)))
+        whole_log(sources)
         found = await run_in_threadpool(projection.find, digest) if digest else []
         return JSONResponse([as_json(s) for s in found])
 
@@ -107,6 +109,18 @@ def known_study(sources: Sources, request: Request) -> Study:
     if found is None:
         raise HTTPException(404, "no study with this UID")
     return found
+
+
+def whole_log(sources: Sources) -> None:
+    """Lists are whole or not given.
+
+    Raises
+    ------
+    HTTPException
+        503 while a long log is still being read after a start.
+    """
+    if not sources.projection.caught_up.is_set():
+        raise HTTPException(503, "the log of events is still being read", headers={"Retry-After": "1"})
 
 
 def parse_state(text: str) -> StudyState | None:

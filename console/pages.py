@@ -88,6 +88,7 @@ class Pages:
             more=len(finished) > first + _PER_PAGE,
             ready=ready,
             ready_detail=detail,
+            reading=not self._sources.projection.caught_up.is_set(),
         )
 
     def study(self, request: Request) -> Response:

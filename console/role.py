@@ -19,6 +19,7 @@ from ichor.store.protocol import Blobs
 
 _LOG = logging.getLogger(__name__)
 _DRAIN_SECONDS = 3
+_LONGEST_READING = 8.0  # seconds; the whole has 15 to become ready (face.md)
 
 
 def run_console(
@@ -36,8 +37,8 @@ def run_console(
 ) -> None:
     """Serve page, REST and metrics on ``host:port`` until ``stop`` is set.
 
-    ``on_ready`` is called once the log was folded up to its end and the port answers. State is the log's: nothing is
-    kept between two starts.
+    ``on_ready`` is called once the port answers and the log was folded up to its end, or after 8 s: a longer log is
+    read on meanwhile, single studies are then answered from the log itself. Nothing is kept between two starts.
 
     Raises
     ------
@@ -57,14 +58,16 @@ def run_console(
         )
     )  # fmt: skip
     end = threading.Event()
-    follow = threading.Thread(target=_follow, args=(projection, end), name="history", daemon=True)
+    follow = threading.Thread(target=projection.run, args=(end,), name="history", daemon=True)
     serve = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="http", daemon=True)
     try:
-        projection.catch_up(stop)
         follow.start()
         serve.start()
         while not server.started and serve.is_alive():
             serve.join(0.01)
+        deadline = clock.monotonic() + _LONGEST_READING
+        while not (stop.is_set() or projection.caught_up.wait(0.05)) and clock.monotonic() < deadline:
+            pass
         if serve.is_alive():
             on_ready()
             _LOG.info("console on http://%s:%d/", host, listening.getsockname()[1])
@@ -78,10 +81,6 @@ def run_console(
             if thread.is_alive():
                 thread.join(_DRAIN_SECONDS + 1)
         listening.close()
-
-
-def _follow(projection: Projection, end: threading.Event) -> None:
-    projection.run(end)
 
 
 def _listen(host: str, port: int) -> socket.socket:

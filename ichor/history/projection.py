@@ -18,6 +18,7 @@ from ichor.types import StudyState
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 1000
+_ASSEMBLED = "ichor.study.assembled.v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,19 @@ class Projection:
         self._refusals: deque[Refusal] = deque(maxlen=refusals)
         # Series and result objects, so that their UIDs find the study.
         self._inside: dict[str, str] = {}
+        # Set once the end of the log was seen: until then a study is asked from the log itself.
+        self.caught_up = threading.Event()
 
     def step(self, wait: float = 0.0) -> int:
         """Fold the next batch of the log, waiting at most ``wait`` seconds for the first event; how many there were."""
         batch = self._bus.read(EVENTS, after=self._cursor, limit=_BATCH, wait=wait)
+        outdated = _outdated([envelope for _, envelope in batch])
         for cursor, envelope in batch:
-            self._take(envelope)
+            if envelope.id not in outdated:
+                self._take(envelope)
             self._cursor = cursor
+        if len(batch) < _BATCH:
+            self.caught_up.set()
         return len(batch)
 
     def catch_up(self, stop: threading.Event | None = None) -> None:
@@ -103,6 +110,8 @@ class Projection:
 
     def study(self, uid: str) -> Study | None:
         """The study with this Study Instance UID."""
+        if not self.caught_up.is_set():
+            return study(self._bus, uid)
         with self._lock:
             view = self._views.get(uid)
         return None if view is None else self._study(view)
@@ -179,6 +188,25 @@ def log(bus: Bus, topic: str, *, subject: str | None = None) -> Iterator[Envelop
     while batch := bus.read(topic, after=cursor, limit=_BATCH, subject=subject):
         yield from (envelope for _, envelope in batch)
         cursor = batch[-1][0]
+
+
+def _outdated(batch: list[Envelope]) -> set[str]:
+    """Ids of assembler's views that a later one of the same batch replaces: reading them costs most of a restart."""
+    newest: dict[str, tuple[tuple[float, float], str]] = {}
+    outdated: set[str] = set()
+    for envelope in batch:
+        if envelope.type != _ASSEMBLED:
+            continue
+        revision, at = envelope.data.get("revision"), envelope.data.get("at")
+        if not (isinstance(revision, int) and isinstance(at, int | float)):
+            continue
+        other = newest.get(envelope.subject)
+        # Only what is older in both: the others leave a trace in the fold.
+        if other is None or (revision >= other[0][0] and at > other[0][1]):
+            if other is not None:
+                outdated.add(other[1])
+            newest[envelope.subject] = (revision, at), envelope.id
+    return outdated
 
 
 def _inner_uids(event: Data) -> Iterator[str]:

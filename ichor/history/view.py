@@ -57,18 +57,20 @@ def fold(view: StudyView | None, event: Data) -> StudyView | None:
         view = StudyView(study_instance_uid=event.study_instance_uid, first_at=event.at, updated_at=event.at)
     elif view.study_instance_uid != event.study_instance_uid:
         return view
+    assembled, jobs = view.assembled, view.jobs
     if isinstance(event, StudyAssembled):
-        assembled = _newer(view.assembled, event, lambda e: (e.revision, e.at))
-        changed = assembled is not view.assembled
-        new = replace(view, assembled=assembled) if changed else view
+        assembled = _newer(assembled, event, lambda e: (e.revision, e.at))
     else:
-        old = view.jobs.get(event.job_id, _NOTHING)
+        old = jobs.get(event.job_id, _NOTHING)
         trace = _trace(old, event)
-        new = view if trace is old else replace(view, jobs={**view.jobs, event.job_id: trace})
+        if trace is not old:
+            jobs = {**jobs, event.job_id: trace}
     first, last = min(view.first_at, event.at), max(view.updated_at, event.at)
-    if (first, last) != (new.first_at, new.updated_at):
-        new = replace(new, first_at=first, updated_at=last)
-    return new
+    if assembled is view.assembled and jobs is view.jobs and (first, last) == (view.first_at, view.updated_at):
+        return view
+    return StudyView(
+        study_instance_uid=view.study_instance_uid, assembled=assembled, jobs=jobs, first_at=first, updated_at=last
+    )
 
 
 _NOTHING = JobTrace()

@@ -41,12 +41,14 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.projection = Projection(self.bus)
+        self.projection.catch_up()
 
     def tell(self, *messages: Data) -> None:
         publish(self.bus, *messages)
         self.projection.catch_up()
 
     def client(self) -> TestClient:
+        """A browser without a script, or a program."""
         sources = Sources(
             projection=self.projection, bus=self.bus, blobs=self.blobs,  # type: ignore[arg-type]
             journal=None, ready=lambda: self.ready, clock=self.clock,

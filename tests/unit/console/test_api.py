@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from unit.console.conftest import PNG, Desk
-from unit.history.made import T0, done, uid, whole_way
+from unit.history.made import T0, done, publish, uid, whole_way
 
 from ichor.history import Projection, as_json
 from ichor.messages import ReceiveRefused
@@ -165,3 +165,16 @@ def test_the_newest_revisions_pictures_are_shown(desk: Desk) -> None:
     first = (("results/1/a.png", "first"),)
     desk.tell(*whole_way(1, pictures=first), done(1, 2, at=T0 + 90.0, pictures=(("results/2/a.png", "second"),)))
     assert desk.client().get(f"/api/v1/studies/{uid(1)}").json()["images"] == [{"n": 1, "caption": "second"}]
+
+
+def test_a_list_is_whole_or_not_given(desk: Desk) -> None:
+    publish(desk.bus, *whole_way(1))
+    desk.projection = Projection(desk.bus)
+    client = desk.client()
+    answer = client.get("/api/v1/studies")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert client.post("/api/v1/find", json={"accession_number": "ACC1"}).status_code == 503
+    assert client.get(f"/api/v1/studies/{uid(1)}").json()["state"] == "done"
+    assert "still being read" in client.get("/").text
+    desk.projection.catch_up()
+    assert len(client.get("/api/v1/studies").json()) == 1

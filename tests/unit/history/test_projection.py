@@ -114,3 +114,24 @@ def test_run_follows_until_it_is_stopped() -> None:
         stop.set()
         thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_study_is_known_before_the_log_is_read() -> None:
+    bus = new_bus()
+    publish(bus, *whole_way(1))
+    projection = Projection(bus)
+    assert not projection.caught_up.is_set()
+    found = projection.study(uid(1))
+    projection.catch_up()
+    assert projection.caught_up.is_set()
+    assert found is not None
+    assert found == projection.study(uid(1))
+
+
+def test_skipping_what_a_later_view_replaces_changes_nothing() -> None:
+    bus = new_bus()
+    views = [assembled(1, T0 + at, revision=r, received_at=T0) for at, r in ((4, 1), (9, 2), (6, 1), (8, 2), (9.5, 1))]
+    publish(bus, *whole_way(1), *views)
+    batch = Projection(bus)
+    batch.catch_up()
+    assert batch.study(uid(1)) == study(bus, uid(1))
