@@ -91,7 +91,10 @@ def _groups(
     for group in context.findings.groups:
         mask = group.segmentation
         if mask is None or volume is None or segmentation is None:
-            groups.extend(_plain_group(context, group))
+            if group.measurements:
+                what = concept(group.finding)
+                numbers = _numbers(context, group.tracking_id, group.measurements, finding=what, sites=_sites(group))
+                groups.append(numbers)
             continue
         number = next(i for i, s in enumerate(segments, start=1) if s is mask)
         groups.append(_volumetric(context, group, mask, segmentation, number))
@@ -99,9 +102,8 @@ def _groups(
             groups.append(_planar(context, group, mask, volume))
     totals = totals_of(context.findings)
     if totals:
-        finding = context.findings.groups[0].finding if context.findings.groups else totals[0].code
-        whole = FindingGroup(tracking_id="Total", finding=finding, measurements=totals)
-        groups.extend(_plain_group(context, whole))
+        finding = concept(context.findings.groups[0].finding) if context.findings.groups else None
+        groups.append(_numbers(context, "Total", totals, finding=finding))
     return groups
 
 
@@ -145,18 +147,22 @@ def _planar(context: ResultContext, group: FindingGroup, mask: Segmentation, vol
     )
 
 
-def _plain_group(context: ResultContext, group: FindingGroup) -> list[_Group]:
-    if not group.measurements:
-        return []
-    return [
-        MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=_tracking(context, group.tracking_id),
-            finding_type=concept(group.finding),
-            algorithm_id=context.algorithm_content(),
-            finding_sites=_sites(group),
-            measurements=[_measurement(m) for m in group.measurements],
-        )
-    ]
+def _numbers(
+    context: ResultContext,
+    tracking_id: str,
+    measurements: Sequence[Measurement],
+    *,
+    finding: CodedConcept | None,
+    sites: list[FindingSite] | None = None,
+) -> _Group:
+    """Numbers that belong to no region (TID 1501)."""
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(context, tracking_id),
+        finding_type=finding,
+        algorithm_id=context.algorithm_content(),
+        finding_sites=sites,
+        measurements=[_measurement(m) for m in measurements],
+    )
 
 
 def _tracking(context: ResultContext, tracking_id: str) -> TrackingIdentifier:

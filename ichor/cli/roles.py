@@ -135,13 +135,15 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
 
         pipelines = tuple(installed())
         spool = FileSpool(folder.spool)
+        encoder = DicomEncoder(spool, software_version=__version__)
+        encoder.warm()
         run_worker(
             bus=open_folder_bus(settings, folder),
             blobs=FileBlobs(folder.blobs),
             spool=spool,
             pipelines=pipelines,
             engines=load_engines([m for p in pipelines for m in p.models], folder.engines),
-            encoder=DicomEncoder(spool, software_version=__version__),
+            encoder=encoder,
             destinations=[d.name for d in settings.destinations],
             not_analysed_report=settings.study.not_analysed_report,
             clock=SystemClock(),
