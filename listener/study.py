@@ -171,6 +171,9 @@ class StudyAssembly:
             series.count_learned = True
             series.contradicted = not sender.doubts_counts
             sender = sender.after_wrong_count()
+        if not series.one_learned and series.tally.says_one:
+            series.one_learned = True
+            sender = sender.after_one()
         if claim is not None and not series.several_learned and len(series.tally.acquisitions) > 1:
             series.several_learned = True
             sender = sender.after_several()

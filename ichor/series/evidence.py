@@ -38,6 +38,7 @@ class Sender:
     series: int = 0  # decided
     splits: int = 0  # series that came over several released associations
     several: int = 0  # series of several acquisitions
+    ones: int = 0  # series that say 1 and have more images
     counts_right: int = 0  # counts of one acquisition that agreed and stayed right to the end
     counts_wrong: int = 0  # counts that more images contradicted
     counts_high: int = 0  # series in a row that never reached their count
@@ -72,6 +73,9 @@ class Sender:
 
     def after_several(self) -> Sender:
         return replace(self, several=self.several + 1)
+
+    def after_one(self) -> Sender:
+        return replace(self, ones=self.ones + 1)
 
     def after_right_count(self) -> Sender:
         return replace(self, counts_right=self.counts_right + 1, counts_high=0)
@@ -116,6 +120,12 @@ class CountTally:
     def images_of(self, acquisitions: frozenset[int | None]) -> int:
         """Images of these numbered acquisitions."""
         return sum(self._per_acquisition[number] for number in acquisitions if number is not None)
+
+    @property
+    def says_one(self) -> bool:
+        """A header says that its acquisition has one image, and there are more (diffusion sets do, for 500)."""
+        ones = any(key[0] == "ImagesInAcquisition" and values[1] > 0 for key, values in self._stated.items())
+        return ones and self.images > len(self.acquisitions)
 
     def claim(self) -> Claim | None:
         """What the counts say together; None when no header has one."""
@@ -273,6 +283,8 @@ def _hollow(view: SeriesView, sender: Sender) -> Evidence | None:
     """Why a count of this sender says nothing about a series, even when it agrees."""
     if sender.doubts_counts:
         return Evidence(what="doubt", detail="this sender's counts were contradicted before")
+    if sender.ones and view.tally.images == 1:
+        return Evidence(what="doubt", detail="this sender says 1 whatever there is")
     if sender.several and len(view.tally.acquisitions) == 1:
         return Evidence(what="doubt", detail="a count is of one acquisition, this sender's series have several")
     return None

@@ -25,7 +25,7 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     """Build the volume of a series of single-frame images.
 
     The array is (z, y, x), slices ascending along the normal, rescale applied once: int16 where that is exact (slope 1
-    and an integer intercept in all slices, results in range), else float32. Memory is the result and one frame per
+    and an integer intercept in all slices, every value in range), else float32. Memory is the result and one frame per
     thread. CT values are in HU.
 
     Parameters
@@ -95,39 +95,39 @@ def _pixels(instance: Instance) -> Pixels:
 
 def _read_slices(slices: Sequence[Instance], *, spool: SpoolReader) -> npt.NDArray[Any]:
     geometry = _geometry(slices[0])
-    exact = _fits_int16([_pixels(i) for i in slices])
-    result = np.empty((len(slices), geometry.rows, geometry.columns), dtype=np.int16 if exact else np.float32)
+    shape = len(slices), geometry.rows, geometry.columns
+    if all(_pixels(i).rescale_slope == 1.0 and _pixels(i).rescale_intercept.is_integer() for i in slices):
+        integers = np.empty(shape, dtype=np.int16)
+        if _fill(integers, slices, spool=spool):
+            return integers
+        del integers  # a value does not fit into 16 bits
+    result = np.empty(shape, dtype=np.float32)
+    _fill(result, slices, spool=spool)
+    return result
 
-    def fill(k: int) -> None:
+
+def _fill(result: npt.NDArray[Any], slices: Sequence[Instance], *, spool: SpoolReader) -> bool:
+    """Rescaled values of every slice into ``result``; False when one does not fit."""
+    exact = result.dtype == np.int16
+
+    def fill(k: int) -> bool:
         pixels = _pixels(slices[k])
         stored = _decode(slices[k], pixels, spool=spool)
-        if exact:
-            np.add(stored, int(pixels.rescale_intercept), out=result[k], dtype=np.int32, casting="unsafe")
-        else:
-            scaled = stored.astype(np.float64) * pixels.rescale_slope + pixels.rescale_intercept
-            result[k] = scaled
+        if not exact:
+            result[k] = stored.astype(np.float64) * pixels.rescale_slope + pixels.rescale_intercept
+            return True
+        offset = int(pixels.rescale_intercept)
+        if int(stored.min()) + offset < _INT16.min or int(stored.max()) + offset > _INT16.max:
+            return False
+        np.add(stored, offset, out=result[k], dtype=np.int32, casting="unsafe")
+        return True
 
     threads = min(len(slices), os.cpu_count() or 1, 8)
     # Native frames are copies: threads would only wait for each other.
     if threads == 1 or not any(_pixels(i).encapsulated for i in slices):
-        for k in range(len(slices)):
-            fill(k)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, range(len(slices))))
-    return result
-
-
-def _fits_int16(pixels: Sequence[Pixels]) -> bool:
-    """True when every possible stored value, rescaled, is an integer of 16 bits."""
-    for p in pixels:
-        if p.rescale_slope != 1.0 or p.rescale_intercept != int(p.rescale_intercept):
-            return False
-        lowest = -(1 << (p.bits_stored - 1)) if p.signed else 0
-        highest = (1 << (p.bits_stored - 1)) - 1 if p.signed else (1 << p.bits_stored) - 1
-        if lowest + p.rescale_intercept < _INT16.min or highest + p.rescale_intercept > _INT16.max:
-            return False
-    return True
+        return all(fill(k) for k in range(len(slices)))
+    with ThreadPoolExecutor(threads) as pool:
+        return all(list(pool.map(fill, range(len(slices)))))
 
 
 def _decode(instance: Instance, pixels: Pixels, *, spool: SpoolReader) -> npt.NDArray[Any]:
