@@ -1,0 +1,236 @@
+"""`ichor doctor`: is everything in place? One line each, for a person on call. Changes nothing but the cache of engines."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ichor.bus.protocol import Bus
+from ichor.cli.folder import DataFolder
+from ichor.cli.machine import Finding, Level, check_machine
+from ichor.cli.supervisor import all_ready
+from ichor.config import Settings
+from ichor.errors import IchorError
+from ichor.types import Destination
+
+# What results are made of.
+CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
+    "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
+    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
+    "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR",
+}
+_OLD_SECONDS = 600.0
+_ANSWER_SECONDS = 5.0
+
+
+class Dialogue(Protocol):
+    """What is asked of a DICOM peer (`dicom_out.transport`)."""
+
+    def echo(self, destination: Destination, *, calling_ae: str) -> None:
+        """C-ECHO; `ichor.errors.TransientError` with the reason when it does not answer."""
+
+    def accepted_classes(
+        self, destination: Destination, classes: Sequence[str], *, calling_ae: str
+    ) -> tuple[str, ...]: ...
+
+
+class Model(Protocol):
+    """What is known of a model that was loaded (`engines.catalogue`)."""
+
+    @property
+    def fallback(self) -> str:
+        """Why the fast runtime does not serve it; empty when it does."""
+
+
+def doctor(settings: Settings) -> int:
+    """Check everything and print it; 1 when anything fails."""
+    from dicom_out import transport
+
+    folder = DataFolder(settings.data)
+    count = dict.fromkeys(Level, 0)
+    for finding in _examine(settings, folder, transport):
+        todo = f" -> {finding.todo}" if finding.todo and finding.level is not Level.OK else ""
+        print(f"{finding.level:<4}  {finding.what}: {finding.text}{todo}", flush=True)
+        count[finding.level] += 1
+    print(f"{count[Level.OK]} in order, {count[Level.WARN]} to look at, {count[Level.FAIL]} to be put right")
+    return 1 if count[Level.FAIL] else 0
+
+
+def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iterator[Finding]:
+    yield from check_machine(folder)
+    yield check_token(settings)
+    yield check_listener(settings, folder, dialogue)
+    yield check_console(settings, folder)
+    yield from check_destinations(settings, dialogue)
+    yield from _check_installed_models(folder)
+    yield from _check_folder_bus(settings, folder)
+
+
+def check_token(settings: Settings) -> Finding:
+    try:
+        settings.token()
+    except IchorError as error:
+        return Finding(Level.FAIL, "console token", str(error), "write a token into that file")
+    return Finding(Level.OK, "console token", "set" if settings.console.token_file else "none (loopback only)")
+
+
+def check_listener(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Finding:
+    """Free while nothing serves; ours, and answering C-ECHO, while something does."""
+    listener = settings.listener
+    what = f"listener {listener.host}:{listener.port}"
+    serving, _ = all_ready(folder.run, ["receive"])
+    taken = port_taken(listener.host, listener.port)
+    if taken is None:
+        if serving:
+            return Finding(
+                Level.FAIL, what, "the receiver runs, but not on this port", "restart it with these settings"
+            )
+        return Finding(Level.OK, what, "free; nothing serves")
+    if taken != errno.EADDRINUSE:
+        return Finding(Level.FAIL, what, f"cannot be used: {_name(taken)}", "set another address")
+    if not serving:
+        todo = "end that program or set `listener.port`"
+        return Finding(Level.FAIL, what, "taken by a program that is not Ichor with this data folder", todo)
+    own = Destination(name="self", ae_title=listener.ae_title, host=reachable(listener.host), port=listener.port)
+    # Where senders are listed, only they are answered.
+    calling = settings.senders[0].ae_title if settings.senders else listener.ae_title
+    try:
+        dialogue.echo(own, calling_ae=calling)
+    except IchorError as error:
+        if settings.senders:
+            return Finding(Level.WARN, what, f"serves, {error}", "expected when this machine is not in [[senders]]")
+        return Finding(Level.FAIL, what, f"does not answer C-ECHO: {error}", "look into the log; restart `ichor serve`")
+    return Finding(Level.OK, what, "serves and answers C-ECHO")
+
+
+def check_console(settings: Settings, folder: DataFolder) -> Finding:
+    console = settings.console
+    what = f"console {console.host}:{console.port}"
+    serving, _ = all_ready(folder.run, ["console"])
+    taken = port_taken(console.host, console.port)
+    if taken is None:
+        level = Level.FAIL if serving else Level.OK
+        return Finding(level, what, "nothing serves there", "restart `ichor serve` with these settings")
+    if taken != errno.EADDRINUSE or not serving:
+        text = "taken by another program" if taken == errno.EADDRINUSE else f"cannot be used: {_name(taken)}"
+        return Finding(Level.FAIL, what, text, "end that program or set `console.port`")
+    host = reachable(console.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{console.port}/readyz"
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS):
+            return Finding(Level.OK, what, "serves; all roles are ready")
+    except urllib.error.HTTPError as error:
+        detail = error.read(300).decode(errors="replace").strip()
+        return Finding(Level.FAIL, what, f"not ready: {detail}", "look into the log of that role")
+    except OSError as error:
+        return Finding(Level.FAIL, what, f"does not answer: {error}", "look into the log; restart `ichor serve`")
+
+
+def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Finding]:
+    if not settings.destinations:
+        yield Finding(Level.WARN, "destinations", "none: results stay here", "add [[destinations]]")
+    for entry in settings.destinations:
+        peer = Destination(name=entry.name, ae_title=entry.ae_title, host=entry.host, port=entry.port)
+        what = f"destination {entry.name}"
+        try:
+            dialogue.echo(peer, calling_ae=settings.listener.ae_title)
+            yield Finding(Level.OK, what, f"{entry.ae_title}@{entry.host}:{entry.port} answers C-ECHO")
+            accepted = dialogue.accepted_classes(peer, list(CLASSES), calling_ae=settings.listener.ae_title)
+        except IchorError as error:
+            todo = "results wait until it answers; check address, AE titles and that it knows ours"
+            yield Finding(Level.FAIL, what, f"{entry.ae_title}@{entry.host}:{entry.port}: {error}", todo)
+            continue
+        refused = [name for uid, name in CLASSES.items() if uid not in accepted]
+        if not refused:
+            yield Finding(Level.OK, what, f"accepts {', '.join(CLASSES.values())}")
+        else:
+            level = Level.FAIL if len(refused) == len(CLASSES) else Level.WARN
+            todo = "have these SOP classes enabled there: such results are refused"
+            yield Finding(level, what, f"does not accept {', '.join(refused)}", todo)
+
+
+def _check_installed_models(folder: DataFolder) -> Iterator[Finding]:
+    from engines.catalogue import load_model, load_model_card
+    from ichor.pipeline import installed
+
+    names = list(dict.fromkeys(model for pipeline in installed() for model in pipeline.models))
+    with tempfile.TemporaryDirectory(prefix="ichor-doctor-") as temporary:
+        place = folder.engines if folder.engines.is_dir() else Path(temporary)
+        for name in names:
+            yield check_model(
+                name, read_sha256=lambda n: load_model_card(n).sha256, load=lambda n: load_model(n, folder=place)
+            )
+
+
+def check_model(name: str, *, read_sha256: Callable[[str], str], load: Callable[[str], Model]) -> Finding:
+    """File hash against the card, then the gate: does the fast runtime say what the reference says?"""
+    what = f"model {name}"
+    try:
+        sha256 = read_sha256(name)
+        loaded = load(name)
+    except IchorError as error:
+        return Finding(Level.FAIL, what, str(error), "install Ichor anew")
+    known = f"sha256 {sha256[:12]} as on its card"
+    if loaded.fallback:
+        todo = "it serves, slower, by the reference runtime; see `ichor engine verify`"
+        return Finding(Level.WARN, what, f"{known}, gate not passed: {loaded.fallback}", todo)
+    return Finding(Level.OK, what, f"{known}, gate passed")
+
+
+def _check_folder_bus(settings: Settings, folder: DataFolder) -> Iterator[Finding]:
+    from ichor.cli.roles import open_folder_bus
+
+    if not folder.bus.exists():
+        yield Finding(Level.OK, "bus", "not there yet; the first start makes it")
+        return
+    try:
+        bus = open_folder_bus(settings, folder)
+        try:
+            yield from check_bus(bus)
+        finally:
+            bus.close()
+    except IchorError as error:
+        yield Finding(Level.FAIL, "bus", str(error), "restore bus.sqlite from a copy, or free its disk")
+
+
+def check_bus(bus: Bus) -> Iterator[Finding]:
+    """How far each group is behind, and what was given up."""
+    lags = bus.lag()
+    for lag in lags:
+        if lag.oldest_age > _OLD_SECONDS:
+            text = f"{lag.waiting + lag.leased} wait on {lag.topic} for {lag.group}, the oldest {lag.oldest_age / 60:.0f} min"
+            yield Finding(Level.WARN, "bus", text, "is that role running, that destination there?")
+    if not any(lag.oldest_age > _OLD_SECONDS for lag in lags):
+        yield Finding(Level.OK, "bus", f"{sum(lag.waiting + lag.leased for lag in lags)} messages in hand or waiting")
+    letters = len(bus.dead_letters())
+    level = Level.WARN if letters else Level.OK
+    yield Finding(level, "dead letters", str(letters), "`ichor dlq list` says why; `ichor dlq replay ID` tries again")
+
+
+def port_taken(host: str, port: int) -> int | None:
+    """None when the address could be listened on, else the error number."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    return None
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, "no such host")
+
+
+def reachable(host: str) -> str:
+    """Where to call what listens on ``host``."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)

@@ -1,0 +1,305 @@
+"""`ichor doctor`: what it says of good and of broken installations. Peers are faked; ports and folders are real."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ichor.bus.memory import MemoryBus
+from ichor.cli import doctor as module
+from ichor.cli.doctor import (
+    CLASSES,
+    check_bus,
+    check_console,
+    check_destinations,
+    check_listener,
+    check_model,
+    check_token,
+    doctor,
+    port_taken,
+)  # fmt: skip
+from ichor.cli.folder import DataFolder
+from ichor.cli.machine import (
+    Level,
+    available_memory,
+    check_clock,
+    check_files,
+    check_folder,
+    check_machine,
+    check_memory,
+    check_space,
+    existing,
+)  # fmt: skip
+from ichor.clock import ManualClock
+from ichor.config import Settings
+from ichor.errors import CannotStart, TransientError
+from ichor.messages import Envelope
+from ichor.types import Destination
+
+
+@dataclass
+class Peers:
+    """Stands in for the network: who answers, and what they accept."""
+
+    silent: str = ""
+    accepted: tuple[str, ...] = tuple(CLASSES)
+    asked: list[tuple[str, str, str, int]] = field(default_factory=list)  # calling, called, host, port
+
+    def echo(self, destination: Destination, *, calling_ae: str) -> None:
+        self.asked.append((calling_ae, destination.ae_title, destination.host, destination.port))
+        if destination.name == self.silent:
+            raise TransientError("no connection to the destination")
+
+    def accepted_classes(self, destination: Destination, classes: Sequence[str], *, calling_ae: str) -> tuple[str, ...]:
+        del destination, calling_ae
+        return tuple(uid for uid in classes if uid in self.accepted)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DataFolder:
+    made = DataFolder(tmp_path / "data")
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        yield int(taken.getsockname()[1])
+
+
+def settings(folder: DataFolder, **tables: object) -> Settings:
+    return Settings.model_validate({"data": str(folder.root), **tables})
+
+
+# --- machine ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_good_folder_is_ok_and_one_that_is_not_there_too_but_is_not_made(folder: DataFolder, tmp_path: Path) -> None:
+    assert check_folder(folder).level is Level.OK
+    absent = DataFolder(tmp_path / "a" / "b")
+    assert check_folder(absent).level is Level.OK
+    assert existing(absent.root) == tmp_path
+    assert {f.level for f in check_machine(absent) if f.what in ("data folder", "fsync")} == {Level.OK}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+
+
+def test_a_folder_of_a_newer_version_fails_naming_it(folder: DataFolder) -> None:
+    (folder.root / "VERSION").write_text("999\n")
+    finding = check_folder(folder)
+    assert finding.level is Level.FAIL
+    assert "999" in finding.text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_fails(folder: DataFolder) -> None:
+    folder.root.chmod(0o500)
+    assert check_folder(folder).level is Level.FAIL
+
+
+def test_a_file_in_place_of_the_folder_fails(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    assert check_folder(DataFolder(tmp_path / "data")).level is Level.FAIL
+
+
+@pytest.mark.parametrize(("free_gib", "level"), [(100, Level.OK), (19, Level.WARN), (1, Level.FAIL)])
+def test_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gib: int, level: Level) -> None:
+    real = os.statvfs(tmp_path)
+    numbers = list(real)
+    numbers[4] = free_gib * 2**30 // real.f_frsize
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(numbers))
+    finding = check_space(tmp_path)
+    assert (finding.level, finding.text.split()[0]) == (level, f"{free_gib}.0")
+
+
+def test_a_disk_that_cannot_sync_fails(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    (finding,) = [f for f in check_machine(folder) if f.what == "fsync"]
+    assert (finding.level, "Input/output error" in finding.text) == (Level.FAIL, True)
+
+
+def test_clock_files_and_memory() -> None:
+    now = 1_800_000_000.0
+    assert [check_clock(now, synchronised=known).level for known in (True, None, False)] == ["OK", "OK", "WARN"]
+    assert check_clock(0.0, synchronised=True).level is Level.FAIL
+    assert [check_files(n).level for n in (resource.RLIM_INFINITY, 8192, 1024, 256)] == ["OK", "OK", "WARN", "FAIL"]
+    assert [check_memory(n * 2**30).level for n in (8, 2, 0)] == ["OK", "WARN", "FAIL"]
+    available = available_memory()
+    assert available is None or 0 < available < 2**50
+
+
+# --- listener and console --------------------------------------------------------------------------------------------
+
+
+def test_a_free_port_is_ok_and_a_taken_one_fails(
+    folder: DataFolder, free_port: Callable[[], int], busy_port: int
+) -> None:
+    assert port_taken("127.0.0.1", busy_port) == errno.EADDRINUSE
+    free = settings(folder, listener={"port": free_port()}, console={"port": free_port()})
+    assert check_listener(free, folder, Peers()).level is Level.OK
+    assert check_console(free, folder).level is Level.OK
+    taken = settings(folder, listener={"port": busy_port}, console={"port": busy_port})
+    peers = Peers()
+    assert check_listener(taken, folder, peers).level is Level.FAIL
+    assert check_console(taken, folder).level is Level.FAIL
+    assert peers.asked == []
+
+
+def test_a_port_that_our_receiver_holds_is_asked_by_c_echo(folder: DataFolder, busy_port: int) -> None:
+    (folder.run / "receive.ready").write_text(str(os.getpid()))
+    ours = settings(folder, listener={"port": busy_port, "ae_title": "ICHOR1"})
+    peers = Peers()
+    assert check_listener(ours, folder, peers).level is Level.OK
+    assert peers.asked == [("ICHOR1", "ICHOR1", "127.0.0.1", busy_port)]
+    assert check_listener(ours, folder, Peers(silent="self")).level is Level.FAIL
+
+
+def test_with_listed_senders_a_refusal_is_expected(folder: DataFolder, busy_port: int) -> None:
+    (folder.run / "receive.ready").write_text(str(os.getpid()))
+    ours = settings(folder, listener={"port": busy_port}, senders=[{"ae_title": "CT1", "host": "10.0.0.1"}])
+    peers = Peers(silent="self")
+    assert check_listener(ours, folder, peers).level is Level.WARN
+    assert peers.asked[0][0] == "CT1"
+
+
+def test_a_receiver_that_runs_on_another_port_fails(folder: DataFolder, free_port: Callable[[], int]) -> None:
+    (folder.run / "receive.ready").write_text(str(os.getpid()))
+    finding = check_listener(settings(folder, listener={"port": free_port()}), folder, Peers())
+    assert finding.level is Level.FAIL
+
+
+def test_a_token_file_that_is_not_there_fails(folder: DataFolder) -> None:
+    assert check_token(settings(folder)).level is Level.OK
+    assert check_token(settings(folder, console={"token_file": "/nonexistent"})).level is Level.FAIL
+
+
+# --- destinations ----------------------------------------------------------------------------------------------------
+
+
+def two(folder: DataFolder) -> Settings:
+    entries = [{"name": n, "ae_title": n.upper(), "host": "10.0.0.1", "port": 104} for n in ("pacs", "other")]
+    return settings(folder, destinations=entries)
+
+
+def test_every_destination_is_asked_by_our_own_title(folder: DataFolder) -> None:
+    peers = Peers(silent="other")
+    findings = list(check_destinations(two(folder), peers))
+    assert [(f.what, f.level) for f in findings] == [
+        ("destination pacs", "OK"), ("destination pacs", "OK"), ("destination other", "FAIL"),
+    ]  # fmt: skip
+    assert peers.asked == [("ICHOR", "PACS", "10.0.0.1", 104), ("ICHOR", "OTHER", "10.0.0.1", 104)]
+
+
+def test_classes_that_are_not_accepted_are_named(folder: DataFolder) -> None:
+    some = [f for f in check_destinations(two(folder), Peers(accepted=tuple(CLASSES)[:2])) if f.level is not Level.OK]
+    assert [f.level for f in some] == [Level.WARN, Level.WARN]
+    assert "Comprehensive 3D SR, Basic Text SR" in some[0].text
+    assert "Segmentation" not in some[0].text
+    none = [f for f in check_destinations(two(folder), Peers(accepted=())) if f.level is not Level.OK]
+    assert [f.level for f in none] == [Level.FAIL, Level.FAIL]
+
+
+def test_no_destination_is_worth_a_word(folder: DataFolder) -> None:
+    assert [f.level for f in check_destinations(settings(folder), Peers())] == [Level.WARN]
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Loaded:
+    fallback: str = ""
+
+
+def test_a_model_with_the_right_file_and_a_passed_gate_is_ok() -> None:
+    finding = check_model("m", read_sha256=lambda _: "0123456789abcdef", load=lambda _: Loaded())
+    assert finding.level is Level.OK
+    assert "0123456789ab" in finding.text
+
+
+def test_a_wrong_file_fails_and_a_fallback_warns() -> None:
+    def wrong(_: str) -> str:
+        raise CannotStart("model m: file has sha256 ffff, its card says 0000")
+
+    assert check_model("m", read_sha256=wrong, load=lambda _: Loaded()).level is Level.FAIL
+    slow = check_model("m", read_sha256=lambda _: "0" * 64, load=lambda _: Loaded("differs"))
+    assert (slow.level, "differs" in slow.text) == (Level.WARN, True)
+
+
+# --- bus -------------------------------------------------------------------------------------------------------------
+
+
+def test_old_messages_and_dead_letters_warn() -> None:
+    clock = ManualClock()
+    bus = MemoryBus(clock=clock)
+    member = bus.subscribe(["jobs"], "work")
+    assert [f.level for f in check_bus(bus)] == [Level.OK, Level.OK]
+    bus.publish("jobs", [Envelope(id=i, source="", type="", time=0, subject=i) for i in ("1.2", "1.3")])
+    clock.advance(3600.0)
+    delivery = member.receive(0)
+    assert delivery is not None
+    delivery.reject("no")
+    lag, letters = check_bus(bus)
+    assert (lag.level, "60 min" in lag.text, "1 wait" in lag.text) == (Level.WARN, True, True)
+    assert (letters.level, letters.text) == (Level.WARN, "1")
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_prints_a_line_each_and_fails_only_for_a_failure(
+    folder: DataFolder, free_port: Callable[[], int], busy_port: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    # Loading networks takes seconds; check_model has its own tests.
+    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    well = settings(folder, listener={"port": free_port()}, console={"port": free_port()})
+    assert doctor(well) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("OK    ", "WARN  ")) for line in out[:-1])
+    assert any(line.startswith("WARN  destinations") and "-> add" in line for line in out)
+    assert "0 to be put right" in out[-1]
+    ill = settings(
+        folder, listener={"port": busy_port}, console={"port": free_port()},
+        destinations=[{"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": free_port()}],
+    )  # fmt: skip
+    assert doctor(ill) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out if line.startswith("FAIL")] == [
+        "FAIL  listener 127.0.0.1", "FAIL  destination pacs",
+    ]  # fmt: skip
+    assert "2 to be put right" in out[-1]
+
+
+def test_doctor_reads_the_bus_that_is_there(
+    folder: DataFolder,
+    free_port: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ichor.bus.sqlite import SqliteBus
+
+    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    bus = SqliteBus(folder.bus)
+    member = bus.subscribe(["jobs"], "work")
+    bus.publish("jobs", [Envelope(id="a", source="", type="", time=0, subject="1.2")])
+    delivery = member.receive(0)
+    assert delivery is not None
+    delivery.reject("no")
+    bus.close()
+    assert doctor(settings(folder, listener={"port": free_port()}, console={"port": free_port()})) == 0
+    assert "WARN  dead letters: 1 -> `ichor dlq list`" in capsys.readouterr().out
+    folder.bus.write_bytes(b"no database" * 1000)
+    assert doctor(settings(folder, listener={"port": free_port()}, console={"port": free_port()})) == 1
