@@ -27,8 +27,7 @@ SOFT_HU = (-10.0, 95.0)  # CSF to dense blood
 PLAUSIBLE_ML = (250.0, 2300.0)  # the lower end: a scan that shows only part of the head
 LEAST_SHARE = 0.5  # of what bone encloses in the same slices
 MEAN_HU = (12.0, 55.0)
-# Grey and white matter differ by 5-10 HU and CSF by 20 more; a block's mean hardly shows noise. Water or plastic of
-# one kind stays below.
+# Grey and white matter differ by 5-10 HU and CSF by 20 more; water or plastic of one kind stays below.
 LEAST_SPREAD_HU = 4.0
 
 
@@ -83,12 +82,14 @@ def intracranial_space(volume: Volume) -> Intracranial:
     beside_ml = float((np.count_nonzero(inside, axis=(1, 2)) * brain.any(axis=(1, 2))) @ block_ml)
     if not PLAUSIBLE_ML[0] <= brain_ml <= PLAUSIBLE_ML[1] or brain_ml < LEAST_SHARE * beside_ml:
         raise Unreadable(Reason.NO_BRAIN)
-    # Without its rim, where blocks hold some bone.
-    core = hu[ndimage.binary_erosion(brain, structure=_PLANE)]
-    if core.size < 100:
+    # Without its rim, where blocks hold some bone, and over 12 mm, where noise hardly shows.
+    core = ndimage.binary_erosion(brain, structure=_PLANE)
+    share = ndimage.uniform_filter(core.astype(np.float32), size=(1, 3, 3))
+    level = (ndimage.uniform_filter(hu * core, size=(1, 3, 3)) / np.maximum(share, 1e-3))[core & (share > 0.6)]
+    if level.size < 100:
         raise Unreadable(Reason.NO_BRAIN)
-    low, high = np.percentile(core, (5, 95))
-    if not MEAN_HU[0] <= float(core.mean()) <= MEAN_HU[1] or high - low < LEAST_SPREAD_HU:
+    low, high = np.percentile(level, (5, 95))
+    if not MEAN_HU[0] <= float(level.mean()) <= MEAN_HU[1] or high - low < LEAST_SPREAD_HU:
         raise Unreadable(Reason.NO_BRAIN)
     # One block further: what touches the inner table is inside, too.
     grown = ndimage.binary_dilation(brain, structure=_PLANE) | ndimage.binary_fill_holes(brain)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +89,16 @@ def load_findings(data: bytes) -> Findings:
                 reason=told["reason"],
                 window=(float(told["window"][0]), float(told["window"][1])),
             )
-    except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, ValidationError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        ValidationError,
+    ) as error:
         raise UnknownMessage(f"stored findings cannot be read: {type(error).__name__}") from error
 
 

@@ -83,7 +83,11 @@ def test_a_lesion_at_the_edge_of_the_scan_is_closed_there() -> None:
 def test_an_empty_mask_has_no_volume() -> None:
     sampling = even(3, dz=5.0, dy=1.0, dx=1.0)
     mask = np.zeros((3, 8, 8), bool)
-    assert (mesh_volume_ml(mask, sampling), voxel_volume_ml(mask, sampling), abc2_volume_ml(mask, sampling)) == (0, 0, 0)
+    assert (mesh_volume_ml(mask, sampling), voxel_volume_ml(mask, sampling), abc2_volume_ml(mask, sampling)) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_diameters_of_a_turned_ellipse() -> None:

@@ -1,0 +1,99 @@
+"""A brain is found where one is, however it was scanned, and not in phantoms of plastic, water or air."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TILTED, TRANSPOSED, UNEVEN, Layout, head
+
+from ichor.errors import Unreadable
+from ichor.reasons import Reason
+from ichor.types import Volume
+from phantoms.acquisition import Grid
+from phantoms.head import make_head
+from pipelines.brain import intracranial_space
+
+WHOLE_ML = 4 / 3 * np.pi * 68 * 86 * 72 / 1000
+
+
+@pytest.mark.parametrize("layout", [HEAD_FIRST, PRONE, FEET_FIRST, TRANSPOSED, TILTED, UNEVEN])
+def test_the_space_inside_the_skull_is_found_however_it_is_stored(layout: Layout) -> None:
+    volume = head(layout)
+    space = intracranial_space(volume)
+    # Scans start at -65 of -72 mm; blocks of 4 mm take some of the rim away.
+    assert 0.8 * WHOLE_ML < space.volume_ml < WHOLE_ML
+    lps = volume.to_lps(space.centres())
+    radius = np.sqrt((lps[:, 0] / 68) ** 2 + (lps[:, 1] / 86) ** 2 + (lps[:, 2] / 72) ** 2)
+    assert np.quantile(radius, 0.99) < 1.15
+
+
+@pytest.mark.parametrize("step", [0.7, 1.25, 8.0])
+def test_thin_and_thick_slices(step: float) -> None:
+    space = intracranial_space(head(Layout(z=tuple(np.arange(-60.0, 60.0, step)))))
+    assert 0.7 * WHOLE_ML < space.volume_ml < WHOLE_ML
+
+
+def test_a_cropped_vertex_and_a_skull_with_a_hole_do_not_matter() -> None:
+    volume = head(Layout(z=tuple(np.arange(-65.0, 30.0, 5.0))))
+    assert intracranial_space(volume).volume_ml > 500
+    opened = head()
+    hu = opened.array_zyx.copy()
+    left = np.arange(hu.shape[2]) > hu.shape[2] * 0.55
+    bone = (hu > 500) & left[None, None] & (np.abs(np.arange(hu.shape[1]) - 56) < 15)[None, :, None]
+    hu[bone] = 20
+    # What lies right below a hole of 6 cm in every slice is lost, the rest is not.
+    assert intracranial_space(replace(opened, array_zyx=hu)).volume_ml > 0.8 * intracranial_space(opened).volume_ml
+
+
+@pytest.mark.parametrize(
+    ("fill", "noise"),
+    [(-1000.0, 0.0), (0.0, 3.0), (40.0, 4.0), (120.0, 3.0)],
+    ids=["air", "water", "one plastic", "dense plastic"],
+)
+def test_a_skull_without_a_brain_is_no_brain(fill: float, noise: float) -> None:
+    with pytest.raises(Unreadable) as error:
+        intracranial_space(head(fill=fill, noise=noise))
+    assert error.value.reason == Reason.NO_BRAIN
+
+
+def test_a_brain_without_a_skull_is_no_brain() -> None:
+    volume = head()
+    with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
+        intracranial_space(replace(volume, array_zyx=np.minimum(volume.array_zyx, 100)))
+
+
+def test_the_real_philips_phantom_is_no_brain(real_data: Callable[[str], Path]) -> None:
+    images = [pydicom.dcmread(p) for p in real_data("ct_head_phantom_philips_28x5mm").glob("*.dcm")]
+    images = sorted((i for i in images if "PixelData" in i), key=lambda i: float(i.ImagePositionPatient[2]))
+    array = np.stack([i.pixel_array * float(i.RescaleSlope) + float(i.RescaleIntercept) for i in images])
+    volume = Volume(
+        array_zyx=array.astype(np.int16),
+        origins_lps=np.array([[float(v) for v in i.ImagePositionPatient] for i in images]),
+        row_lps=np.array([1.0, 0, 0]), column_lps=np.array([0, 1.0, 0]),
+        pixel_spacing=(float(images[0].PixelSpacing[0]), float(images[0].PixelSpacing[1])), slice_thickness=5.0,
+        frame_of_reference_uid=None, unit="[hnsf'U]", sources=(),
+    )  # fmt: skip
+    assert len(images) == 28
+    with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
+        intracranial_space(volume)
+
+
+@pytest.mark.parametrize("seed", [20_100, 20_109])
+def test_synthetic_heads_with_neck_give_their_intracranial_space(seed: int) -> None:
+    """Most of the true space is in it, and no neck, face or muscle to speak of."""
+    grid = Grid(rows=120, columns=104, pixel_mm=2.0, z_mm=tuple(np.arange(-110.0, 95, 5)), thickness_mm=(5.0,) * 41)
+    made = make_head(seed, grid=grid)
+    volume = Volume(
+        array_zyx=made.hu_zyx, origins_lps=grid.origins(), row_lps=grid.row_direction, column_lps=grid.column_direction,
+        pixel_spacing=(2.0, 2.0), slice_thickness=5.0, frame_of_reference_uid=None, unit="[hnsf'U]", sources=(),
+    )  # fmt: skip
+    space = intracranial_space(volume)
+    inside = space.contains(np.asarray(np.nonzero(made.brain_zyx)))
+    outside = space.contains(np.asarray(np.nonzero(~made.brain_zyx)))
+    assert inside.mean() > 0.93
+    assert outside.sum() < 0.08 * made.brain_zyx.sum()

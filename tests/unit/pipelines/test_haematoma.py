@@ -1,0 +1,197 @@
+"""What the pipeline says of a head: lesions, volumes, sides, and what it must not say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from unit.pipelines.heads import (
+    FEET_FIRST,
+    HEAD_FIRST,
+    PRONE,
+    TILTED,
+    TRANSPOSED,
+    UNEVEN,
+    Ball,
+    Layout,
+    ThresholdEngine,
+    head,
+    no_timing,
+)
+
+from ichor.errors import Unreadable
+from ichor.reasons import Reason
+from ichor.types import Findings, Volume
+from pipelines.haematoma import NONE_FOUND, PIPELINE
+
+LEFT: Ball = ((35.0, -10.0, 20.0), 16.0)
+RIGHT: Ball = ((-38.0, 25.0, -15.0), 9.0)
+
+
+def run(volume: Volume, engine: ThresholdEngine | None = None) -> Findings:
+    return PIPELINE.run({"ncct_head": volume}, {"haematoma-phantom": engine or ThresholdEngine()}, no_timing)
+
+
+def numbers(findings: Findings) -> dict[str, float]:
+    return {m.name: m.value for m in findings.measurements}
+
+
+def ball_ml(radius: float) -> float:
+    return 4 / 3 * np.pi * radius**3 / 1000
+
+
+@pytest.mark.parametrize("layout", [HEAD_FIRST, PRONE, FEET_FIRST, TRANSPOSED, TILTED, UNEVEN])
+@pytest.mark.parametrize(("ball", "side"), [(LEFT, "Left"), (RIGHT, "Right")])
+def test_volume_centre_and_side_do_not_depend_on_how_the_head_is_stored(
+    layout: Layout, ball: Ball, side: str
+) -> None:  # fmt: skip
+    findings = run(head(layout, blood=[ball]))
+    (group,) = findings.groups
+    assert group.laterality is not None
+    assert group.laterality.meaning == side
+    assert side.lower() in findings.summary[0]
+    for name, value in numbers(findings).items():
+        # ABC/2 with weighted slices underestimates by design of its weights.
+        low = 0.5 if name.endswith("abc2") else 0.85
+        assert low * ball_ml(ball[1]) < value < 1.15 * ball_ml(ball[1]), name
+    (centre,) = (s.text for s in group.statements if s.text.startswith("centre"))
+    found = [float(v) for v in centre.removeprefix("centre ").split(" mm")[0].split(", ")]
+    assert found == pytest.approx(ball[0], abs=1.5)
+
+
+@pytest.mark.parametrize("turn", [-20.0, 20.0])
+@pytest.mark.parametrize("x", [-9.0, 9.0])
+def test_side_follows_a_turned_head(turn: float, x: float) -> None:
+    """A bleed beside the midline in front lies on the other side of x = 0 when the head is turned."""
+    angle = np.deg2rad(turn)
+    centre = (x * np.cos(angle) + 60 * np.sin(angle), x * np.sin(angle) - 60 * np.cos(angle), 10.0)
+    volume = head(blood=[(centre, 6.0)], turn_deg=turn)
+    (group,) = run(volume).groups
+    assert group.laterality is not None
+    assert group.laterality.meaning == ("Left" if x > 0 else "Right")
+    if x * turn < 0:
+        assert np.sign(centre[0]) != np.sign(x)
+
+
+def test_a_bleed_on_the_midline_is_on_both_sides() -> None:
+    findings = run(head(blood=[((0.0, 30.0, -30.0), 8.0)]))
+    assert findings.groups[0].laterality is not None
+    assert findings.groups[0].laterality.meaning == "Bilateral"
+    assert "across the midline" in findings.summary[0]
+
+
+def test_lesions_come_largest_first_and_totals_are_their_sums() -> None:
+    findings = run(head(blood=[RIGHT, LEFT]))
+    assert [g.laterality.meaning for g in findings.groups if g.laterality] == ["Left", "Right"]
+    assert [g.tracking_id for g in findings.groups] == ["Haematoma 1", "Haematoma 2"]
+    assert findings.summary[0].startswith("2 intracerebral haematomas: ")
+    for name, total in numbers(findings).items():
+        parts = [m.value for g in findings.groups for m in g.measurements if m.name == name]
+        assert len(parts) == 2
+        assert sum(parts) == pytest.approx(total)
+        assert parts[0] > parts[1]
+
+
+def test_the_voxel_volume_is_that_of_the_segments() -> None:
+    volume = head(blood=[LEFT, RIGHT])
+    findings = run(volume)
+    voxels = sum(int(g.segmentation.mask_zyx.sum()) for g in findings.groups if g.segmentation)
+    assert numbers(findings)["haematoma_volume_voxel"] == pytest.approx(voxels * 2.0 * 2.0 * 5.0 / 1000)
+
+
+def test_none_found_is_an_answer_with_zero_volume_and_no_segment() -> None:
+    findings = run(head())
+    assert findings.outcome == "none"
+    assert findings.summary[0] == (
+        "No intracerebral haematoma found; subdural, epidural and subarachnoid blood not assessed"
+    )
+    assert numbers(findings) == {
+        "haematoma_volume": 0.0, "haematoma_volume_voxel": 0.0, "haematoma_volume_abc2": 0.0
+    }  # fmt: skip
+    assert (findings.groups, findings.maps) == ((), ())
+
+
+def test_with_a_gap_none_found_is_never_said() -> None:
+    note = "gap of 10.0 mm between the slices at 5.0 and 15.0 mm"
+    with pytest.raises(Unreadable) as error:
+        run(head(notes=(note,)))
+    assert error.value.reason.startswith(Reason.GAP)
+    assert note in error.value.reason
+    findings = run(head(blood=[LEFT], notes=(note,)))
+    assert findings.outcome == "found"
+    assert any(note in line for line in findings.summary)
+    assert NONE_FOUND not in findings.summary
+
+
+def test_blood_outside_the_skull_is_left_out_and_said() -> None:
+    scalp: Ball = ((-76.0, 0.0, 10.0), 9.0)
+    findings = run(head(blood=[LEFT, scalp]))
+    assert len(findings.groups) == 1
+    assert any("outside the skull" in line for line in findings.summary)
+    assert run(head(blood=[scalp])).summary[0] == NONE_FOUND
+
+
+def test_specks_below_a_tenth_of_a_millilitre_are_dropped() -> None:
+    assert run(head(blood=[((30.0, 0.0, 20.0), 1.5)])).outcome == "none"
+    assert run(head(blood=[((30.0, 0.0, 20.0), 5.0)])).outcome == "found"
+
+
+def test_parts_that_touch_at_corners_are_one_lesion() -> None:
+    volume = head()
+    hu = volume.array_zyx.copy()
+    hu[10:12, 50:60, 60:66] = 66
+    hu[12:14, 60:70, 66:72] = 66
+    findings = run(replace(volume, array_zyx=hu))
+    assert len(findings.groups) == 1
+
+
+def test_many_regions_share_the_last_segment() -> None:
+    """Memory is bounded: a mask of the whole volume for each of twenty, however many there are."""
+    rng = np.random.default_rng(3)
+    balls: list[Ball] = [
+        ((float(x), float(y), float(z)), 4.0)
+        for x in (-45, -30, 30, 45) for y in (-30, 0, 30) for z in (-20, 10, 40)
+    ]  # fmt: skip
+    rng.shuffle(balls)
+    findings = run(head(blood=balls))
+    assert len(findings.groups) == 20
+    assert numbers(findings)["haematoma_volume_voxel"] == pytest.approx(36 * ball_ml(4.0), rel=0.5)
+    inside = np.stack([g.segmentation.mask_zyx for g in findings.groups if g.segmentation]).sum(axis=0)
+    assert inside.max() == 1
+
+
+def test_the_map_is_zero_below_one_percent_and_on_the_grid() -> None:
+    class Faint(ThresholdEngine):
+        def segment(self, volume: Volume) -> npt.NDArray[np.float32]:
+            probability = super().segment(volume)
+            probability[0, 0, 0], probability[0, 0, 1], probability[0, 0, 2] = 0.009, 0.011, 1.5
+            return probability
+
+    volume = head(blood=[LEFT])
+    (values,) = run(volume, Faint()).maps
+    assert values.values_zyx.shape == volume.array_zyx.shape
+    assert values.values_zyx[0, 0, :4].tolist() == pytest.approx([0.0, 0.011, 1.0, 0.0])
+    assert values.quantity.value == "110854"
+
+
+def test_a_network_that_breaks_down_is_an_error_not_an_answer() -> None:
+    class Broken(ThresholdEngine):
+        def segment(self, volume: Volume) -> npt.NDArray[np.float32]:
+            return np.full(volume.array_zyx.shape, np.nan, np.float32)
+
+    class Short(ThresholdEngine):
+        def segment(self, volume: Volume) -> npt.NDArray[np.float32]:
+            return super().segment(volume)[1:]
+
+    for engine in (Broken(), Short()):
+        with pytest.raises(ValueError, match="probability"):
+            run(head(), engine)
+
+
+def test_no_brain_is_not_inferred() -> None:
+    engine = ThresholdEngine()
+    with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
+        run(head(fill=-1000.0), engine)
+    assert engine.calls == 0

@@ -1,0 +1,86 @@
+"""Pictures: outlined on the right slice, the patient's right on the left, RESEARCH burned in."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from unit.pipelines.heads import (
+    FEET_FIRST,
+    HEAD_FIRST,
+    PRONE,
+    TRANSPOSED,
+    Layout,
+    ThresholdEngine,
+    head,
+    no_timing,
+)
+
+from ichor.types import Findings
+from pipelines.haematoma import PIPELINE
+from pipelines.picture import OUTLINE, Drawn, draw
+
+
+def pictures(layout: Layout = HEAD_FIRST, **what: object) -> tuple[Findings, list[Drawn]]:
+    volume = head(layout, **what)  # type: ignore[arg-type]
+    findings = PIPELINE.run({"ncct_head": volume}, {"haematoma-phantom": ThresholdEngine()}, no_timing)
+    return findings, draw(findings, volume)
+
+
+def pixels(drawn: Drawn) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(drawn.png)))
+
+
+def outline(drawn: Drawn) -> npt.NDArray[np.intp]:
+    return np.argwhere((np.abs(pixels(drawn).astype(int) - OUTLINE) < 12).all(axis=2))
+
+
+@pytest.mark.parametrize("layout", [HEAD_FIRST, PRONE, FEET_FIRST, TRANSPOSED])
+def test_left_is_shown_on_the_right_and_front_up_however_it_is_stored(layout: Layout) -> None:
+    _, (drawn,) = pictures(layout, blood=[((35.0, -40.0, 20.0), 15.0)])
+    height, width, _ = pixels(drawn).shape
+    where = outline(drawn)
+    assert len(where) > 100
+    y, x = where.mean(axis=0)
+    assert 0.6 * width < x < 0.85 * width
+    assert 0.15 * height < y < 0.45 * height
+
+
+def test_the_outline_is_thin_and_surrounds_the_lesion() -> None:
+    radius = 15.0
+    _, (drawn,) = pictures(blood=[((35.0, -10.0, 20.0), radius)])
+    where = outline(drawn)
+    (y0, x0), (y1, x1) = where.min(axis=0), where.max(axis=0)
+    assert y1 - y0 == pytest.approx(x1 - x0, abs=12)
+    # Filled, it would be pi/4 of its box.
+    assert len(where) < 0.2 * (y1 - y0) * (x1 - x0)
+    middle = pixels(drawn)[(y0 + y1) // 2, (x0 + x1) // 2]
+    # 66 HU in a window from 0 to 80, the same in all colours.
+    assert np.ptp(middle) == 0
+    assert middle[0] == pytest.approx(66 / 80 * 255, abs=30)
+
+
+def test_one_picture_per_lesion_at_its_largest_slice() -> None:
+    findings, drawn = pictures(blood=[((35.0, -10.0, 20.0), 16.0), ((-38.0, 25.0, -15.0), 9.0)])
+    # Slices at -65, -60, ...: the balls' middles at 20 and -15 are slices 18 and 11 of 31.
+    assert [d.caption for d in drawn] == [
+        "Haematoma 1 outlined; slice 18 of 31", "Haematoma 2 outlined; slice 11 of 31"
+    ]  # fmt: skip
+    assert len(findings.groups) == 2
+
+
+def test_without_a_haematoma_the_middle_slice_has_no_outline() -> None:
+    findings, (drawn,) = pictures()
+    assert findings.outcome == "none"
+    assert "No haematoma found" in drawn.caption
+    assert len(outline(drawn)) == 0
+
+
+def test_research_is_burned_in() -> None:
+    """The top of the picture is air without the mark: nothing but its letters is bright there."""
+    _, (drawn,) = pictures()
+    strip = pixels(drawn)[4:26]
+    assert (strip > 200).all(axis=2).sum() > 150
