@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import tempfile
 import urllib.error
@@ -53,6 +54,8 @@ def doctor(settings: Settings) -> int:
     """Check everything and print it; 1 when anything fails."""
     from dicom_out import transport
 
+    # What the library would say of each association is in the findings.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     folder = DataFolder(settings.data)
     count = dict.fromkeys(Level, 0)
     for finding in _examine(settings, folder, transport):
@@ -66,6 +69,7 @@ def doctor(settings: Settings) -> int:
 def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iterator[Finding]:
     yield from check_machine(folder)
     yield check_token(settings)
+    yield check_roles(folder)
     yield check_listener(settings, folder, dialogue)
     yield check_console(settings, folder)
     yield from check_destinations(settings, dialogue)
@@ -79,6 +83,18 @@ def check_token(settings: Settings) -> Finding:
     except IchorError as error:
         return Finding(Level.FAIL, "console token", str(error), "write a token into that file")
     return Finding(Level.OK, "console token", "set" if settings.console.token_file else "none (loopback only)")
+
+
+def check_roles(folder: DataFolder) -> Finding:
+    from ichor.cli.roles import ROLES
+
+    missing = [name for name in ROLES if not all_ready(folder.run, [name])[0]]
+    if len(missing) == len(ROLES):
+        return Finding(Level.OK, "roles", "none runs: nothing serves")
+    if missing:
+        text = f"not running or not ready: {', '.join(missing)}"
+        return Finding(Level.WARN, "roles", text, "right only where other machines run them; else look into the log")
+    return Finding(Level.OK, "roles", "all run and are ready")
 
 
 def check_listener(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Finding:

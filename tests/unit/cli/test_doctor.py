@@ -21,10 +21,11 @@ from ichor.cli.doctor import (
     check_destinations,
     check_listener,
     check_model,
+    check_roles,
     check_token,
     doctor,
     port_taken,
-)  # fmt: skip
+)
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import (
     Level,
@@ -36,7 +37,7 @@ from ichor.cli.machine import (
     check_memory,
     check_space,
     existing,
-)  # fmt: skip
+)
 from ichor.clock import ManualClock
 from ichor.config import Settings
 from ichor.errors import CannotStart, TransientError
@@ -178,6 +179,16 @@ def test_a_receiver_that_runs_on_another_port_fails(folder: DataFolder, free_por
     (folder.run / "receive.ready").write_text(str(os.getpid()))
     finding = check_listener(settings(folder, listener={"port": free_port()}), folder, Peers())
     assert finding.level is Level.FAIL
+
+
+def test_roles_that_are_missing_are_named(folder: DataFolder) -> None:
+    assert check_roles(folder).level is Level.OK
+    for role in ("receive", "assemble", "work", "send"):
+        (folder.run / f"{role}.ready").write_text(str(os.getpid()))
+    finding = check_roles(folder)
+    assert (finding.level, finding.text.rpartition(" ")[2]) == (Level.WARN, "console")
+    (folder.run / "console.ready").write_text(str(os.getpid()))
+    assert check_roles(folder).level is Level.OK
 
 
 def test_a_token_file_that_is_not_there_fails(folder: DataFolder) -> None:
