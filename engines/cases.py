@@ -62,9 +62,13 @@ class CasePool:
         folder.mkdir(parents=True, exist_ok=True)
 
     def fill(self, seeds: Sequence[int], *, processes: int, report: Callable[[str], None]) -> None:
-        """Make what is missing of `seeds`, in `processes` processes; `report` gets a line now and then."""
+        """Make what is missing of `seeds`, in `processes` processes (1: in this one); `report` gets a line now and then."""
         missing = [seed for seed in seeds if not self._path(seed).exists()]
         if not missing:
+            return
+        if processes <= 1:
+            for seed in missing:
+                _make(self._source, seed, self._path(seed))
             return
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context) as executor:

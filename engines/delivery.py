@@ -26,6 +26,7 @@ def deliver(
     preliminary: bool = False,
     figures: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
+    tile_zyx: tuple[int, int, int] = TILE_ZYX,
 ) -> Path:
     """Write ``NAME.onnx`` and ``NAME.json`` into `out`; returns the path of the former.
 
@@ -47,12 +48,12 @@ def deliver(
         "seed": str(facts["seed"]),
         "steps": str(facts["step"]),
         "data": data,
-        "input": f"{INPUT}: float32 (1, 1, {', '.join(map(str, TILE_ZYX))}) in HU, axes z (headwards), y (to the back), "
+        "input": f"{INPUT}: float32 (1, 1, {', '.join(map(str, tile_zyx))}) in HU, axes z (headwards), y (to the back), "
         "x (to the left), 1.0 mm in plane, native slices; windows -20..120 and -1000..1000 HU are inside the model",
         "output": f"{OUTPUT}: float32 logits, channels {', '.join(OUTPUTS)}",
         "preliminary": str(preliminary).lower(),
     }
-    export_onnx(network, path, metadata=own)
+    export_onnx(network, path, metadata=own, tile_zyx=tile_zyx)
     card: dict[str, Any] = {
         **own,
         "seed": facts["seed"],

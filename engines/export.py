@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from engines.network import ResidualUNet
+from engines.network import InstanceNorm, ResidualUNet
 
 OPSET = 20
 INPUT, OUTPUT = "hu", "logits"
@@ -33,6 +33,9 @@ def export_onnx(
         give the same file.
     """
     network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            module.explicit = True
     example = torch.zeros(1, 1, *tile_zyx)
     with torch.no_grad(), redirect_stdout(io.StringIO()):
         program = torch.onnx.export(

@@ -29,7 +29,7 @@ class GateCase:
     Attributes
     ----------
     error_over_std : largest difference of logits over the reference's standard deviation (at least a tenth of the
-        deviation over all inputs: a flat input has next to none of its own).
+        deviation over all inputs: a flat input may have next to none of its own).
     agreement : share of outputs with the same decision (sign of the logit).
     probability_error : largest difference of probabilities.
     """
@@ -95,7 +95,7 @@ def compare(candidate: Runtime, reference: Runtime, *, processor: str) -> GateRe
         names.append(case)
         pairs.append((expected, found))
     overall = float(np.std(np.concatenate([expected.ravel() for expected, _ in pairs])))
-    cases = tuple(_case(n, *pair, overall_std=overall) for n, pair in zip(names, pairs, strict=True))
+    cases = tuple(_case(n, *pair, least_std=max(0.1 * overall, 1e-12)) for n, pair in zip(names, pairs, strict=True))
     return GateReport(reference.sha256, _title(candidate), _title(reference), processor, cases)
 
 
@@ -153,14 +153,13 @@ def _head(shape_zyx: tuple[int, int, int], blood_hu: float) -> F32:
     return head
 
 
-def _case(name: str, expected: F32, found: F32, *, overall_std: float) -> GateCase:
-    std = max(float(expected.std()), 0.1 * overall_std, 1e-12)
+def _case(name: str, expected: F32, found: F32, *, least_std: float) -> GateCase:
     finite = bool(np.isfinite(expected).all() and np.isfinite(found).all())
     if not finite:
         return GateCase(name, float("inf"), 0.0, 1.0, False)
     return GateCase(
         name,
-        error_over_std=float(np.abs(expected - found).max()) / std,
+        error_over_std=float(np.abs(expected - found).max()) / max(float(expected.std()), least_std),
         agreement=float(np.mean((expected > 0) == (found > 0))),
         probability_error=float(np.abs(_probability(expected) - _probability(found)).max()),
         finite=True,
