@@ -229,12 +229,12 @@ class Assembler:
     def _look(self, held: _Held, now: float) -> None:
         study = held.study
         step = study.look(now, put_manifest=lambda manifest: put_manifest(manifest, self._blobs))
-        outgoing: list[tuple[str, Envelope]] = []
+        # Jobs first: a worker need not wait until the event log has heard of it.
+        outgoing = [
+            (jobs_topic(job.pipeline, job.priority), seal(job, source=_SOURCE, time=now, id=job.job_id))
+            for job in step.jobs
+        ]
         announce_at = self._announce(held, now, outgoing)
-        for job in step.jobs:
-            outgoing.append(
-                (jobs_topic(job.pipeline, job.priority), seal(job, source=_SOURCE, time=now, id=job.job_id))
-            )
         due = min((at for at in (study.due, announce_at) if at is not None), default=None)
         self._store.save(
             study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed

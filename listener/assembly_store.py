@@ -178,12 +178,17 @@ class AssemblyStore:
     def publish_outbox(self, publish: Callable[[str, list[Envelope]], None]) -> None:
         """Hand everything that waits to ``publish``, in order; what it raises leaves the rest waiting."""
         rows = self._db.execute("SELECT seq, topic, envelope FROM outbox ORDER BY seq").fetchall()
-        for seq, topic, text in rows:
-            publish(topic, [Envelope.model_validate_json(text)])
-            # No sync of its own: a repetition has the same id and is ignored.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
-            self._db.execute("PRAGMA synchronous = FULL")
+        told = None
+        try:
+            for seq, topic, text in rows:
+                publish(topic, [Envelope.model_validate_json(text)])
+                told = seq
+        finally:
+            if told is not None:
+                # No sync of its own: a repetition has the same id and is ignored.
+                self._db.execute("PRAGMA synchronous = NORMAL")
+                self._db.execute("DELETE FROM outbox WHERE seq <= ?", (told,))
+                self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
         self._db.close()

@@ -59,17 +59,21 @@ class Folders:
             known = relative in self._known
         if known and path.is_dir():
             return path
-        level = self._root
+        level, name = self._root, ""
         for part in Path(relative).parts:
-            parent, level = level, level / part
+            parent, level, name = level, level / part, f"{name}/{part}" if name else part
+            with self._lock:
+                known = name in self._known
+            if known and level.is_dir():
+                continue  # a shared parent is synced once, not for each of its children
             with contextlib.suppress(FileExistsError):
                 level.mkdir()
             if self._durable:
                 sync_directory(parent)
-        with self._lock:
-            self._known[relative] = None
-            if len(self._known) > self._MOST:
-                self._known.pop(next(iter(self._known)))
+            with self._lock:
+                self._known[name] = None
+                if len(self._known) > self._MOST:
+                    self._known.pop(next(iter(self._known)))
         return path
 
 

@@ -1,0 +1,163 @@
+"""Delay from the last slice (or, without a count, the release) to the job on the bus, through real C-STOREs.
+
+Runs `ichor receive` and `ichor assemble` as processes on a folder of their own; the modality is pynetdicom.
+Goal: median <= 50 ms for both grades. The modality keeps its association open after the last slice of a counted
+series, so that nothing but the count can have ended it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from ichor.bus.opening import open_bus
+from ichor.bus.protocol import Subscription
+from ichor.clock import SystemClock
+from ichor.messages import open_envelope
+from ichor.types import Job
+
+GOAL_SECONDS = 0.050
+STUDIES = 15
+SLICES = 28
+MATRIX = 512
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="ichor-bench-") as temporary:
+        folder, port = Path(temporary), _free_port()
+        roles = [_start(role, folder, port) for role in ("receive", "assemble")]
+        try:
+            _wait_for(port)
+            bus = open_bus("sqlite:", folder / "data", SystemClock())
+            jobs = bus.subscribe(["jobs.haematoma.routine"], "bench")
+            counted = _delays(port, jobs, ae="COUNTED", count=True)
+            regular = _delays(port, jobs, ae="REGULAR", count=False)
+            jobs.close()
+            bus.close()
+        finally:
+            for role in roles:
+                role.send_signal(signal.SIGTERM)
+                role.wait(timeout=20)
+    met = True
+    for name, since, delays in (
+        ("counted", "last C-STORE response", counted),
+        ("regular", "release", regular),
+    ):
+        median = statistics.median(delays)
+        met = met and median <= GOAL_SECONDS
+        print(
+            f"{name}: {since} to job: median {1000 * median:.1f} ms, max {1000 * max(delays):.1f} ms "
+            f"({len(delays)} series of {SLICES} x {MATRIX} x {MATRIX}), goal <= {1000 * GOAL_SECONDS:.0f} ms"
+        )
+    return 0 if met else 1
+
+
+def _delays(port: int, jobs: Subscription, *, ae: str, count: bool) -> list[float]:
+    """One study after the other. The first one only teaches: a count is believed from a sender that is known."""
+    delays = []
+    for run in range(STUDIES + 1):
+        slices = _study(count=count)
+        entity = AE(ae_title=ae)
+        entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        association = entity.associate("127.0.0.1", port, ae_title="ICHOR")
+        _send(association, slices)
+        ended = time.time()
+        if count and run:
+            arrived = _job(jobs, slices[0].StudyInstanceUID)
+            association.release()
+        else:
+            held = threading.Thread(target=association.release)
+            held.start()
+            arrived = _job(jobs, slices[0].StudyInstanceUID)
+            held.join()
+        if run:
+            delays.append(arrived - ended)
+    return delays
+
+
+def _send(association: Association, slices: list[Dataset]) -> None:
+    if not association.is_established:
+        raise SystemExit("the receiver did not accept the association")
+    for item in slices:
+        status = association.send_c_store(item)
+        if status.Status != 0x0000:
+            raise SystemExit(f"C-STORE was answered with {status.Status:#06x}")
+
+
+def _job(jobs: Subscription, study: str) -> float:
+    """When the job of a study was in the hands of a worker."""
+    delivery = jobs.receive(30.0)
+    now = time.time()
+    if delivery is None:
+        raise SystemExit("no job within 30 s")
+    job = open_envelope(delivery.envelope)
+    delivery.ack()
+    if not isinstance(job, Job) or job.study_instance_uid != study or job.refusal is not None:
+        raise SystemExit(f"another job than the one that was due: {delivery.envelope.id}")
+    return now
+
+
+def _study(*, count: bool) -> list[Dataset]:
+    rng = np.random.default_rng(7)
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    slices = []
+    for n in range(SLICES):
+        ds = Dataset()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
+        ds.PatientID, ds.PatientName, ds.Modality, ds.BodyPartExamined = "BENCH", "Bench^Evidence", "CT", "HEAD"
+        ds.ImageType, ds.ConvolutionKernel = ["ORIGINAL", "PRIMARY", "AXIAL"], "H30s"
+        ds.InstanceNumber, ds.AcquisitionNumber, ds.SeriesNumber = n + 1, 1, 2
+        if count:
+            ds.ImagesInAcquisition = SLICES
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [-115, -115, 5.0 * n], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness = [0.45, 0.45], "5"
+        ds.Rows = ds.Columns = MATRIX
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+        ds.RescaleIntercept, ds.RescaleSlope = "-1024", "1"
+        ds.PixelData = rng.integers(0, 4096, (MATRIX, MATRIX), dtype=np.uint16).tobytes()
+        ds["PixelData"].VR = "OW"
+        slices.append(ds)
+    return slices
+
+
+def _start(role: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ICHOR_", "PROMETHEUS_"))}
+    settings = clean | {"ICHOR_DATA": str(folder / "data"), "ICHOR_LISTENER__PORT": str(port)}
+    return subprocess.Popen([sys.executable, "-m", "ichor", role], env=settings)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit("the receiver did not come up within 30 s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
