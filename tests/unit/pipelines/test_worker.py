@@ -1,0 +1,576 @@
+"""The worker: every job ends, is told once, and what can be blamed on nobody costs no attempt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+import pytest
+from unit.pipelines.heads import ThresholdEngine, head, instance
+
+from ichor.bus.memory import MemoryBus
+from ichor.bus.protocol import Delivery
+from ichor.clock import ManualClock
+from ichor.encoding import EncodedObject
+from ichor.errors import TransientError, Unreadable, WorkerFault
+from ichor.history import study as study_of
+from ichor.messages import (
+    EVENTS,
+    RESULTS,
+    Data,
+    JobDone,
+    JobFailed,
+    JobStarted,
+    JobSuperseded,
+    ResultReady,
+    StudyAssembled,
+    from_json,
+    jobs_topic,
+    open_envelope,
+    seal,
+)
+from ichor.pipeline import PipelineSpec, Timing
+from ichor.reasons import Reason
+from ichor.store.memory import MemoryBlobs
+from ichor.store.protocol import Blobs, SpoolReader
+from ichor.types import (
+    Findings,
+    Grade,
+    Instance,
+    Job,
+    JobState,
+    Manifest,
+    ManifestRef,
+    Priority,
+    ResultSet,
+    Stage,
+    StudyState,
+    Volume,
+)
+from ichor.uids import job_id_of, uid_of
+from pipelines.attempt import Bench
+from pipelines.haematoma import PIPELINE
+from pipelines.worker import BEAT_SECONDS, DRAIN_SECONDS, MOST_ATTEMPTS, Worker, run_worker
+
+STUDY = "1.2.3"
+BLEED = head(blood=[((35.0, -10.0, 20.0), 16.0)])
+
+
+class NoSpool:
+    def open(self, location: str) -> BinaryIO:
+        raise KeyError(location)
+
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        raise KeyError(location, offset, length)
+
+
+@dataclass
+class WordEncoder:
+    """Writes what it is told as text; the UID covers identity and outcome, as the real one's does."""
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    error: Exception | None = None
+
+    def encode(
+        self, findings: Findings, *, job: Job, sources: Sequence[Instance], volume: Volume | None,
+        predecessor: ResultSet | None,
+    ) -> list[EncodedObject]:  # fmt: skip
+        self.calls.append({"findings": findings, "sources": sources, "volume": volume, "predecessor": predecessor})
+        if self.error is not None:
+            raise self.error
+        kinds = ["segmentation", "report"] if findings.outcome == "found" else ["report"]
+        said = f"{findings.outcome} {findings.reason} {sources[0].identity_sha256}"
+        return [
+            EncodedObject(
+                sop_instance_uid=uid_of(said, kind), sop_class_uid="1.2", series_instance_uid=uid_of(said, kind, "s"),
+                kind=kind, data=f"{kind} {said} attempt {len(self.calls)} of {job.job_id}".encode(),
+            )
+            for kind in kinds
+        ]  # fmt: skip
+
+
+class Place:
+    """A bus, a store and a worker of one pipeline; ``step`` hands the worker its next delivery."""
+
+    def __init__(self, run: Callable[..., Findings] | None = None, *, report: bool = True) -> None:
+        self.clock = ManualClock()
+        self.bus = MemoryBus(clock=self.clock)
+        self.blobs = MemoryBlobs()
+        self.engine, self.encoder = ThresholdEngine(), WordEncoder()
+        self.stop = threading.Event()
+        self.volume = BLEED
+        self.manifests: dict[str, Manifest] = {}
+        self.built = 0
+        self.spec = PIPELINE if run is None else replace(PIPELINE, run=run)
+        self.orders: list[Job] = []
+        bench = Bench(
+            blobs=self.blobs, spool=NoSpool(), engines={"haematoma-phantom": self.engine}, encoder=self.encoder,
+            build_volume=self.build, load_manifest=lambda ref, _: self.manifests[ref.key], not_analysed_report=report,
+        )  # fmt: skip
+        self.worker = Worker(
+            self.bus, bench, pipelines=[self.spec], destinations=["pacs"], clock=self.clock, stop=self.stop
+        )  # fmt: skip
+        topics = [jobs_topic("haematoma", p) for p in (Priority.STAT, Priority.ROUTINE)]
+        self.subscription = self.bus.subscribe(topics, "work", lease=15, max_attempts=MOST_ATTEMPTS)
+
+    def build(self, manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> Volume:
+        assert isinstance(spool, NoSpool)
+        self.built += 1
+        return replace(self.volume, sources=manifest.instances, manifest=ref)
+
+    def order(
+        self, revision: int = 1, *, identity: str = "a" * 64, refusal: str | None = None, study: str = STUDY,
+        priority: Priority = Priority.ROUTINE,
+    ) -> Job:  # fmt: skip
+        """Publish a job as the assembler does: the order in the events, then the job."""
+        instances = tuple(instance(k, study=study, identity=identity) for k in range(len(self.volume.origins_lps)))
+        ref = ManifestRef(key=f"m/{study}/{revision}", sha256="0" * 64, series_instance_uid=f"{study}.1", instances=31)
+        self.manifests[ref.key] = Manifest(
+            study_instance_uid=study, series_instance_uid=f"{study}.1", revision=revision, grade=Grade.COUNTED,
+            instances=instances,
+        )  # fmt: skip
+        job = Job(
+            job_id=job_id_of(study, "haematoma", revision), study_instance_uid=study, pipeline="haematoma",
+            revision=revision, priority=priority, inputs={} if refusal else {"ncct_head": ref},
+            received_at=self.clock.time(), queued_at=self.clock.time(), refusal=refusal,
+            sources=(ref,) if refusal else (),
+        )  # fmt: skip
+        self.orders.append(job)
+        told = StudyAssembled(
+            study_instance_uid=study, revision=revision, priority=priority, received_at=self.clock.time(),
+            at=self.clock.time(), receiving=False, open=False, series=(),
+            jobs=tuple(j for j in self.orders if j.study_instance_uid == study),
+        )  # fmt: skip
+        self.bus.publish(EVENTS, [seal(told, source="test", time=self.clock.time())])
+        self.bus.publish(
+            jobs_topic("haematoma", priority), [seal(job, source="test", time=self.clock.time(), id=job.job_id)]
+        )
+        return job
+
+    def step(self) -> Delivery:
+        self.clock.advance(1.0)
+        delivery = self.subscription.receive(0)
+        assert delivery is not None, "no delivery"
+        self.worker.handle(delivery)
+        return delivery
+
+    def idle(self) -> bool:
+        return all(lag.waiting == 0 and lag.leased == 0 for lag in self.bus.lag())
+
+    def told(self, kind: type[Data], topic: str = EVENTS) -> list[Any]:
+        found = [open_envelope(e) for _, e in self.bus.read(topic)]
+        return [e for e in found if isinstance(e, kind)]
+
+    def state(self, study: str = STUDY) -> StudyState:
+        found = study_of(self.bus, study)
+        assert found is not None
+        return found.state
+
+
+def test_a_job_is_done_stored_and_told() -> None:
+    place = Place()
+    job = place.order()
+    place.clock.advance(2.0)
+    place.step()
+    assert place.idle()
+    (started,), (done,), (ready,) = place.told(JobStarted), place.told(JobDone), place.told(ResultReady, RESULTS)
+    assert started.attempt == 1
+    assert done.outcome == "found"
+    assert done.seconds["queue"] == pytest.approx(3.0)
+    assert set(done.seconds) == {"queue", "volume", "infer", "measure", "encode"}
+    assert {n: u for n, _, u in done.measurements}["haematoma_volume"] == "mL"
+    assert done.input_series == (f"{STUDY}.1",)
+    assert ready.destinations == done.destinations == ("pacs",)
+    assert ready.objects == done.objects
+    assert ready.identity_sha256 == "a" * 64
+    assert [o.kind for o in done.objects] == ["segmentation", "report"]
+    for item in done.objects:
+        data = place.blobs.get(item.key)
+        assert len(data) == item.length
+        assert data.decode().startswith(item.kind)
+    assert place.blobs.get(done.pictures[0][0]).startswith(b"\x89PNG")
+    stored = from_json(ResultSet, place.blobs.get(f"results/{job.job_id}/set.json"))
+    assert (stored.outcome, stored.predecessor) == ("found", None)
+
+
+def test_an_attempt_is_told_before_work_starts() -> None:
+    seen = []
+
+    def run(volumes: Mapping[str, Volume], engines: Mapping[str, Any], timing: Timing) -> Findings:
+        seen.append([type(e).__name__ for e in place.told(JobStarted)])
+        return PIPELINE.run(volumes, engines, timing)
+
+    place = Place(run)
+    place.order()
+    place.step()
+    assert seen == [["JobStarted"]]
+
+
+def test_a_job_cut_off_after_storing_is_told_without_work() -> None:
+    place = Place()
+    job = place.order()
+    place.step()
+    first = place.told(JobDone)[0]
+    again = place.bus
+    again.publish(jobs_topic("haematoma", Priority.ROUTINE), [seal(job, source="test", time=0.0, id="redelivered")])
+    place.step()
+    assert place.built == place.engine.calls == len(place.encoder.calls) == 1
+    assert len(place.told(JobDone)) == len(place.told(ResultReady, RESULTS)) == 1
+    assert place.told(JobDone)[0] == first
+    assert place.idle()
+
+
+def test_a_job_killed_between_storing_and_telling_is_told() -> None:
+    place, other = Place(), Place()
+    place.order()
+    place.step()
+    # Another bus that never heard of it, and the same store: what a crash before telling leaves.
+    other.blobs.__dict__.update(place.blobs.__dict__)
+    other.order()
+    other.step()
+    assert other.engine.calls == 0
+    assert other.told(JobDone)[0].objects == place.told(JobDone)[0].objects
+    assert len(other.told(ResultReady, RESULTS)) == 1
+
+
+def test_the_first_stored_bytes_are_the_result() -> None:
+    """Two attempts run side by side after a lost lease: the slower one sends what the faster one stored."""
+
+    def run(volumes: Mapping[str, Volume], engines: Mapping[str, Any], timing: Timing) -> Findings:
+        if not racing:
+            racing.append(True)
+            place.worker.handle(place.subscription.receive(0) or pytest.fail("no second delivery"))
+        return PIPELINE.run(volumes, engines, timing)
+
+    racing: list[bool] = []
+    place = Place(run)
+    job = place.order()
+    place.bus.publish(
+        jobs_topic("haematoma", Priority.ROUTINE), [seal(job, source="test", time=0.0, id="the same again")]
+    )
+    place.step()
+    (done,) = place.told(JobDone)
+    assert len(place.encoder.calls) == 2
+    assert all(b"attempt 1 " in place.blobs.get(o.key) for o in done.objects)
+
+
+def test_the_same_pixels_under_a_new_identity_are_encoded_again_without_inference() -> None:
+    place = Place()
+    first = place.order()
+    place.step()
+    place.order(2, identity="b" * 64)
+    place.step()
+    assert place.engine.calls == 1
+    one, two = place.told(JobDone)
+    assert two.predecessor == first.job_id
+    assert place.encoder.calls[1]["predecessor"].job_id == first.job_id
+    assert {o.sop_instance_uid for o in one.objects}.isdisjoint(o.sop_instance_uid for o in two.objects)
+    assert one.measurements == two.measurements
+    assert "infer" not in two.seconds
+    assert place.told(ResultReady, RESULTS)[1].identity_sha256 == "b" * 64
+    assert place.blobs.get(two.pictures[0][0]) == place.blobs.get(one.pictures[0][0])
+
+
+def test_other_pixels_are_inferred_again() -> None:
+    place = Place()
+    place.order()
+    place.step()
+    place.order(2)
+    key = place.orders[1].inputs["ncct_head"].key
+    changed = tuple(replace(i, content_sha256="9" * 64) for i in place.manifests[key].instances)
+    place.manifests[key] = replace(place.manifests[key], instances=changed)
+    place.step()
+    assert place.engine.calls == 2
+
+
+def test_a_job_with_a_newer_revision_is_superseded() -> None:
+    place = Place()
+    old = place.order(1)
+    place.order(2)
+    place.step()
+    assert [e.job_id for e in place.told(JobSuperseded)] == [old.job_id]
+    assert place.built == 0
+    place.step()
+    (done,) = place.told(JobDone)
+    assert done.job_id == place.orders[1].job_id
+    assert place.idle()
+
+
+def test_a_newer_job_of_another_study_supersedes_nothing() -> None:
+    place = Place()
+    place.order(1)
+    place.order(2, study="1.2.4")
+    place.step()
+    place.step()
+    assert len(place.told(JobDone)) == 2
+
+
+def test_stat_goes_first() -> None:
+    place = Place()
+    place.order(study="1.2.4")
+    place.order(study="1.2.5", priority=Priority.STAT)
+    place.step()
+    assert place.told(JobDone)[0].study_instance_uid == "1.2.5"
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_no_brain_is_a_done_job_with_its_reason(report: bool) -> None:
+    place = Place(report=report)
+    place.volume = head(fill=-1000.0)
+    place.order()
+    place.step()
+    (done,) = place.told(JobDone)
+    assert (done.outcome, done.reason, done.measurements) == ("not_analysed", Reason.NO_BRAIN, ())
+    assert [o.kind for o in done.objects] == (["report"] if report else [])
+    assert len(place.told(ResultReady, RESULTS)) == (1 if report else 0)
+    found = study_of(place.bus, STUDY)
+    assert found is not None
+    assert found.jobs[0].state is JobState.DONE
+    assert found.jobs[0].reason == Reason.NO_BRAIN
+    assert place.idle()
+
+
+def test_a_refused_study_is_answered_without_reading_pixels() -> None:
+    place = Place()
+    place.order(refusal=Reason.TWO_PATIENTS)
+    place.step()
+    (done,) = place.told(JobDone)
+    assert (done.outcome, done.reason) == ("not_analysed", Reason.TWO_PATIENTS)
+    assert done.input_series == (f"{STUDY}.1",)
+    assert place.built == 0
+    assert place.encoder.calls[0]["volume"] is None
+    assert place.told(ResultReady, RESULTS)[0].identity_sha256 == "a" * 64
+
+
+def test_a_header_that_cannot_be_read_leaves_the_answer_without_a_report() -> None:
+    place = Place()
+    place.encoder.error = Unreadable(Reason.HEADER_UNREADABLE)
+    place.order(refusal=Reason.SHORT)
+    place.step()
+    (done,) = place.told(JobDone)
+    assert (done.outcome, done.objects) == ("not_analysed", ())
+    assert place.idle()
+
+
+class Failing:
+    """A run that raises what it is given, then works."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+
+    def __call__(self, volumes: Mapping[str, Volume], engines: Mapping[str, Any], timing: Timing) -> Findings:
+        if self.errors:
+            raise self.errors.pop(0)
+        return PIPELINE.run(volumes, engines, timing)
+
+
+def test_a_store_that_is_away_costs_no_attempt() -> None:
+    place = Place(Failing(TransientError("store away"), TransientError("store away")))
+    place.order()
+    for _ in range(3):
+        assert place.step().attempt == 1
+        place.clock.advance(10)
+    assert place.told(JobFailed) == []
+    assert place.state() is StudyState.SENDING
+
+
+def test_a_failed_attempt_is_told_without_the_text_of_a_foreign_error_and_repeated() -> None:
+    place = Place(Failing(ValueError("PatientName=SECRET^NAME")))
+    place.order()
+    place.step()
+    (failed,) = place.told(JobFailed)
+    assert (failed.attempt, failed.final) == (1, False)
+    assert "ValueError" in failed.reason
+    assert "SECRET" not in failed.reason
+    place.clock.advance(60)
+    assert place.step().attempt == 2
+    assert place.told(JobDone)[0].outcome == "found"
+
+
+def test_a_job_that_always_fails_is_given_up_with_a_report() -> None:
+    place = Place(Failing(*[ValueError("SECRET")] * 99))
+    job = place.order()
+    for _ in range(MOST_ATTEMPTS + 1):
+        place.step()
+        place.clock.advance(100)
+    failed = place.told(JobFailed)
+    assert [f.final for f in failed] == [False] * MOST_ATTEMPTS + [True]
+    assert "ValueError" in failed[-1].reason
+    assert place.state() is StudyState.FAILED
+    (ready,) = place.told(ResultReady, RESULTS)
+    assert [o.kind for o in ready.objects] == ["report"]
+    assert place.encoder.calls[-1]["findings"].reason == failed[-1].reason
+    assert place.idle()
+    # A replay may still do it: the failure's report does not stand in its place.
+    place.worker._pipelines["haematoma"] = PIPELINE
+    place.bus.replay(place.bus.dead_letters()[0].letter_id)
+    place.step()
+    assert place.told(JobDone)[-1].outcome == "found"
+    assert place.told(JobDone)[-1].predecessor == job.job_id
+    assert len(place.told(ResultReady, RESULTS)) == 2
+    assert place.state() is StudyState.SENDING
+
+
+def test_a_job_whose_worker_always_dies_is_given_up() -> None:
+    place = Place()
+    place.order()
+    for _ in range(MOST_ATTEMPTS):
+        assert place.subscription.receive(0) is not None
+        place.clock.advance(100)
+    delivery = place.step()
+    assert delivery.dead
+    assert place.built == 0
+    assert place.told(JobFailed)[-1].final
+    assert "died" in place.told(JobFailed)[-1].reason
+    assert place.state() is StudyState.FAILED
+
+
+def test_a_report_of_failure_that_kills_its_worker_is_not_tried_for_ever() -> None:
+    place = Place(Failing(*[ValueError()] * 99))
+    place.order()
+    for _ in range(MOST_ATTEMPTS):
+        place.step()
+        place.clock.advance(100)
+    place.encoder.error = WorkerFault("stands for a crash")
+    calls = len(place.encoder.calls)
+    place.step()
+    place.encoder.error = None
+    assert len(place.encoder.calls) == calls + 1
+    assert place.told(JobFailed)[-1].final
+    assert place.told(ResultReady, RESULTS) == []
+    assert place.idle()
+
+
+@pytest.mark.parametrize(("error", "attempt"), [(WorkerFault("device lost"), 1), (MemoryError(), 2)])
+def test_a_broken_worker_hands_back_and_ends(error: BaseException, attempt: int) -> None:
+    """Its fault is not the message's; running out of memory may be, so that is counted."""
+    place = Place(Failing(error))
+    place.order()
+    with pytest.raises(WorkerFault):
+        place.step()
+    assert [f.final for f in place.told(JobFailed)] == [False]
+    place.clock.advance(10)
+    assert place.step().attempt == attempt
+    assert place.told(JobDone)[0].outcome == "found"
+
+
+def test_a_message_that_cannot_be_read_is_a_dead_letter() -> None:
+    place = Place()
+    strange = seal(JobSuperseded(study_instance_uid=STUDY, job_id="x", at=0.0), source="test", time=0.0)
+    place.bus.publish(jobs_topic("haematoma", Priority.ROUTINE), [strange])
+    place.step()
+    assert len(place.bus.dead_letters()) == 1
+    assert place.idle()
+
+
+class JumpingClock(ManualClock):
+    """Every look at it is a second later."""
+
+    def monotonic(self) -> float:
+        self.advance(1.0)
+        return super().monotonic()
+
+
+class HeldDelivery:
+    """A delivery that counts what is done with it."""
+
+    def __init__(self) -> None:
+        self.extended: list[float] = []
+        self.enough = threading.Event()
+
+    envelope = seal(JobSuperseded(study_instance_uid=STUDY, job_id="x", at=0.0), source="test", time=0.0)
+
+    def extend(self, seconds: float) -> None:
+        self.extended.append(seconds)
+        if len(self.extended) == 3:
+            self.enough.set()
+
+
+def _worker(stop: threading.Event) -> Worker:
+    place = Place()
+    return Worker(
+        place.bus, place.worker._bench, pipelines=[PIPELINE], destinations=[], clock=JumpingClock(), stop=stop
+    )
+
+
+def test_the_lease_is_kept_while_work_goes_on() -> None:
+    delivery = HeldDelivery()
+    worker = _worker(threading.Event())
+    assert worker._work(delivery, lambda: delivery.enough.wait(60)) is True  # type: ignore[arg-type]
+    assert delivery.extended == [15.0, 15.0, 15.0]
+    assert BEAT_SECONDS < 15.0 / 2
+
+
+def test_long_work_is_handed_back_at_the_end_and_short_work_is_finished() -> None:
+    stop, never = threading.Event(), threading.Event()
+    stop.set()
+    worker = _worker(stop)
+    assert worker._work(HeldDelivery(), never.wait) is None  # type: ignore[arg-type]
+    never.set()
+    assert worker._work(HeldDelivery(), lambda: "done") == "done"  # type: ignore[arg-type]
+    assert DRAIN_SECONDS < 10.0
+
+
+def test_a_job_handed_back_costs_no_attempt() -> None:
+    never = threading.Event()
+
+    def run(volumes: Mapping[str, Volume], engines: Mapping[str, Any], timing: Timing) -> Findings:
+        if not place.stop.is_set():
+            place.stop.set()
+            never.wait(60)
+        return PIPELINE.run(volumes, engines, timing)
+
+    place = Place(run)
+    place.worker._clock = JumpingClock()
+    place.order()
+    place.step()
+    never.set()
+    assert place.told(JobDone) == []
+    assert place.step().attempt == 1
+    assert place.told(JobDone)[0].outcome == "found"
+
+
+def test_the_role_runs_until_it_is_stopped() -> None:
+    place = Place()
+    place.order()
+    ready = threading.Event()
+    stopped = threading.Thread(
+        target=run_worker,
+        kwargs={
+            "bus": place.bus, "blobs": place.blobs, "spool": NoSpool(), "pipelines": [PIPELINE],
+            "engines": {"haematoma-phantom": place.engine}, "encoder": place.encoder, "destinations": ["pacs"],
+            "not_analysed_report": True, "clock": place.clock, "stop": place.stop, "on_ready": ready.set,
+            "build_volume": place.build, "load_manifest": _loader(place),
+        },
+    )  # fmt: skip
+    place.subscription.close()
+    stopped.start()
+    assert ready.wait(30)
+    assert place.bus.read(RESULTS, wait=30)
+    place.stop.set()
+    stopped.join(30)
+    assert not stopped.is_alive()
+    assert place.told(JobDone)[0].outcome == "found"
+
+
+def _loader(place: Place) -> Callable[[ManifestRef, Blobs], Manifest]:
+    def load(ref: ManifestRef, blobs: Blobs) -> Manifest:
+        assert blobs is place.blobs
+        return place.manifests[ref.key]
+
+    return load
+
+
+def test_every_stage_of_the_worker_is_named_in_the_contract() -> None:
+    place = Place()
+    place.order()
+    place.step()
+    assert set(place.told(JobDone)[0].seconds) <= {s.value for s in Stage}
+
+
+def test_a_pipeline_spec_is_found_by_its_entry_point() -> None:
+    from ichor.pipeline import installed
+
+    assert [p.name for p in installed() if isinstance(p, PipelineSpec)] == ["haematoma"]
