@@ -78,6 +78,7 @@ def segment(
     spacing_yx_mm: tuple[float, float],
     offsets_yx_mm: npt.NDArray[np.float64] | None = None,
     output: int = HAEMATOMA,
+    enclosed: bool = True,
 ) -> F32:
     """Probability float32 (z, y, x) of `output` on the input's grid, exactly 0 below `LEAST_PROBABILITY`.
 
@@ -89,6 +90,8 @@ def segment(
     spacing_yx_mm : between rows, between columns.
     offsets_yx_mm : (slices, 2), where the first pixel of each slice lies in the plane; a tilted gantry shears a stack.
     output : `HAEMATOMA` or `INTRACRANIAL`.
+    enclosed : haematoma is no likelier than that the voxel lies inside the skull, as the network itself sees it (the
+        lower of both): muscles and neck look much like blood.
     """
     slices, rows, columns = volume_zyx_hu.shape
     offsets = np.zeros((slices, 2)) if offsets_yx_mm is None else np.asarray(offsets_yx_mm, np.float64)
@@ -103,9 +106,10 @@ def segment(
 
     def predict(tile_zyx: F32) -> F32:
         (logits,) = runtime.run({name: tile_zyx[None, None]}).values()
-        return _sigmoid(logits[0, output : output + 1])
+        return _sigmoid(logits[0])
 
-    found = predict_tiled(head, tile, overlap_zyx=OVERLAP_ZYX, predict=predict)[0]
+    outputs = predict_tiled(head, tile, overlap_zyx=OVERLAP_ZYX, predict=predict)
+    found = outputs.min(axis=0) if enclosed and output == HAEMATOMA else outputs[output]
     probability = np.zeros(volume_zyx_hu.shape, np.float32)
     for k, at in enumerate(placed):
         if found[k].max() >= LEAST_PROBABILITY:

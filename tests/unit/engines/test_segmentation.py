@@ -131,3 +131,20 @@ def test_the_engine_says_what_computed(runtime: OnnxRuntime) -> None:
     assert segmenter.description.startswith("ONNX Runtime ")
     assert segmenter.description.endswith("CPU, f32")
     assert segmenter.sha256 == runtime.sha256
+
+
+def test_what_looks_like_blood_outside_the_skull_is_none(runtime: OnnxRuntime, head: Head) -> None:
+    hu, truth = head(4, (100, 90), spacing=1.0)
+
+    class Outside(OnnxRuntime):
+        """Takes nothing for the inside of a skull."""
+
+        def run(self, inputs):  # type: ignore[no-untyped-def]
+            outputs = super().run(inputs)
+            outputs["logits"][:, 1] = -10
+            return outputs
+
+    outside = Outside.__new__(Outside)
+    outside.__dict__.update(runtime.__dict__)
+    assert segment(outside, hu, spacing_yx_mm=(1.0, 1.0)).max() == 0
+    assert overlap(segment(outside, hu, spacing_yx_mm=(1.0, 1.0), enclosed=False), truth) > 0.9
