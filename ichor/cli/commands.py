@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
-from ichor.cli.roles import ROLES
+from ichor.cli.supervisor import ROLES
 from ichor.errors import ConfigError, IchorError
 
 # In the contract (face.md), not in this version: each stops with exit 2 and its name.
@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
     )
+    for chatty in ("highdicom", "pynetdicom", "pydicom", "uvicorn"):
+        # They tell of single attributes and requests; some quote headers.
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return int(options.run(options))
     except IchorError as error:
@@ -136,7 +139,6 @@ def _settings(options: argparse.Namespace) -> config.Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from ichor.cli import roles
     from ichor.cli.supervisor import Supervisor
 
     settings = _settings(options)
@@ -144,7 +146,9 @@ def _serve(options: argparse.Namespace) -> int:
     folder = DataFolder(settings.data)
     folder.prepare()
     handle = folder.lock(alone=True)
-    roles.metrics_environment(folder)
+    folder.share_metrics()
+    from ichor.cli import roles  # imports prometheus_client
+
     roles.preload()
     built = {name: roles.build(name, settings, folder, together=True) for name in ROLES}
     code = Supervisor(built, folder.run).run()

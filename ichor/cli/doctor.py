@@ -86,7 +86,7 @@ def check_token(settings: Settings) -> Finding:
 
 
 def check_roles(folder: DataFolder) -> Finding:
-    from ichor.cli.roles import ROLES
+    from ichor.cli.supervisor import ROLES
 
     missing = [name for name in ROLES if not all_ready(folder.run, [name])[0]]
     if len(missing) == len(ROLES):

@@ -5,7 +5,7 @@ Imports of a role's room happen when the role is built, so that a single role do
 
 from __future__ import annotations
 
-import os
+import importlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ichor.bus import Bus
 from ichor.bus.opening import open_bus
 from ichor.cli.folder import DataFolder
-from ichor.cli.supervisor import Role, all_ready
+from ichor.cli.supervisor import ROLES, Role, all_ready
 from ichor.clock import SystemClock
 from ichor.config import Settings
 from ichor.history import Projection
@@ -25,7 +25,16 @@ from ichor.store.journal import Journal, JournalReader
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
-ROLES = ("receive", "assemble", "work", "send", "console")
+_PRELOADED = (
+    "console.role",
+    "dicom_out.encoder",
+    "dicom_out.sender",
+    "highdicom",
+    "listener.assembler",
+    "listener.role",
+    "pipelines.haematoma",
+    "pipelines.worker",
+)
 
 
 def build(name: str, settings: Settings, folder: DataFolder, *, together: bool) -> Role:
@@ -41,6 +50,8 @@ def preload() -> None:
 
     OpenVINO starts threads when imported and is left to the worker itself.
     """
+    for module in _PRELOADED:
+        importlib.import_module(module)
 
 
 def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
@@ -191,10 +202,3 @@ def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) ->
         )
 
     return run
-
-
-def metrics_environment(folder: DataFolder) -> None:
-    """Several processes, one /metrics: prometheus_client's multiprocess mode, from an empty folder."""
-    for old in folder.metrics.glob("*.db"):
-        old.unlink()
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(Path(folder.metrics).resolve())

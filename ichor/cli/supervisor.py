@@ -24,6 +24,7 @@ from ichor.errors import CannotStart, IchorError
 log = logging.getLogger(__name__)
 
 Role = Callable[[threading.Event, Callable[[], None]], None]
+ROLES = ("receive", "assemble", "work", "send", "console")
 
 _CANNOT_START = 78  # EX_CONFIG of sysexits.h: trying again will not help
 _DRAIN_SECONDS = 9.0
