@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ichor.history.study import images, short
+from ichor.history.study import images, sentences, short
 from ichor.messages import (
     AssociationClosed,
     Data,
@@ -139,7 +139,7 @@ def _series(old: SeriesStatus | None, new: SeriesStatus) -> list[str]:
             texts.append(
                 f"{name} is complete ({new.grade}) with {images(new.instances)}" + (f": {proof}" if proof else "")
             )
-    if new.roles and new.roles != (old.roles if old else ()):
+    if new.grade.complete and new.roles and (old is None or not old.grade.complete or new.roles != old.roles):
         texts.append(f"{name} can serve as {', '.join(new.roles)}")
     if new.grade.complete and not new.roles and new.reason and (old is None or old.reason != new.reason):
         texts.append(f"{name} is not used: {new.reason}")
@@ -187,7 +187,7 @@ def _done(event: JobDone) -> list[Line]:
     if event.outcome == "not_analysed":
         answer = f"not analysed: {event.reason or 'no reason given'}"
     else:
-        answer = " ".join(event.summary) or event.outcome
+        answer = sentences(event.summary) or event.outcome
     took = sum(event.seconds.get(stage, 0.0) for stage in (Stage.VOLUME, Stage.INFER, Stage.MEASURE))
     lines = [
         Line(
@@ -200,7 +200,8 @@ def _done(event: JobDone) -> list[Line]:
     if event.objects:
         kinds = ", ".join(_KINDS.get(o.kind, o.kind) for o in event.objects)
         amends = " They amend the earlier result." if event.predecessor else ""
-        text = f"{images(len(event.objects))} written for {', '.join(event.destinations) or 'no destination'}: {kinds}.{amends}"
+        whither = f"for {', '.join(event.destinations)}" if event.destinations else "(no destination is set)"
+        text = f"{images(len(event.objects))} written {whither}: {kinds}.{amends}"
         everything = about | {o.sop_instance_uid for o in event.objects}
         lines.append(Line(time=event.at, stage=Stage.ENCODE, text=text, about=everything))
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -365,3 +365,9 @@ def short(uid: str) -> str:
 
 def images(count: int) -> str:
     return "1 object" if count == 1 else f"{count} objects"
+
+
+def sentences(parts: Iterable[str]) -> str:
+    """Parts one after the other, each with an end."""
+    ended = (part if part.endswith((".", "!", "?", ":")) else f"{part}." for part in map(str.strip, parts) if part)
+    return " ".join(ended)

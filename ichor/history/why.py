@@ -8,7 +8,7 @@ from ichor.bus.protocol import Bus
 from ichor.clock import rfc3339
 from ichor.history.projection import events, log, study_from
 from ichor.history.story import Line, story
-from ichor.history.study import Study, images, short
+from ichor.history.study import Study, images, sentences, short
 from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, ReceiveRefused
 from ichor.types import SeriesStatus
 from ichor.uids import is_valid_uid
@@ -88,7 +88,7 @@ def _json(line: Line) -> dict[str, str]:
 
 def _of_study(study: Study | None, history: list[Data]) -> tuple[str, str | None]:
     if study is not None:
-        return study.state.value, study.reason or study.waits_for or " ".join(study.answers) or None
+        return study.state.value, study.reason or study.waits_for or sentences(study.answers) or None
     refused = [e for e in history if isinstance(e, ReceiveRefused)]
     if refused:
         return "refused", refused[-1].reason

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from unit.console.conftest import PNG, Desk
 from unit.history.made import T0, done, publish, uid, whole_way
@@ -178,3 +183,22 @@ def test_a_list_is_whole_or_not_given(desk: Desk) -> None:
     assert "still being read" in client.get("/").text
     desk.projection.catch_up()
     assert len(client.get("/api/v1/studies").json()) == 1
+
+
+def test_the_command_line_leaves_metrics_unimported_until_they_can_be_shared() -> None:
+    code = "import sys, ichor.cli.commands; print('prometheus_client' in sys.modules)"
+    done_ = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done_.stdout.strip() == "False"
+
+
+def test_metrics_of_several_processes_are_added_up(tmp_path: Path) -> None:
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    count = "from ichor import metrics; metrics.BYTES_STORED.inc(20)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", count], env=environ, check=True)
+    tell = (
+        "from console.exposition import Exposition; from ichor.bus.memory import MemoryBus;"
+        "print(Exposition(MemoryBus()).text().decode())"
+    )
+    out = subprocess.run([sys.executable, "-c", tell], env=environ, capture_output=True, text=True, check=True).stdout
+    assert "ichor_bytes_stored_total 40.0" in out
