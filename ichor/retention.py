@@ -53,12 +53,14 @@ def sweep(projection: Projection, *, journal: Journal, spool: FileSpool, blobs: 
     for study in projection.studies(state=StudyState.DONE):
         age = now - study.updated_at
         if age > ages.spool:
-            rows = journal.by_study(study.study_instance_uid)
-            # Files first: a row without its file is removed by the next sweep, a file without a row never would be.
-            for row in rows:
-                spool.remove(row.stored.location)
-            if rows:
-                journal.forget(rows)
+            # The gate, and the row's own age: what was acknowledged again since the study was done stays.
+            with spool.gate.shut(study.study_instance_uid):
+                rows = [r for r in journal.by_study(study.study_instance_uid) if now - r.last_at > ages.spool]
+                # Files first: a row without its file is removed by the next sweep, a file without a row never would be.
+                for row in rows:
+                    spool.remove(row.stored.location)
+                if rows:
+                    journal.forget(rows)
             objects += len(rows)
         if age > ages.results:
             for job in study.jobs:

@@ -18,6 +18,7 @@ from ichor.errors import CannotUnderstand, ClassNotSupported, DataSetMismatch, O
 from ichor.messages import ReceiveRefused
 from ichor.reasons import Reason
 from ichor.store.disk import Bytes
+from ichor.store.gate import Gate
 from ichor.store.journal import StoredObject
 from ichor.store.spool import Address, Placed
 from ichor.types import Priority, Stage
@@ -54,6 +55,9 @@ class StoreRequest:
 
 
 class Spool(Protocol):
+    @property
+    def gate(self) -> Gate: ...
+
     def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
         """Durable when it returns; DataSetMismatch or OutOfResources otherwise."""
 
@@ -152,7 +156,8 @@ class Reception:
         try:
             address = check(request)
             study = address.study_instance_uid
-            stored = self._store(request, origin, address)
+            with self._spool.gate.enter(study):
+                stored = self._store(request, origin, address)
         except StoreRefused as refusal:
             return self._refuse(refusal, origin, study)
         except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on

@@ -66,6 +66,8 @@ class Folders:
                 known = name in self._known
             if known and level.is_dir():
                 continue  # a shared parent is synced once, not for each of its children
+            with self._lock:
+                self._known.pop(name, None)  # removed since: its new entry is not synced yet
             with contextlib.suppress(FileExistsError):
                 level.mkdir()
             if self._durable:

@@ -62,10 +62,12 @@ class JournalRow:
     """A stored object with its place in the order of acknowledgement.
 
     ``batch`` is the message that carries it, None while none was assigned; ``published`` once the bus has it.
+    ``last_at`` is when the same bytes were acknowledged last.
     """
 
     seq: int
     stored: StoredObject
+    last_at: float
     batch: str | None
     published: bool
 
@@ -88,7 +90,7 @@ CREATE TABLE objects (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   {", ".join(f"{name} NOT NULL" for name in _COLUMNS if name not in ("sender_priority", "called_priority"))},
   sender_priority, called_priority,
-  batch TEXT, published INTEGER NOT NULL DEFAULT 0,
+  last_at REAL NOT NULL, batch TEXT, published INTEGER NOT NULL DEFAULT 0,
   UNIQUE (sop_instance_uid, file_sha256));
 CREATE INDEX objects_study ON objects (study_instance_uid);
 CREATE INDEX objects_series ON objects (series_instance_uid);
@@ -101,8 +103,8 @@ CREATE TABLE receipts (
   PRIMARY KEY (association, study, series)) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
-_INSERT = f"INSERT OR IGNORE INTO objects ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_SELECT = f"SELECT seq, batch, published, {', '.join(_COLUMNS)} FROM objects"
+_INSERT = f"INSERT OR IGNORE INTO objects (last_at, {', '.join(_COLUMNS)}) VALUES (?, {', '.join('?' * len(_COLUMNS))})"
+_SELECT = f"SELECT seq, last_at, batch, published, {', '.join(_COLUMNS)} FROM objects"
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -119,12 +121,12 @@ def _check_version(connection: sqlite3.Connection) -> int:
 
 
 def _row(values: Sequence[Any]) -> JournalRow:
-    seq, batch, published, *rest = values
+    seq, last_at, batch, published, *rest = values
     named = dict(zip(_COLUMNS, rest, strict=True))
     for key in ("sender_priority", "called_priority"):
         named[key] = Priority(named[key]) if named[key] else None
     named["command_priority_high"] = bool(named["command_priority_high"])
-    return JournalRow(seq=seq, stored=StoredObject(**named), batch=batch, published=bool(published))
+    return JournalRow(seq=seq, stored=StoredObject(**named), last_at=last_at, batch=batch, published=bool(published))
 
 
 class JournalReader:
@@ -363,4 +365,11 @@ def _store(connection: sqlite3.Connection, stored: StoredObject) -> bool:
         "ON CONFLICT (association, study, series) DO UPDATE SET count = count + 1",
         (stored.association, stored.study_instance_uid, stored.series_instance_uid),
     )
-    return connection.execute(_INSERT, [getattr(stored, name) for name in _COLUMNS]).rowcount == 1
+    values = [stored.received_at, *(getattr(stored, name) for name in _COLUMNS)]
+    if connection.execute(_INSERT, values).rowcount == 1:
+        return True
+    connection.execute(
+        "UPDATE objects SET last_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?",
+        (stored.received_at, stored.sop_instance_uid, stored.file_sha256),
+    )
+    return False

@@ -19,6 +19,7 @@ from ichor.errors import DataSetMismatch, NotBuilt, OutOfResources, Unreadable
 from ichor.reasons import Reason
 from ichor.store import disk
 from ichor.store.filemeta import file_meta
+from ichor.store.gate import Gate
 from ichor.uids import is_valid_uid
 
 _FILE = re.compile(r"([0-9.]{1,64})\.[0-9a-f]{16}\.dcm")
@@ -66,6 +67,7 @@ class FileSpool:
         if durability not in ("instance", "none"):
             raise NotBuilt(f'listener.durability = "{durability}" is not built yet; allowed: "instance", "none"')
         root.mkdir(parents=True, exist_ok=True)
+        self.gate = Gate()
         self._root = root
         self._durable = durability == "instance"
         self._scratch = disk.Scratch(root)
@@ -124,7 +126,10 @@ class FileSpool:
         return data
 
     def remove(self, location: str) -> None:
-        """Delete one object (retention only); its empty folders go too. No error when it was gone already."""
+        """Delete one object (retention only, its study's gate shut); its empty folders go too.
+
+        No error when it was gone already.
+        """
         path = self._path(location)
         path.unlink(missing_ok=True)
         for folder in (path.parent, path.parent.parent):

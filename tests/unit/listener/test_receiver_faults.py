@@ -80,13 +80,14 @@ def push(port: int, numbers: Iterator[int], acknowledged: dict[str, bytes], some
         some.set()
 
 
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_killed_receiver_keeps_what_it_acknowledged_and_tells_each_once(
-    tmp_path: Path, serve: Callable[..., tuple[Process, int]]
+    tmp_path: Path, serve: Callable[..., tuple[Process, int]], kills: int
 ) -> None:
     acknowledged: dict[str, bytes] = {}
     numbers = itertools.count(1)
     moments = random.Random(7)
-    for _ in range(5):
+    for _ in range(kills):
         process, port = serve()
         some = threading.Event()
         senders = [threading.Thread(target=push, args=(port, numbers, acknowledged, some)) for _ in range(2)]
@@ -97,7 +98,7 @@ def test_killed_receiver_keeps_what_it_acknowledged_and_tells_each_once(
         process.kill()
         for sender in senders:
             sender.join()
-    assert len(acknowledged) >= 15
+    assert len(acknowledged) >= 3
 
     process, port = serve()
     scu = Scu(port)
@@ -185,8 +186,9 @@ def test_success_follows_the_syncs_of_file_directory_and_journal(
             assert order == sorted(order), syncs
             renamed = next(i for i, (name, path) in enumerate(seen) if name.startswith("rename"))
             assert seen.index(("fsync", scratch)) < renamed < seen.index(("fsync", directory))
-            if series not in series_done:  # new entries above it
-                assert {spool, f"{spool}/1.2.3"} <= set(syncs)
+            # New entries above it: the study's in the spool, the series' in the study.
+            if series not in series_done:
+                assert ({f"{spool}/1.2.3"} if series_done else {spool, f"{spool}/1.2.3"}) <= set(syncs)
                 series_done.add(series)
             answered += 1
             seen = []

@@ -45,7 +45,12 @@ def test_same_bytes_are_one_row_and_other_bytes_another(journal: Journal) -> Non
     journal.store(stored())
     assert journal.store(stored(association="B", received_at=99.0)) is False
     assert journal.store(stored(file_sha256="f" * 64, location="other")) is True
-    assert [row.stored.location for row in journal.by_instance("1.2.1")] == ["a/b/1", "other"]
+    rows = journal.by_instance("1.2.1")
+    assert [row.stored.location for row in rows] == ["a/b/1", "other"]
+    assert [(row.stored.association, row.stored.received_at, row.last_at) for row in rows] == [
+        ("A", 12.5, 99.0),
+        ("A", 12.5, 12.5),
+    ]
 
 
 def test_rows_survive_the_process(tmp_path: Path, journal: Journal) -> None:
