@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dicom_out.demo_pacs import DemoPacs
 
+from dicom_out.demo_pacs import DemoPacs
 from ichor.cli.push import push_files
 from ichor.errors import IchorError
 from phantoms.ct_study import Truth, write_ct_head
 
+_START_PATIENCE = 120.0
 _PATIENCE = 55.0  # seconds for all answers once everything was sent
 _SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 _REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -146,7 +147,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_ready(address: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + _START_PATIENCE
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise IchorError(f"serve ended with exit code {server.returncode}; run `ichor serve` to see why")
@@ -156,7 +157,7 @@ def _wait_ready(address: str, server: subprocess.Popen[bytes]) -> None:
                     return
         except OSError:
             time.sleep(0.1)
-    raise IchorError("serve was not ready within 60 s")
+    raise IchorError(f"serve was not ready within {_START_PATIENCE:.0f} s")
 
 
 def _wait_study(address: str, truth: Truth, deadline: float) -> dict[str, Any]:
