@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from socketserver import BaseServer
 from typing import Any, cast
 
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt, sop_class
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -305,7 +305,7 @@ def _application_entity(ae_title: str) -> AE:
     ae.network_timeout = _IDLE_TIMEOUT
     ae.add_supported_context(_VERIFICATION)
     # Storage classes that the library counts to other services (Media Storage Directory, Hanging Protocol, ...).
-    mine = set(sop_class._STORAGE_CLASSES.values())
+    mine = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
     for uid in storage_classes():
         if uid not in mine:
             ae.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)

@@ -61,6 +61,7 @@ class Relay:
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._stopping = threading.Event()
+        self._given_up = threading.Event()
         self._pending: list[_Message] = []
         self._look_again = False
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -91,6 +92,7 @@ class Relay:
         self._hurry.set()
         self._wake.set()
         self._thread.join(patience)
+        self._given_up.set()
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -105,8 +107,9 @@ class Relay:
                 metrics.LOOP_ERRORS.labels("relay").inc()
                 _LOG.warning("relay waits %.1f s: %s", pause, type(error).__name__)
                 self._wake.set()
-                # A stop does not end the pause: drain's patience decides how often it is tried again.
-                threading.Event().wait(min(pause, 0.2) if stopping else pause)
+                # A stop shortens the pause; drain's patience decides how often it is tried again.
+                if self._given_up.wait(min(pause, 0.2) if stopping else pause):
+                    return
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             pause = _FIRST_PAUSE
