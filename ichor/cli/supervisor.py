@@ -100,6 +100,11 @@ class Supervisor:
             if pid == 0:
                 continue
             (self._folder / f"{name}.ready").unlink(missing_ok=True)
+            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+                # Live gauges of the dead would be counted for ever. Imported here: see DataFolder.share_metrics.
+                from prometheus_client import multiprocess
+
+                multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
             code = os.waitstatus_to_exitcode(status)
             if code == _CANNOT_START:
                 del self._children[name]

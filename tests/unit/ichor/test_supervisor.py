@@ -35,7 +35,11 @@ def start(folder: Path, *extra: str) -> subprocess.Popen[str]:
 
 def wait_file(path: Path, process: subprocess.Popen[str], other_than: str = "") -> str:
     while process.poll() is None:
-        if path.exists() and (text := path.read_text()) and text != other_than:
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            continue
+        if text and text != other_than:
             return text
     pytest.fail(f"ended with {process.returncode}")
 
