@@ -199,8 +199,11 @@ def _lesion(mask_zyx: MaskArray, volume: Volume, midline: Midline) -> Lesion:
 
 
 def _map(probability: Float32Array) -> ParametricMap:
-    values: npt.NDArray[np.float32] = np.clip(probability, 0, 1).astype(np.float32, copy=False)
-    values[values < MAP_FLOOR] = 0
+    # Slice by slice: most hold nothing, and pages of zeros that nobody touches cost nothing.
+    values: npt.NDArray[np.float32] = np.zeros(probability.shape, np.float32)
+    for k in np.flatnonzero(probability.max(axis=(1, 2)) >= MAP_FLOOR):
+        np.clip(probability[k], 0, 1, out=values[k])
+        values[k][values[k] < MAP_FLOOR] = 0
     return ParametricMap(
         label="Haematoma probability", values_zyx=values, quantity=PROBABILITY_MAP, unit=NO_UNITS,
         derivation=BY_SEGMENTATION,

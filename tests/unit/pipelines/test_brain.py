@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from scipy import ndimage
 from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TILTED, TRANSPOSED, UNEVEN, Layout, head
 
 from ichor.errors import Unreadable
@@ -81,6 +83,35 @@ def test_the_real_philips_phantom_is_no_brain(real_data: Callable[[str], Path]) 
     assert len(images) == 28
     with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
         intracranial_space(volume)
+
+
+def test_the_anatomy_of_a_real_template_in_a_skull_is_a_brain(real_data: Callable[[str], Path]) -> None:
+    """Tissue maps of the elderly (2 mm) as HU, a shell of bone around them; with one tissue only it is no brain."""
+    folder = real_data("ct_template_elderly")
+    grey, white, csf = (_nifti(folder / f"{name}.nii") for name in ("scgrey", "scwhite", "sccsf"))
+    inside = ndimage.binary_fill_holes(ndimage.binary_closing((grey + white + csf) > 0.3, iterations=2))
+    shell = ndimage.binary_dilation(inside, iterations=3) & ~inside
+
+    def volume(tissue: np.ndarray) -> Volume:
+        hu = np.where(inside, tissue, np.where(shell, 900.0, -1000.0))
+        return Volume(
+            array_zyx=np.rint(hu).astype(np.int16), origins_lps=np.outer(np.arange(len(hu)) * 2.0, [0, 0, 1.0]),
+            row_lps=np.array([1.0, 0, 0]), column_lps=np.array([0, 1.0, 0]), pixel_spacing=(2.0, 2.0),
+            slice_thickness=2.0, frame_of_reference_uid=None, unit="[hnsf'U]", sources=(),
+        )  # fmt: skip
+
+    space = intracranial_space(volume(37 * grey + 28 * white + 8 * csf))
+    assert 0.75 < space.volume_ml / (inside.sum() * 8 / 1000) <= 1.0
+    with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
+        intracranial_space(volume(np.full(grey.shape, 33.0)))
+
+
+def _nifti(path: Path) -> np.ndarray:
+    """The array (z, y, x) of a big-endian NIfTI-1 file of bytes, scaled."""
+    raw = path.read_bytes()
+    x, y, z = struct.unpack(">3h", raw[42:48])
+    start, slope, intercept = struct.unpack(">3f", raw[108:120])
+    return np.frombuffer(raw, np.uint8, count=x * y * z, offset=int(start)).reshape(z, y, x) * slope + intercept
 
 
 @pytest.mark.parametrize("seed", [20_100, 20_109])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,17 @@ def test_left_is_shown_on_the_right_and_front_up_however_it_is_stored(layout: La
     assert 0.15 * height < y < 0.45 * height
 
 
-def test_the_outline_is_thin_and_surrounds_the_lesion() -> None:
-    radius = 15.0
-    _, (drawn,) = pictures(blood=[((35.0, -10.0, 20.0), radius)])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        HEAD_FIRST,
+        replace(HEAD_FIRST, columns=64, spacing=(2.0, 3.0)),
+        replace(TRANSPOSED, columns=75, spacing=(2.0, 3.0)),
+    ],
+    ids=["square pixels", "wide pixels", "wide pixels, transposed"],
+)
+def test_the_outline_of_a_ball_is_round_thin_and_surrounds_it(layout: Layout) -> None:
+    _, (drawn,) = pictures(layout, blood=[((35.0, -10.0, 20.0), 15.0)])
     where = outline(drawn)
     (y0, x0), (y1, x1) = where.min(axis=0), where.max(axis=0)
     assert y1 - y0 == pytest.approx(x1 - x0, abs=12)
