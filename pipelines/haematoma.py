@@ -5,7 +5,7 @@ Subdural, epidural and subarachnoid blood, expansion and oedema are not looked f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,17 +126,18 @@ def describe(volume: Volume, probability: Float32Array, space: Intracranial, eng
         if volume.notes:
             raise Unreadable(f"{Reason.GAP}: {'; '.join(volume.notes)}")
         return Findings(
-            outcome="none", summary=(NONE_FOUND, *aside), algorithm=algorithm, measurements=_totals([]),
+            outcome="none", summary=(NONE_FOUND, *aside), algorithm=algorithm, measurements=_volumes([], even=True),
             not_assessed=NOT_ASSESSED,
         )  # fmt: skip
-    groups = tuple(_group(number, lesion) for number, lesion in enumerate(lesions, start=1))
+    even = Sampling.of(volume).even
+    groups = tuple(_group(number, lesion, even=even) for number, lesion in enumerate(lesions, start=1))
     return Findings(
         outcome="found",
         summary=(*_sentences(lesions), *_gap(volume), *aside),
         algorithm=algorithm,
         groups=groups,
         maps=(_map(probability),),
-        measurements=_totals(lesions),
+        measurements=_volumes(lesions, even=even),
         not_assessed=NOT_ASSESSED,
     )
 
@@ -213,7 +214,7 @@ def _map(probability: Float32Array) -> ParametricMap:
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def _group(number: int, lesion: Lesion) -> FindingGroup:
+def _group(number: int, lesion: Lesion, *, even: bool) -> FindingGroup:
     tracking_id = f"Haematoma {number}"
     x, y, z = lesion.centre_lps
     return FindingGroup(
@@ -225,7 +226,7 @@ def _group(number: int, lesion: Lesion) -> FindingGroup:
             label=f"Intracerebral haematoma {number}", mask_zyx=lesion.mask_zyx, category=ABNORMAL, type=HAEMORRHAGE,
             site=BRAIN, tracking_id=tracking_id,
         ),
-        measurements=_volumes(lesion.mesh_ml, lesion.voxel_ml, lesion.abc2_ml),
+        measurements=_volumes([lesion], even=even),
         statements=(
             Statement(code=FINDING, text=f"side: {lesion.side}"),
             Statement(code=FINDING, text=f"centre {x:.1f}, {y:.1f}, {z:.1f} mm (patient coordinates, LPS)"),
@@ -233,21 +234,15 @@ def _group(number: int, lesion: Lesion) -> FindingGroup:
     )  # fmt: skip
 
 
-def _totals(lesions: list[Lesion]) -> tuple[Measurement, ...]:
-    return _volumes(
-        float(sum(one.mesh_ml for one in lesions)),
-        float(sum(one.voxel_ml for one in lesions)),
-        float(sum(one.abc2_ml for one in lesions)),
-    )
-
-
-def _volumes(mesh: float, voxels: float, abc2: float) -> tuple[Measurement, ...]:
+def _volumes(lesions: Sequence[Lesion], *, even: bool) -> tuple[Measurement, ...]:
+    """Sums over lesions. On uneven slices no reader of the segmentation gets the voxel sum from one spacing: said so."""
+    by_voxels = "Sum of voxels" if even else "Sum of voxels, uneven slices"
     return tuple(
-        Measurement(name=name, value=value, unit="mL", code=VOLUME, method=method)
-        for name, value, method in (
-            ("haematoma_volume", mesh, "Closed surface mesh"),
-            ("haematoma_volume_voxel", voxels, "Sum of voxels"),
-            ("haematoma_volume_abc2", abc2, "ABC/2"),
+        Measurement(name=name, value=float(sum(parts)), unit="mL", code=VOLUME, method=method)
+        for name, parts, method in (
+            ("haematoma_volume", [one.mesh_ml for one in lesions], "Closed surface mesh"),
+            ("haematoma_volume_voxel", [one.voxel_ml for one in lesions], by_voxels),
+            ("haematoma_volume_abc2", [one.abc2_ml for one in lesions], "ABC/2"),
         )
     )
 

@@ -31,6 +31,11 @@ class Sampling:
     extents: Float64Array
     pixel_spacing: tuple[float, float]
 
+    @property
+    def even(self) -> bool:
+        """Do all slices stand for the same extent, to 1 %?"""
+        return float(np.ptp(self.extents)) <= 0.01 * float(self.extents.max())
+
     @classmethod
     def of(cls, volume: Volume) -> Sampling:
         return cls(

@@ -51,8 +51,8 @@ LEASE_SECONDS = 15.0
 BEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 AWAY_SECONDS = 5.0  # before a job whose store or bus was away is tried again
-MOST_ATTEMPTS = 5
-LONGEST_PAUSE = 60.0
+MOST_ATTEMPTS = 7  # a process that is killed again and again costs the job in hand an attempt each time
+LONGEST_PAUSE = 10.0
 
 
 def run_worker(
@@ -189,7 +189,7 @@ class Worker:
             raise WorkerFault(f"job {job.job_id}: {_reason(error)}") from error
         except Exception as error:  # noqa: BLE001 - the loop's edge: told, counted, tried again, at last given up
             self._failed(delivery, job, error)
-            delivery.retry(min(2.0**delivery.attempt, LONGEST_PAUSE), reason=_reason(error))
+            delivery.retry(min(2.0 ** (delivery.attempt - 1), LONGEST_PAUSE), reason=_reason(error))
             return
         if made is None:
             delivery.retry(0.0, reason="the worker is stopping", count=False)

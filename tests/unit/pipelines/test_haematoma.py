@@ -101,6 +101,12 @@ def test_the_voxel_volume_is_that_of_the_segments() -> None:
     assert numbers(findings)["haematoma_volume_voxel"] == pytest.approx(voxels * 2.0 * 2.0 * 5.0 / 1000)
 
 
+@pytest.mark.parametrize(("layout", "said"), [(HEAD_FIRST, False), (TILTED, False), (UNEVEN, True)])
+def test_uneven_slices_are_named_where_the_voxel_sum_stands(layout: Layout, said: bool) -> None:
+    (voxels,) = (m for m in run(head(layout, blood=[LEFT])).measurements if m.name == "haematoma_volume_voxel")
+    assert ("uneven" in (voxels.method or "")) is said
+
+
 def test_none_found_is_an_answer_with_zero_volume_and_no_segment() -> None:
     findings = run(head())
     assert findings.outcome == "none"
