@@ -47,6 +47,7 @@ class _SeriesRecord:
     count_learned: bool
     several_learned: bool
     one_learned: bool
+    parts_learned: bool
     undecided: bool
     stale: bool
     decided_at: float
@@ -223,6 +224,7 @@ def _record(study: StudyAssembly) -> _StudyRecord:
                 count_learned=s.count_learned,
                 several_learned=s.several_learned,
                 one_learned=s.one_learned,
+                parts_learned=s.parts_learned,
                 undecided=s.undecided,
                 stale=s.stale,
                 decided_at=s.decided_at,
@@ -237,6 +239,7 @@ def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
     series.last_at, series.longest_pause = kept.last_at, kept.longest_pause
     series.split, series.contradicted, series.count_learned = kept.split, kept.contradicted, kept.count_learned
     series.several_learned, series.one_learned = kept.several_learned, kept.one_learned
+    series.parts_learned = kept.parts_learned
     series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
     series.decision = kept.decision
     if series.grade is Grade.OPEN:

@@ -83,6 +83,7 @@ class SeriesState:
     count_learned: bool = False
     several_learned: bool = False
     one_learned: bool = False
+    parts_learned: bool = False
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on
     decided_at: float = 0.0

@@ -174,6 +174,9 @@ class StudyAssembly:
         if not series.one_learned and series.tally.says_one:
             series.one_learned = True
             sender = sender.after_one()
+        if claim is not None and claim.reading == "parts" and not series.parts_learned:
+            series.parts_learned = True
+            sender = sender.after_parts()
         if claim is not None and not series.several_learned and len(series.tally.acquisitions) > 1:
             series.several_learned = True
             sender = sender.after_several()

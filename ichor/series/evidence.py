@@ -38,6 +38,7 @@ class Sender:
     series: int = 0  # decided
     splits: int = 0  # series that came over several released associations
     several: int = 0  # series of several acquisitions
+    parts: int = 0  # of these, such whose counts were those of one acquisition each
     ones: int = 0  # series that say 1 and have more images
     counts_right: int = 0  # counts of one acquisition that agreed and stayed right to the end
     counts_wrong: int = 0  # counts that more images contradicted
@@ -73,6 +74,9 @@ class Sender:
 
     def after_several(self) -> Sender:
         return replace(self, several=self.several + 1)
+
+    def after_parts(self) -> Sender:
+        return replace(self, parts=self.parts + 1)
 
     def after_one(self) -> Sender:
         return replace(self, ones=self.ones + 1)
@@ -136,6 +140,7 @@ class CountTally:
         if any(len(values) > 1 for values in stated.values()):
             return Claim(expected=None, here=self.images)
         whole = {values[0] for (keyword, _), values in stated.items() if keyword != "ImagesInAcquisition"}
+        reading = ""
         parts = {group: v[0] for (keyword, group), v in stated.items() if keyword == "ImagesInAcquisition"}
         if set(parts.values()) == {1} and self.images > len(parts):
             parts = {}  # diffusion sets say 1 for 500 images: no count at all
@@ -148,20 +153,27 @@ class CountTally:
                 and self.images <= stated_count
                 and all(self._per_acquisition[group] < stated_count for group in parts)
             )
-            whole.add(stated_count if of_series else sum(parts.values()))
+            total = stated_count if of_series else sum(parts.values())
+            whole.add(total)
+            reading = "series" if of_series else "parts" if len(parts) > 1 and self.images > max(parts.values()) else ""
         if not whole:
             return None
         if len(whole) > 1:
             return Claim(expected=None, here=self.images)
-        return Claim(expected=whole.pop(), here=self.images)
+        return Claim(expected=whole.pop(), here=self.images, reading=reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """``expected`` images against those ``here``; None when the counts contradict each other."""
+    """``expected`` images against those ``here``; None when the counts contradict each other.
+
+    ``reading``: of several acquisitions each states the images of the ``series``, or has shown to state its own
+    (``parts``); empty for one acquisition.
+    """
 
     expected: int | None
     here: int
+    reading: str = ""
 
     @property
     def met(self) -> bool:
@@ -205,7 +217,7 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     quiet = now >= quiet_at
     said = _Said(view, sender, claim)
 
-    hollow = _hollow(view, sender) if claim is not None else None
+    hollow = _hollow(view, sender, claim) if claim is not None else None
     if claim is not None and claim.met and hollow is None:
         grid = view.grid()
         if grid.gapless:
@@ -279,12 +291,14 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(silence)))
 
 
-def _hollow(view: SeriesView, sender: Sender) -> Evidence | None:
+def _hollow(view: SeriesView, sender: Sender, claim: Claim) -> Evidence | None:
     """Why a count of this sender says nothing about a series, even when it agrees."""
     if sender.doubts_counts:
         return Evidence(what="doubt", detail="this sender's counts were contradicted before")
     if sender.ones and view.tally.images == 1:
         return Evidence(what="doubt", detail="this sender says 1 whatever there is")
+    if sender.parts and claim.reading == "series":
+        return Evidence(what="doubt", detail="this sender counts the images of each acquisition")
     if sender.several and len(view.tally.acquisitions) == 1:
         return Evidence(what="doubt", detail="a count is of one acquisition, this sender's series have several")
     return None
