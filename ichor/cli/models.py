@@ -58,12 +58,13 @@ def train(name: str, *, out: Path, seed: int, minutes: float, resume: bool) -> i
     """Train on synthetic heads; leaves a checkpoint, early looks and the exported model in ``out``."""
     _check(name)
     from engines.export import export_onnx
-    from engines.training import TrainingOptions
+    from engines.training import TrainingOptions, load_network
     from engines.training import train as run
 
     result = run(phantom_case, out, options=TrainingOptions(seed=seed, minutes=minutes), resume=resume)
     path = out / f"{name}-phantom.onnx"
-    export_onnx(result.checkpoint, path)
+    network, _ = load_network(result.checkpoint)
+    export_onnx(network, path, metadata={"name": f"{name}-phantom", "seed": str(seed), "use": "RESEARCH"})
     print(f"{result.steps} steps, {result.minutes:.1f} min; exported {path}")
     return 0
 
