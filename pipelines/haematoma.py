@@ -38,7 +38,7 @@ NAME, VERSION = "haematoma", "1.0.0"
 ROLE, MODEL = "ncct_head", "haematoma-phantom"
 
 PROBABILITY = 0.5
-LEAST_ML = 0.1
+LEAST_ML = 0.2
 LEAST_ENCLOSED = 0.5  # share of a region's voxels that must lie inside the skull
 MAP_FLOOR = 0.01
 ONE_SIDED = 2 / 3

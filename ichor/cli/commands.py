@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("name", metavar="NAME", help="haematoma")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--minutes", type=float, default=45.0)
+    train.add_argument("--minutes", type=float, default=45.0, help="wall clock that the learning rate follows")
+    train.add_argument("--steps", type=int, help="instead of minutes: exactly repeatable")
+    train.add_argument("--heads", type=int, default=240)
     train.add_argument("--resume", action="store_true")
     train.set_defaults(run=_train)
 
@@ -253,7 +255,15 @@ def _doctor(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from ichor.cli.models import train
 
-    return train(options.name, out=options.out, seed=options.seed, minutes=options.minutes, resume=options.resume)
+    return train(
+        options.name,
+        out=options.out,
+        seed=options.seed,
+        minutes=options.minutes,
+        steps=options.steps,
+        heads=options.heads,
+        resume=options.resume,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -54,18 +54,25 @@ def phantom_case(seed: int) -> TrainingCase:
     )
 
 
-def train(name: str, *, out: Path, seed: int, minutes: float, resume: bool) -> int:
-    """Train on synthetic heads; leaves a checkpoint, early looks and the exported model in ``out``."""
+def train(name: str, *, out: Path, seed: int, minutes: float, steps: int | None, heads: int, resume: bool) -> int:
+    """Train on synthetic heads; leaves a checkpoint, early looks, the exported model and its card in ``out``."""
     _check(name)
-    from engines.export import export_onnx
-    from engines.training import TrainingOptions, load_network
+    from engines.delivery import deliver
+    from engines.training import TrainingOptions
     from engines.training import train as run
 
-    result = run(phantom_case, out, options=TrainingOptions(seed=seed, minutes=minutes), resume=resume)
-    path = out / f"{name}-phantom.onnx"
-    network, _ = load_network(result.checkpoint)
-    export_onnx(network, path, metadata={"name": f"{name}-phantom", "seed": str(seed), "use": "RESEARCH"})
-    print(f"{result.steps} steps, {result.minutes:.1f} min; exported {path}")
+    options = TrainingOptions(seed=seed, minutes=minutes, steps=steps, heads=heads)
+    result = run(phantom_case, out, options=options, resume=resume, report=lambda line: print(line, flush=True))
+    length = f"--minutes {minutes:g}" if steps is None else f"--steps {steps}"
+    path = deliver(
+        result.checkpoint,
+        out,
+        name=f"{name}-phantom",
+        version="0.1.0",
+        command=f"ichor train {name} --seed {seed} --heads {heads} {length} --out DIR",
+        data=f"{heads} synthetic heads (seeds 0 to {heads - 1}), 1.0 mm in plane; no image of a person",
+    )
+    print(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pydicom
 import pytest
-from dicom_out.demo_pacs import DemoPacs
 from e2e.sender import send
 from e2e.site import Site
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import JPEGBaseline8Bit, generate_uid
 
+from dicom_out.demo_pacs import DemoPacs
 from phantoms.ct_study import write_ct_head
 
 NAME = "ZZSECRET^Patient"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from dicom_out.demo_pacs import DemoPacs
 from e2e.site import Site
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config
 
+from dicom_out.demo_pacs import DemoPacs
 from phantoms.ct_study import write_ct_head
 
 
