@@ -63,6 +63,16 @@ def test_a_skull_without_a_brain_is_no_brain(fill: float, noise: float) -> None:
     assert error.value.reason == Reason.NO_BRAIN
 
 
+def test_a_piece_of_brain_in_an_empty_skull_is_no_brain() -> None:
+    volume = head()
+    hu = volume.array_zyx.copy()
+    inside = (hu > -100) & (hu < 100)
+    inside[:, 60:] = False
+    hu[inside] = -1000
+    with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
+        intracranial_space(replace(volume, array_zyx=hu))
+
+
 def test_a_brain_without_a_skull_is_no_brain() -> None:
     volume = head()
     with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
