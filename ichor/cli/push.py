@@ -191,7 +191,7 @@ def _portions(contexts: Sequence[_Context]) -> Iterator[Sequence[_Context]]:
 def _send(
     objects: Sequence[_Object], contexts: Sequence[_Context], peer: Peer, calling_ae: str, result: Pushed
 ) -> None:
-    """Send objects that share an association; a new one is made when it is lost, without the object that lost it."""
+    """Send objects that share an association. A lost one is made anew; the object that lost it is tried once more."""
     # Send file contents from the end of the File Meta Information on, instead of decoding and encoding them.
     _config.STORE_SEND_CHUNKED_DATASET = True
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # every failure is told in the result
@@ -201,6 +201,7 @@ def _send(
     entity.maximum_pdu_size = _MAXIMUM_PDU
     offered: list[PresentationContext] = [build_context(uid, syntax) for uid, syntax in contexts]
     left = list(objects)
+    tried_again: set[Path] = set()
     while left:
         association = entity.associate(
             peer.host, peer.port, contexts=offered, ae_title=peer.ae_title, max_pdu=_MAXIMUM_PDU,
@@ -214,7 +215,13 @@ def _send(
         number, lost = 0, False
         while left and not lost and association.is_established:
             number = number % 65535 + 1
-            lost = not _store(association, left.pop(0), number, accepted, result)
+            item = left.pop(0)
+            lost = not _store(association, item, number, accepted, result)
+            if lost and item.path not in tried_again:
+                # Sending twice is harmless: the receiver has it already, or never had it.
+                tried_again.add(item.path)
+                result.failures.pop()
+                left.insert(0, item)
         if not lost and association.is_established:
             association.release()
 

@@ -38,6 +38,7 @@ class Archive:
     port: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     abort_at: str = ""
+    abort_once: bool = False
     stored: list[tuple[str, str, bytes]] = field(default_factory=list)  # (SOP Instance UID, syntax, encoded)
     associations: int = 0
     calling: set[str] = field(default_factory=set)
@@ -45,6 +46,7 @@ class Archive:
     def on_store(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
         if uid == self.abort_at:
+            self.abort_at = "" if self.abort_once else uid
             event.assoc.abort()
             return 0x0000
         self.calling.add(str(event.assoc.requestor.ae_title))
@@ -184,7 +186,15 @@ def test_a_lost_association_costs_the_object_that_lost_it_and_no_other(archive: 
     result = push_files(sorted(tmp_path.iterdir()), to=f"ARCHIVE@127.0.0.1:{archive.port}", calling_ae="SCANNER")
     assert result.sent == 2
     assert [f.path.name for f in result.failures] == ["2.dcm"]
-    assert archive.associations == 2
+    assert archive.associations == 3
+
+
+def test_an_object_that_lost_its_association_once_is_sent_again(archive: Archive, tmp_path: Path) -> None:
+    for n in (1, 2, 3):
+        write(tmp_path / f"{n}.dcm", f"1.2.3.{n}")
+    archive.abort_at, archive.abort_once = "1.2.3.2", True
+    result = push_files(sorted(tmp_path.iterdir()), to=f"ARCHIVE@127.0.0.1:{archive.port}", calling_ae="SCANNER")
+    assert (result.sent, result.failures, archive.associations) == (3, [], 2)
 
 
 def test_more_than_128_contexts_are_split_over_associations(archive: Archive, tmp_path: Path) -> None:
