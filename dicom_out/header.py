@@ -23,29 +23,12 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag, Tag
 
+from ichor.identity import COPIED
 from ichor.store.protocol import SpoolReader
 from ichor.types import Instance
 
 logger = logging.getLogger(__name__)
 
-# PS3.3 C.7.1.1 Patient, C.7.2.1 General Study, C.7.2.2 Patient Study, C.7.1.3 and C.7.2.3 Clinical Trial.
-_COPIED = (
-    "SpecificCharacterSet", "TimezoneOffsetFromUTC",
-    "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
-    "PatientBirthDate", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar", "PatientAlternativeCalendar",
-    "PatientSex", "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "QualityControlSubject",
-    "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "StudyDate", "StudyTime", "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyID", "StudyDescription",
-    "ReferringPhysicianName", "ConsultingPhysicianName", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy",
-    "RequestingService", "ReferencedStudySequence", "ProcedureCodeSequence",
-    "PatientAge", "PatientSize", "PatientWeight", "AdmittingDiagnosesDescription", "AdmissionID", "ServiceEpisodeID",
-    "ServiceEpisodeDescription", "Occupation", "AdditionalPatientHistory", "PatientState", "MedicalAlerts",
-    "Allergies", "SmokingStatus",
-    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription",
-)  # fmt: skip
 # Type 2: present in every result, empty where the source has none.
 _TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
@@ -65,7 +48,7 @@ class SourceHeader:
 
     def copy_to(self, dataset: Dataset) -> None:
         """Replace the patient and study modules of ``dataset``, filling type 2 gaps with empty values."""
-        for keyword in _COPIED:
+        for keyword in COPIED:
             if keyword in dataset:
                 del dataset[keyword]
         for keyword in _TYPE_2:
@@ -78,7 +61,7 @@ def read_header(spool: SpoolReader, source: Instance) -> SourceHeader:
     """The copied modules of a stored file, as far as it can be read: a cut or odd one gives what it has."""
     dataset = _read(spool, source)
     elements: list[_Element] = []
-    for keyword in _COPIED:
+    for keyword in COPIED:
         tag = Tag(tag_for_keyword(keyword) or 0)
         if tag in dataset:
             element = _copied(dataset, tag, dictionary_VR(tag))
@@ -93,7 +76,7 @@ def _read(spool: SpoolReader, source: Instance) -> Dataset:
         warnings.simplefilter("ignore")
         try:
             with spool.open(source.location) as file:
-                return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_COPIED))
+                return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(COPIED))
         except (
             InvalidDicomError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError,
             NotImplementedError, RecursionError, struct.error, zlib.error,

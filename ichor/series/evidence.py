@@ -332,6 +332,10 @@ def _gap_notes(grid: Grid) -> tuple[str, ...]:
     )
 
 
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
 class _Said:
     """Puts what was looked at into words."""
 
@@ -350,23 +354,25 @@ class _Said:
     def _count(self) -> Evidence:
         claim = self._claim
         if claim is None:
-            text = f"no count in the headers, {self._view.tally.images} images here"
+            text = f"no count in the headers, {_images(self._view.tally.images)} here"
         elif claim.expected is None:
-            text = f"counts in the headers contradict each other, {claim.here} images here"
+            text = f"counts in the headers contradict each other, {_images(claim.here)} here"
         else:
-            text = f"the headers say {claim.expected}, {claim.here} images here"
+            text = f"the headers say {claim.expected}, {_images(claim.here)} here"
         return Evidence(what="count", detail=text)
 
     def _association(self) -> Evidence:
         view = self._view
         state = "open" if view.receiving else "released" if view.released else "not all released"
-        return Evidence(what="association", detail=f"{view.associations} brought it: {state}")
+        one = view.associations == 1
+        subject = "its association is" if one else f"its {view.associations} associations are"
+        return Evidence(what="association", detail=f"{subject} {state}")
 
     def _grid(self, grid: Grid) -> Evidence:
         if not grid.exists:
             return Evidence(what="grid", detail="no slice positions")
         first = grid.stacks[0]
-        text = f"{grid.positions} positions"
+        text = "1 position" if grid.positions == 1 else f"{grid.positions} positions"
         if len(grid.stacks) > 1:
             text += f" in {len(grid.stacks)} stacks"
         if first.spacing is not None:

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable
 from typing import BinaryIO, Protocol
 
+from ichor.identity import DIGESTED
 from ichor.reasons import Reason
 from ichor.series.header import FLOAT_PIXELS, Header, HeaderError, find_nested, inflated, walk_header
 from ichor.types import Geometry, Instance, Pixels, Priority
@@ -96,20 +97,13 @@ _COUNTS = {
 }
 _BINARY_COUNTS = frozenset({0x00540081, 0x00540101})  # US; the others are IS
 
-# What a result copies from its source's patient and study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2).
-_IDENTITY = (
-    0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080090, 0x00081030, 0x00100010, 0x00100020, 0x00100021,
-    0x00100030, 0x00100032, 0x00100040, 0x00101010, 0x00101020, 0x00101030, 0x00102160, 0x00104000, 0x0020000D,
-    0x00200010,
-)  # fmt: skip
-
 _WANTED = frozenset(
     {
         _IMAGE_TYPE, _MODALITY, _MANUFACTURER, _ACCESSION, _PATIENT_ID, _ISSUER, _CONTRAST, _CONTRAST_SEQUENCE,
         _BODY_PART, _THICKNESS, _SPACING_BETWEEN, _TILT, _KERNEL, _PATIENT_POSITION, _SERIES_NUMBER, _ACQUISITION,
         _INSTANCE, _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _TEMPORAL, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS,
         _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED, _REPRESENTATION, _INTERCEPT, _SLOPE, _LOSSY, _REQUEST_SEQUENCE,
-        _PRIORITY, *_COUNTS, *_IDENTITY,
+        _PRIORITY, *_COUNTS, *DIGESTED,
     }
 )  # fmt: skip
 _HASH_CHUNK = 1 << 20
@@ -183,7 +177,7 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
         location=stored.location,
         file_sha256=stored.file_sha256,
         content_sha256=_content_digest(file, header, pixels=pixels, geometry=geometry, stored=stored),
-        identity_sha256=_digest(b"%08x" % tag + b"=" + read.stripped(tag) for tag in _IDENTITY),
+        identity_sha256=_digest(b"%08x" % tag + b"=" + read.stripped(tag) for tag in DIGESTED),
         patient_sha256=_half(read.stripped(_PATIENT_ID)) + _half(read.stripped(_ISSUER)),
         accession_sha256=accession_digest(read.stripped(_ACCESSION)),
         association=stored.association,

@@ -1,0 +1,36 @@
+"""Which attributes say whose a study is: what results copy of their source, and what the identity digest covers.
+
+One list for both: were a result to copy what the digest leaves out, a correction of it would go unnoticed.
+"""
+
+from __future__ import annotations
+
+from pydicom.datadict import tag_for_keyword
+
+# PS3.3 C.7.1.1 Patient, C.7.2.1 General Study, C.7.2.2 Patient Study, C.7.1.3 and C.7.2.3 Clinical Trial.
+COPIED = (
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC",
+    "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar", "PatientAlternativeCalendar",
+    "PatientSex", "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "QualityControlSubject",
+    "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "StudyDate", "StudyTime", "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyID", "StudyDescription",
+    "ReferringPhysicianName", "ConsultingPhysicianName", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy",
+    "RequestingService", "ReferencedStudySequence", "ProcedureCodeSequence",
+    "PatientAge", "PatientSize", "PatientWeight", "AdmittingDiagnosesDescription", "AdmissionID", "ServiceEpisodeID",
+    "ServiceEpisodeDescription", "Occupation", "AdditionalPatientHistory", "PatientState", "MedicalAlerts",
+    "Allergies", "SmokingStatus",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+)  # fmt: skip
+
+# Sequences are copied but not digested: their bytes differ between transfer syntaxes although they say the same.
+DIGESTED = tuple(
+    sorted(
+        tag
+        for keyword in (*COPIED, "StudyInstanceUID")
+        if not keyword.endswith("Sequence") and (tag := tag_for_keyword(keyword)) is not None
+    )
+)
