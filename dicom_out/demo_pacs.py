@@ -10,8 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
-from dicom_out.scp_probe import RESULT_CLASSES
-from dicom_out.transport import VERIFICATION
+from dicom_out.transport import RESULT_CLASSES, VERIFICATION
 
 _DUPLICATE = 0x0111
 
@@ -36,7 +35,7 @@ class DemoPacs:
         *,
         port: int = 0,
         ae_title: str = "DEMOPACS",
-        classes: tuple[str, ...] = RESULT_CLASSES,
+        classes: tuple[str, ...] = tuple(RESULT_CLASSES),
         status: Callable[[Dataset], int] = lambda _: 0,
         say_duplicate: bool = False,
     ) -> None:

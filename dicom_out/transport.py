@@ -16,6 +16,14 @@ from pynetdicom.association import Association
 from ichor.errors import TransientError
 from ichor.types import Destination, ResultObject
 
+# What Ichor makes: SOP Class UID -> the name that people know.
+RESULT_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
+    "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
+    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
+    "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR",
+}
+
 VERIFICATION = "1.2.840.10008.1.1"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0

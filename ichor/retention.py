@@ -68,7 +68,8 @@ def sweep(projection: Projection, *, journal: Journal, spool: FileSpool, blobs: 
                 if blobs.exists(f"{prefix}/set.json"):
                     blobs.delete(prefix)
                     result_sets += 1
-            blobs.delete(f"manifests/{study.study_instance_uid}")
+            for kept in ("manifests", "findings"):
+                blobs.delete(f"{kept}/{study.study_instance_uid}")
     return Swept(objects=objects, result_sets=result_sets)
 
 

@@ -72,7 +72,7 @@ def attempt(bench: Bench, spec: PipelineSpec, job: Job, *, predecessor: ResultSe
                 role: bench.build_volume(manifest, spool=bench.spool, ref=job.inputs[role])
                 for role, manifest in manifests.items()
             }
-        key = _recall_key(bench, spec, volumes)
+        key = _recall_key(bench, spec, job.study_instance_uid, volumes)
         recalled = _recall(bench.blobs, key)
         if recalled is None:
             findings, recall_key = spec.run(volumes, bench.engines, watch), key
@@ -119,11 +119,16 @@ def not_analysed(
     )  # fmt: skip
 
 
-def _recall_key(bench: Bench, spec: PipelineSpec, volumes: Mapping[str, Volume]) -> str:
+def _recall_key(bench: Bench, spec: PipelineSpec, study_instance_uid: str, volumes: Mapping[str, Volume]) -> str:
     content = "-".join(f"{role}:{content_digest(volume.sources)}" for role, volume in sorted(volumes.items()))
     weights = tuple(bench.engines[model].sha256 for model in spec.models)
     return findings_key(
-        content=content, pipeline=spec.name, version=spec.version, parameters=spec.parameters, weights=weights
+        study_instance_uid,
+        content=content,
+        pipeline=spec.name,
+        version=spec.version,
+        parameters=spec.parameters,
+        weights=weights,
     )
 
 

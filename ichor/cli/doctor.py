@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level, check_machine
@@ -20,13 +21,6 @@ from ichor.config import Settings
 from ichor.errors import IchorError
 from ichor.types import Destination
 
-# What results are made of.
-CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
-    "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
-    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
-    "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR",
-}
 _OLD_SECONDS = 600.0
 _ANSWER_SECONDS = 5.0
 
@@ -158,16 +152,16 @@ def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Findi
         try:
             dialogue.echo(peer, calling_ae=settings.listener.ae_title)
             yield Finding(Level.OK, what, f"{entry.ae_title}@{entry.host}:{entry.port} answers C-ECHO")
-            accepted = dialogue.accepted_classes(peer, list(CLASSES), calling_ae=settings.listener.ae_title)
+            accepted = dialogue.accepted_classes(peer, list(RESULT_CLASSES), calling_ae=settings.listener.ae_title)
         except IchorError as error:
             todo = "results wait until it answers; check address, AE titles and that it knows ours"
             yield Finding(Level.FAIL, what, f"{entry.ae_title}@{entry.host}:{entry.port}: {error}", todo)
             continue
-        refused = [name for uid, name in CLASSES.items() if uid not in accepted]
+        refused = [name for uid, name in RESULT_CLASSES.items() if uid not in accepted]
         if not refused:
-            yield Finding(Level.OK, what, f"accepts {', '.join(CLASSES.values())}")
+            yield Finding(Level.OK, what, f"accepts {', '.join(RESULT_CLASSES.values())}")
         else:
-            level = Level.FAIL if len(refused) == len(CLASSES) else Level.WARN
+            level = Level.FAIL if len(refused) == len(RESULT_CLASSES) else Level.WARN
             todo = "have these SOP classes enabled there: such results are refused"
             yield Finding(level, what, f"does not accept {', '.join(refused)}", todo)
 

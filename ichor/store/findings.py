@@ -29,9 +29,15 @@ _ALGORITHM: TypeAdapter[Algorithm] = TypeAdapter(Algorithm)
 
 
 def findings_key(
-    *, content: str, pipeline: str, version: str, parameters: Mapping[str, Any], weights: tuple[str, ...]
+    study_instance_uid: str,
+    *,
+    content: str,
+    pipeline: str,
+    version: str,
+    parameters: Mapping[str, Any],
+    weights: tuple[str, ...],
 ) -> str:
-    """Key of the findings of one computation: everything that its numbers depend on.
+    """Key of the findings of one computation: everything that its numbers depend on, below its study.
 
     Parameters
     ----------
@@ -41,7 +47,7 @@ def findings_key(
         sha256 of every model's weights, in the pipeline's order.
     """
     parts = ["findings", FORMAT, content, pipeline, version, dict(parameters), list(weights)]
-    return f"findings/{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}.npz"
+    return f"findings/{study_instance_uid}/{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}.npz"
 
 
 def dump_findings(findings: Findings) -> bytes:

@@ -20,8 +20,8 @@ from e2e.orthanc import Orthanc
 from unit.dicom_out.samples import STUDY, Sample, make_sample, none_found, not_analysed
 
 from dicom_out.encoder import DicomEncoder
-from dicom_out.scp_probe import probe
 from dicom_out.sender import run_sender
+from dicom_out.transport import RESULT_CLASSES, accepted_classes
 from ichor.bus.memory import MemoryBus
 from ichor.clock import SystemClock
 from ichor.encoding import EncodedObject
@@ -188,7 +188,7 @@ def test_results_land_in_the_study_of_their_source_in_orthanc(orthanc: Orthanc, 
     blobs, bus, stop = FileBlobs(tmp_path / "blobs"), MemoryBus(), threading.Event()
     blobs.put_set("results", {o.kind: o.data for o in objects})
     destination = Destination(name="pacs", ae_title=orthanc.ae_title, host="127.0.0.1", port=orthanc.dicom_port)
-    assert probe(destination, calling_ae="ICHOR").not_accepted == ()
+    assert set(accepted_classes(destination, list(RESULT_CLASSES), calling_ae="ICHOR")) == set(RESULT_CLASSES)
     ready = ResultReady(
         study_instance_uid=STUDY, job_id="haematoma-1-0", pipeline="haematoma", revision=1, identity_sha256="1d" * 32,
         destinations=("pacs",), objects=_listed(objects), ready_at=0.0,

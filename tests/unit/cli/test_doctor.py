@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.memory import MemoryBus
 from ichor.cli import doctor as module
 from ichor.cli.doctor import (
-    CLASSES,
     check_bus,
     check_console,
     check_destinations,
@@ -50,7 +50,7 @@ class Peers:
     """Stands in for the network: who answers, and what they accept."""
 
     silent: str = ""
-    accepted: tuple[str, ...] = tuple(CLASSES)
+    accepted: tuple[str, ...] = tuple(RESULT_CLASSES)
     asked: list[tuple[str, str, str, int]] = field(default_factory=list)  # calling, called, host, port
 
     def echo(self, destination: Destination, *, calling_ae: str) -> None:
@@ -214,7 +214,9 @@ def test_every_destination_is_asked_by_our_own_title(folder: DataFolder) -> None
 
 
 def test_classes_that_are_not_accepted_are_named(folder: DataFolder) -> None:
-    some = [f for f in check_destinations(two(folder), Peers(accepted=tuple(CLASSES)[:2])) if f.level is not Level.OK]
+    some = [
+        f for f in check_destinations(two(folder), Peers(accepted=tuple(RESULT_CLASSES)[:2])) if f.level is not Level.OK
+    ]
     assert [f.level for f in some] == [Level.WARN, Level.WARN]
     assert "Comprehensive 3D SR, Basic Text SR" in some[0].text
     assert "Segmentation" not in some[0].text

@@ -16,9 +16,17 @@ from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, ExplicitVR
 
 from dicom_out.demo_pacs import DemoPacs
 from dicom_out.outbox import Backoff, Outbox
-from dicom_out.scp_probe import probe
 from dicom_out.sender import port_open, run_sender
-from dicom_out.transport import Answer, Unreachable, Verdict, judge, store_objects
+from dicom_out.transport import (
+    RESULT_CLASSES,
+    Answer,
+    Unreachable,
+    Verdict,
+    accepted_classes,
+    echo,
+    judge,
+    store_objects,
+)
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock, SystemClock
 from ichor.messages import EVENTS, RESULTS, DeliveryChanged, ResultReady, open_envelope, seal
@@ -387,12 +395,11 @@ def test_an_aborted_association_leaves_what_was_answered(pacs: DemoPacs) -> None
     assert answered == [OBJECTS[0].sop_instance_uid]
 
 
-def test_probe_names_what_is_accepted(free_port: Callable[[], int]) -> None:
+def test_a_destination_says_what_it_accepts(free_port: Callable[[], int]) -> None:
     with DemoPacs(classes=(SegmentationStorage,)) as pacs:
-        said = probe(to(pacs), calling_ae="ICHOR")
-    assert said.echo is None
-    assert said.accepted == ("Segmentation Storage",)
-    assert "Basic Text SR Storage" in said.not_accepted
+        echo(to(pacs), calling_ae="ICHOR")
+        assert set(accepted_classes(to(pacs), list(RESULT_CLASSES), calling_ae="ICHOR")) == {SegmentationStorage}
     nobody = Destination(name="x", ae_title="X", host="127.0.0.1", port=free_port())
     assert not port_open(nobody)
-    assert probe(nobody, calling_ae="ICHOR").echo == "no connection to the destination"
+    with pytest.raises(Unreachable, match="no connection to the destination"):
+        echo(nobody, calling_ae="ICHOR")

@@ -54,6 +54,8 @@ def test_damage_and_pickles_are_refused(findings: Findings) -> None:
 def test_the_key_covers_what_the_numbers_depend_on() -> None:
     base = {"content": "c", "pipeline": "p", "version": "1", "parameters": {"t": 0.5}, "weights": ("w",)}
     changes = {"content": "d", "pipeline": "q", "version": "2", "parameters": {"t": 0.6}, "weights": ("x",)}
-    keys = {findings_key(**base)} | {findings_key(**{**base, name: value}) for name, value in changes.items()}  # type: ignore[arg-type]
+    keys = {findings_key("1.2", **base)} | {
+        findings_key("1.2", **{**base, name: value}) for name, value in changes.items()
+    }  # type: ignore[arg-type]
     assert len(keys) == 6
-    assert findings_key(**base) == findings_key(**base)  # type: ignore[arg-type]
+    assert findings_key("1.2", **base) == findings_key("1.2", **base)  # type: ignore[arg-type]
