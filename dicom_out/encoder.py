@@ -62,7 +62,10 @@ class DicomEncoder:
         segments = segments_of(findings)
         images = self._images(context, volume) if findings.outcome == "found" and volume is not None else []
         report = encode_report(context, volume, segments, others=images)
-        return [*images, report, encode_text_report(context, others=[*images, report])]
+        text = encode_text_report(context, others=[*images, report])
+        # In the order of sending: the answer first, the map, by far the largest, last.
+        objects = [*images, report, text]
+        return sorted(objects, key=lambda encoded: encoded.kind == "parametric_map")
 
     def warm(self) -> None:
         """Encode a tiny result and drop it: the next one takes its time without the imports (call it at start)."""
