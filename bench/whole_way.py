@@ -6,22 +6,19 @@ Goal: all but the network (stage infer) <= 1 s, median of five studies.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.uid import generate_uid
 
+from bench._site import free_ports, get, start_ichor, start_orthanc, wait
 from phantoms.ct_study import write_ct_head
 
 GOAL_SECONDS = 1.0
@@ -36,12 +33,12 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="ichor-bench-") as temporary:
         folder = Path(temporary)
-        ports = dict(zip(("listener", "console", "dicom", "http"), _free_ports(4), strict=True))
-        pacs = _orthanc(program, folder, ports)
-        server = _serve(folder, ports)
+        ports = dict(zip(("listener", "console", "dicom", "http"), free_ports(4), strict=True))
+        pacs = start_orthanc(program, folder, ports)
+        server = start_ichor(folder, ports)
         try:
-            _wait(f"http://127.0.0.1:{ports['http']}/system")
-            _wait(f"http://127.0.0.1:{ports['console']}/readyz")
+            wait(f"http://127.0.0.1:{ports['http']}/system")
+            wait(f"http://127.0.0.1:{ports['console']}/readyz")
             return _measure(folder, ports)
         finally:
             for process in (server, pacs):
@@ -57,7 +54,7 @@ def _measure(folder: Path, ports: dict[str, int]) -> int:
         _push(paths, ports["listener"])
         answered = time.time()
         arrived, all_there = _arrivals(uid, ports)
-        study = _get(f"http://127.0.0.1:{ports['console']}/api/v1/studies/{uid}")
+        study = get(f"http://127.0.0.1:{ports['console']}/api/v1/studies/{uid}")
         seconds = study["jobs"][-1]["seconds"]
         if run:  # the first one warms caches
             rows.append({"to report": arrived - answered, "to all": all_there - answered} | seconds)
@@ -105,58 +102,6 @@ def _arrivals(uid: str, ports: dict[str, int]) -> tuple[float, float]:
             return report, time.time()
         time.sleep(0.01)
     raise TimeoutError(f"no report in Orthanc for {uid} within 60 s")
-
-
-def _orthanc(program: str, folder: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
-    config = {
-        "Name": "bench", "StorageDirectory": str(folder / "orthanc"), "IndexDirectory": str(folder / "orthanc"),
-        "HttpPort": ports["http"], "DicomPort": ports["dicom"], "DicomAet": "ORTHANC", "Plugins": [],
-        "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "DicomAlwaysAllowStore": True,
-    }  # fmt: skip
-    path = folder / "orthanc.json"
-    path.write_text(json.dumps(config))
-    with (folder / "orthanc.log").open("wb") as log:
-        return subprocess.Popen([program, str(path)], stdout=log, stderr=log)
-
-
-def _serve(folder: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
-    settings = {k: v for k, v in os.environ.items() if not k.startswith(("ICHOR_", "PROMETHEUS_"))} | {
-        "ICHOR_DATA": str(folder / "data"),
-        "ICHOR_LISTENER__PORT": str(ports["listener"]),
-        "ICHOR_CONSOLE__PORT": str(ports["console"]),
-        "ICHOR_DESTINATIONS__0__NAME": "pacs",
-        "ICHOR_DESTINATIONS__0__AE_TITLE": "ORTHANC",
-        "ICHOR_DESTINATIONS__0__HOST": "127.0.0.1",
-        "ICHOR_DESTINATIONS__0__PORT": str(ports["dicom"]),
-    }
-    with (folder / "serve.log").open("wb") as log:
-        return subprocess.Popen([sys.executable, "-m", "ichor", "serve"], env=settings, stdout=log, stderr=log)
-
-
-def _wait(address: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise TimeoutError(address)
-
-
-def _get(address: str) -> Any:
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        return json.load(answer)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 if __name__ == "__main__":
