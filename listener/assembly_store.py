@@ -24,7 +24,7 @@ from listener.study import StudyAssembly
 _VERSION = 1
 _SCHEMA = f"""
 CREATE TABLE studies (
-  uid TEXT PRIMARY KEY, due REAL, identity TEXT, announcements INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+  uid TEXT PRIMARY KEY, due REAL, announcements INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX studies_due ON studies (due) WHERE due IS NOT NULL;
 CREATE TABLE members (
   study TEXT NOT NULL, sop TEXT NOT NULL, instance TEXT NOT NULL, files TEXT NOT NULL, associations TEXT NOT NULL,
@@ -70,7 +70,7 @@ _SENDER: TypeAdapter[Sender] = TypeAdapter(Sender)
 
 
 class AssemblyStore:
-    """State of all studies. One process at a time writes; `identity_of` of `listener.identity` may read beside it.
+    """State of all studies. One process at a time uses it.
 
     Raises
     ------
@@ -141,9 +141,9 @@ class AssemblyStore:
         db.execute("BEGIN IMMEDIATE")
         try:
             db.execute(
-                "INSERT INTO studies VALUES (?, ?, ?, ?, ?) ON CONFLICT (uid) DO UPDATE SET due = excluded.due, "
-                "identity = excluded.identity, announcements = excluded.announcements, state = excluded.state",
-                (study.uid, due, study.identity_sha256, announcements, _STUDY.dump_json(_record(study)).decode()),
+                "INSERT INTO studies VALUES (?, ?, ?, ?) ON CONFLICT (uid) DO UPDATE SET due = excluded.due, "
+                "announcements = excluded.announcements, state = excluded.state",
+                (study.uid, due, announcements, _STUDY.dump_json(_record(study)).decode()),
             )
             db.executemany(
                 "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (study, sop) DO UPDATE SET "

@@ -16,7 +16,7 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import ROLES, Role, all_ready
 from ichor.clock import SystemClock
 from ichor.config import Settings
-from ichor.history import Projection
+from ichor.history import Projection, identity_of
 from ichor.messages import jobs_topic
 from ichor.pipeline import installed
 from ichor.retention import Ages, keep_tidy
@@ -168,13 +168,13 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
 def _send(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from dicom_out.sender import run_sender
-        from listener.identity import identity_of
 
+        bus = open_folder_bus(settings, folder)
         run_sender(
             destinations=destinations(settings),
-            bus=open_folder_bus(settings, folder),
+            bus=bus,
             blobs=FileBlobs(folder.blobs),
-            identity_of=identity_of(folder.assembly),
+            identity_of=identity_of(bus),
             calling_ae=settings.listener.ae_title,
             clock=SystemClock(),
             stop=stop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ichor import metrics
@@ -160,6 +160,16 @@ class Projection:
 def study(bus: Bus, uid: str) -> Study | None:
     """One study straight from the log, without folding the others; None when no event names it."""
     return study_from(events(bus, uid))
+
+
+def identity_of(bus: Bus) -> Callable[[str], str | None]:
+    """A function from Study Instance UID to the identity digest of what its last job uses; None when none is known."""
+
+    def ask(study_instance_uid: str) -> str | None:
+        told = [e for e in events(bus, study_instance_uid) if isinstance(e, StudyAssembled)]
+        return told[-1].identity_sha256 if told else None
+
+    return ask
 
 
 def study_from(history: Iterable[Data]) -> Study | None:

@@ -15,6 +15,7 @@ from ichor.bus.memory import MemoryBus
 from ichor.bus.protocol import Bus
 from ichor.clock import ManualClock, SystemClock
 from ichor.errors import CannotStart
+from ichor.history import identity_of
 from ichor.messages import EVENTS, INSTANCES, AssociationClosed, InstancesReceived, StudyAssembled, open_envelope, seal
 from ichor.pipeline import PipelineSpec
 from ichor.series.manifest import get_manifest
@@ -22,7 +23,6 @@ from ichor.store.blobs import FileBlobs
 from ichor.types import Findings, Grade, Instance, Job
 from listener.assembler import Assembler, run_assembler
 from listener.assembly_store import AssemblyStore
-from listener.identity import identity_of
 
 STUDY = "1.2.3"
 
@@ -110,7 +110,7 @@ def test_a_released_series_becomes_a_job_with_its_manifest(place: Place) -> None
     view = place.view()
     assert (view.open, view.receiving, view.jobs) == (False, False, (job,))
     assert [s.grade for s in view.series] == [Grade.REGULAR]
-    assert identity_of(place.state)(STUDY) == "i" == view.identity_sha256
+    assert identity_of(place.bus)(STUDY) == "i" == view.identity_sha256
 
 
 def test_a_restart_goes_on_where_it_was_cut_off(place: Place) -> None:
@@ -125,7 +125,7 @@ def test_a_restart_goes_on_where_it_was_cut_off(place: Place) -> None:
         place.bring([replace(s, identity_sha256="new", file_sha256="new" + s.file_sha256) for s in slices], "a2")
         job = place.job()
         assert job.revision == 2
-        assert identity_of(place.state)(STUDY) == "new"
+    assert identity_of(place.bus)(STUDY) == "new"
     assert place.view().jobs[-1] == job
 
 
@@ -223,5 +223,5 @@ def test_state_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
         AssemblyStore(path)
 
 
-def test_identity_is_unknown_before_anything_was_assembled(tmp_path: Path) -> None:
-    assert identity_of(tmp_path / "none.sqlite")("1.2") is None
+def test_identity_is_unknown_before_anything_was_assembled(place: Place) -> None:
+    assert identity_of(place.bus)("1.2") is None
