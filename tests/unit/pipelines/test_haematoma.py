@@ -67,7 +67,7 @@ def test_side_follows_a_turned_head(turn: float, x: float) -> None:
     """A bleed beside the midline in front lies on the other side of x = 0 when the head is turned."""
     angle = np.deg2rad(turn)
     centre = (x * np.cos(angle) + 60 * np.sin(angle), x * np.sin(angle) - 60 * np.cos(angle), 10.0)
-    volume = head(blood=[(centre, 6.0)], turn_deg=turn)
+    volume = head(blood=[(centre, 7.0)], turn_deg=turn)
     (group,) = run(volume).groups
     assert group.laterality is not None
     assert group.laterality.meaning == ("Left" if x > 0 else "Right")
@@ -139,9 +139,33 @@ def test_blood_outside_the_skull_is_left_out_and_said() -> None:
     assert run(head(blood=[scalp])).summary[0] == NONE_FOUND
 
 
-def test_specks_below_a_tenth_of_a_millilitre_are_dropped() -> None:
-    assert run(head(blood=[((30.0, 0.0, 20.0), 1.5)])).outcome == "none"
-    assert run(head(blood=[((30.0, 0.0, 20.0), 5.0)])).outcome == "found"
+def test_specks_are_left_out_and_those_of_some_size_said() -> None:
+    place = (30.0, 0.0, 20.0)
+    tiny, small, large = (run(head(blood=[(place, radius)])) for radius in (1.5, 5.0, 8.0))
+    assert (tiny.outcome, small.outcome, large.outcome) == ("none", "none", "found")
+    assert tiny.summary == (NONE_FOUND,)
+    assert any("specks" in line for line in small.summary)
+
+
+def test_a_faint_region_is_not_called_a_haematoma() -> None:
+    class Unsure(ThresholdEngine):
+        def segment(self, volume: Volume) -> npt.NDArray[np.float32]:
+            return super().segment(volume) * np.float32(0.7)
+
+    findings = run(head(blood=[LEFT]), Unsure())
+    assert findings.outcome == "none"
+    assert any("too faint" in line for line in findings.summary)
+
+
+def test_a_haematoma_at_the_edge_of_the_scan_is_said_to_be_cut() -> None:
+    volume = head(blood=[LEFT])
+    assert not any("edge of the scan" in line for line in run(volume).summary)
+    first = int(np.flatnonzero((np.abs(volume.array_zyx - 66.0) < 3).sum(axis=(1, 2)) > 20)[0])
+    cut = replace(
+        volume, array_zyx=volume.array_zyx[first + 1 :], origins_lps=volume.origins_lps[first + 1 :],
+        sources=volume.sources[first + 1 :],
+    )  # fmt: skip
+    assert any("edge of the scan" in line for line in run(cut).summary)
 
 
 def test_parts_that_touch_at_corners_are_one_lesion() -> None:
@@ -157,13 +181,13 @@ def test_many_regions_share_the_last_segment() -> None:
     """Memory is bounded: a mask of the whole volume for each of twenty, however many there are."""
     rng = np.random.default_rng(3)
     balls: list[Ball] = [
-        ((float(x), float(y), float(z)), 4.0)
-        for x in (-45, -30, 30, 45) for y in (-30, 0, 30) for z in (-20, 10, 40)
+        ((float(x), float(y), float(z)), 7.0)
+        for x in (-48, -28, 28, 48) for y in (-30, 0, 30) for z in (-20, 10, 40)
     ]  # fmt: skip
     rng.shuffle(balls)
     findings = run(head(blood=balls))
     assert len(findings.groups) == 20
-    assert numbers(findings)["haematoma_volume_voxel"] == pytest.approx(36 * ball_ml(4.0), rel=0.5)
+    assert numbers(findings)["haematoma_volume_voxel"] == pytest.approx(36 * ball_ml(7.0), rel=0.5)
     inside = np.stack([g.segmentation.mask_zyx for g in findings.groups if g.segmentation]).sum(axis=0)
     assert inside.max() == 1
 
