@@ -52,4 +52,4 @@ lock: $(BIN)/python
 	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --python-version 3.11 --extra test --extra train -c requirements/serve.txt pyproject.toml -o requirements/test.txt
 
 clean:
-	rm -rf $(VENV) build var *.egg-info
+	rm -rf $(VENV) build *.egg-info

@@ -227,7 +227,7 @@ def _refuse_not_built(tree: Mapping[str, Any]) -> None:
         for entry in table if isinstance(table, list) else [table]:
             if isinstance(entry, dict) and path[1] in entry and entry[path[1]] != allowed:
                 raise NotBuilt(f"{'.'.join(path)} = {entry[path[1]]!r}: not built in this version of Ichor")
-    for key, built in (("bus", ("sqlite:", "memory:")), ("store", ("file:",))):
+    for key, built in (("bus", ("sqlite:",)), ("store", ("file:",))):
         table = tree.get(key, {})
         url = table.get("url") if isinstance(table, dict) else None
         if isinstance(url, str) and url not in built:

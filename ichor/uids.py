@@ -50,5 +50,5 @@ def accession_digest(number: str | bytes) -> str | None:
 
     Lets a study be found by its number without the number being kept anywhere.
     """
-    stored = (number.encode() if isinstance(number, str) else number).strip(b" \0")
+    stored = (number.encode(errors="surrogatepass") if isinstance(number, str) else number).strip(b" \0")
     return hashlib.sha256(stored).hexdigest() if stored else None

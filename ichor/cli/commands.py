@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import sys
+import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,12 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ichor {arguments[0]}: not built in this version of Ichor ({__version__})", file=sys.stderr)
         return 2
     options = _parser().parse_args(arguments)
+    # UTC like the console and `ichor why`, whatever the machine's zone.
+    logging.Formatter.converter = time.gmtime
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(process)d %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
     )
-    for chatty in ("highdicom", "pynetdicom", "pydicom", "uvicorn"):
-        # They tell of single attributes and requests; some quote headers.
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+    for quoting in ("highdicom", "pynetdicom", "pydicom", "py.warnings"):
+        # Their messages quote header values; what matters of them reaches people as our own reasons.
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
     try:
         return int(options.run(options))
     except IchorError as error:
@@ -72,17 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     push = commands.add_parser("push", help="send every DICOM object below a folder")
     push.add_argument("folder", type=Path, metavar="DIR")
     push.add_argument("--to", required=True, metavar="AET@HOST:PORT")
+    push.add_argument("--calling", default="ICHOR-PUSH", metavar="AET", help="our AE title (default ICHOR-PUSH)")
     push.set_defaults(run=_push)
 
     phantom = commands.add_parser("phantom", help="write a synthetic study with known truth")
     phantom.add_argument("kind", metavar="KIND", help="ct-head")
-    phantom.add_argument("--seed", type=int, required=True)
+    phantom.add_argument("--seed", type=_seed, required=True, help="0 or more; the same seed gives the same head")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
-    phantom.add_argument("--bleed", default="random", help="none, random, or a volume in mL")
-    phantom.add_argument("--slices", type=int, default=40)
-    phantom.add_argument("--tilt", type=float, default=0.0, metavar="DEG")
-    phantom.add_argument("--gaps", choices=("even", "uneven"), default="even")
-    phantom.add_argument("--followup-of", type=Path, metavar="DIR")
+    phantom.add_argument("--bleed", default="random", help="none, random (default), or mL in the whole head")
+    phantom.add_argument("--slices", type=int, default=40, help="axial slices (default 40); few show part of the head")
+    phantom.add_argument("--tilt", type=float, default=0.0, metavar="DEG", help="gantry tilt (default 0)")
+    phantom.add_argument("--gaps", choices=("even", "uneven"), default="even", help="distances of slices")
+    phantom.add_argument("--followup-of", type=Path, metavar="DIR", help="not built in this version")
     phantom.set_defaults(run=_phantom)
 
     why = commands.add_parser("why", parents=[settings], help="what happened to a study, series or object, and why")
@@ -128,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     for name in _NOT_BUILT:
         commands.add_parser(name, help="not built in this version")
     return parser
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if seed < 0:
+        raise ValueError(text)
+    return seed
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:
@@ -181,12 +198,16 @@ def _demo(options: argparse.Namespace) -> int:
 def _push(options: argparse.Namespace) -> int:
     from ichor.cli.push import push
 
-    return push(options.folder, to=options.to)
+    return push(options.folder, to=options.to, calling_ae=options.calling)
 
 
 def _phantom(options: argparse.Namespace) -> int:
     from phantoms.ct_study import phantom_command
 
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IchorError(f"--out {options.out}: {error.strerror}") from error
     truth = phantom_command(
         options.kind,
         seed=options.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import tempfile
 import urllib.error
@@ -172,7 +173,7 @@ def _check_installed_models(folder: DataFolder) -> Iterator[Finding]:
 
     names = list(dict.fromkeys(model for pipeline in installed() for model in pipeline.models))
     with tempfile.TemporaryDirectory(prefix="ichor-doctor-") as temporary:
-        place = folder.engines if folder.engines.is_dir() else Path(temporary)
+        place = folder.engines if os.access(folder.engines, os.R_OK | os.W_OK | os.X_OK) else Path(temporary)
         for name in names:
             yield check_model(
                 name, read_sha256=lambda n: load_model_card(n).sha256, load=lambda n: load_model(n, folder=place)

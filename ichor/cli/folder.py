@@ -76,7 +76,13 @@ class DataFolder:
                 part.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"
             if not stamp.exists():
-                stamp.write_text(f"{VERSION}\n")
+                # Whole or not at all: a power cut must not leave an empty stamp.
+                fresh = self.root / "VERSION.new"
+                with fresh.open("w") as file:
+                    file.write(f"{VERSION}\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.rename(stamp)
             text = stamp.read_text().strip()
         except OSError as error:
             raise CannotStart(f"data folder {self.root}: {error.strerror}") from error

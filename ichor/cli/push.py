@@ -26,6 +26,7 @@ from ichor.uids import is_valid_uid
 
 # PS3.8 section 9.3.2.2: ids are the odd numbers up to 255.
 _MOST_CONTEXTS = 128
+_TOLD = 3  # files named for each cause of failure
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
 _MAXIMUM_PDU = 131072
@@ -82,8 +83,11 @@ def push(folder: Path, *, to: str, calling_ae: str = "ICHOR-PUSH") -> int:
     started = time.monotonic()
     result = push_files(_files_below(folder), to=to, calling_ae=calling_ae)
     seconds = time.monotonic() - started
-    for failure in result.failures:
-        print(f"failed: {failure.path}: {failure.reason}", file=sys.stderr)
+    for reason, paths in _by_reason(result.failures).items():
+        for path in paths[:_TOLD]:
+            print(f"failed: {path}: {reason}", file=sys.stderr)
+        if len(paths) > _TOLD:
+            print(f"failed: {len(paths) - _TOLD} more: {reason}", file=sys.stderr)
     total = result.sent + len(result.failures)
     print(f"sent {result.sent} of {total} objects to {peer.ae_title}@{peer.host}:{peer.port} in {seconds:.1f} s")
     if result.warned:
@@ -93,6 +97,13 @@ def push(folder: Path, *, to: str, calling_ae: str = "ICHOR-PUSH") -> int:
     if not total:
         print(f"ichor push: no DICOM object below {folder}", file=sys.stderr)
     return 0 if total and not result.failures else 1
+
+
+def _by_reason(failures: Iterable[Failure]) -> dict[str, list[Path]]:
+    told: dict[str, list[Path]] = {}
+    for failure in failures:
+        told.setdefault(failure.reason, []).append(failure.path)
+    return told
 
 
 def push_files(paths: Iterable[Path], *, to: str, calling_ae: str) -> Pushed:
@@ -203,6 +214,12 @@ def _send(
     left = list(objects)
     tried_again: set[Path] = set()
     while left:
+        try:
+            socket.getaddrinfo(peer.host, peer.port)
+        except OSError as error:
+            reason = f"the host cannot be found ({error.strerror})"
+            result.failures += [Failure(item.path, reason) for item in left]
+            return
         association = entity.associate(
             peer.host, peer.port, contexts=offered, ae_title=peer.ae_title, max_pdu=_MAXIMUM_PDU,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],

@@ -108,6 +108,7 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if code == _CANNOT_START:
                 del self._children[name]
+                log.error("stopping all roles: %s cannot start", name)
                 return 1
             lived = time.monotonic() - child.started
             child.quick_deaths = child.quick_deaths + 1 if lived < 5.0 else 0
@@ -183,6 +184,9 @@ def run_role(name: str, role: Role, folder: Path, *, forked: bool = False) -> in
         return _CANNOT_START
     except IchorError as error:
         log.error("role %s: %s", name, error)
+        return 1
+    except OSError as error:
+        log.error("role %s: %s", name, error.strerror)
         return 1
     except Exception:
         log.exception("role %s died of an unexpected error", name)

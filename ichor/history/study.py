@@ -341,7 +341,8 @@ def _open_series(series: tuple[SeriesStatus, ...], *, receiving: bool) -> str:
     waiting = [s for s in series if s.grade == "open"]
     if not waiting:
         return "images are arriving" if receiving else "a decision which series to use"
-    first = waiting[0]
+    # The one with the most images is the one that people wait for.
+    first = max(waiting, key=lambda s: s.instances)
     sentence = f"{first.modality} series …{short(first.series_instance_uid)} is open with {images(first.instances)}"
     if first.reason or first.evidence:
         sentence += f": {first.reason or first.evidence[-1].detail}"

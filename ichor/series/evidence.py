@@ -271,7 +271,11 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     no_count = claim is None or (hollow is not None and not view.contradicted)
     trusted_way = view.released and not view.split and sender.splits == 0 and no_count
     if not trusted_way and not quiet:
-        reason = "its association is open" if view.receiving else "waits for the sender's quiet time"
+        reason = (
+            "its association is open"
+            if view.receiving
+            else f"waits {sender.quiet:.0f} s of silence, this sender's quiet time"
+        )
         return Decision(grade=Grade.OPEN, evidence=said.all(None), look_at=quiet_at, reason=reason)
     grid = view.grid()
     whole = not grid.exists or (not grid.gaps and grid.even and not grid.placeless)
