@@ -22,7 +22,7 @@ from ichor.types import Priority
 _PREFIX = "ICHOR_"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-# Keys of face.md that this version does not have: (path, allowed value when there is one, what brings it).
+# Keys of docs/contract.md that this version does not have: (path, allowed value when there is one, what brings it).
 _NOT_BUILT: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("listener", "tls"), None),
     (("listener", "stow"), None),
@@ -116,7 +116,7 @@ class DestinationSettings(_Table):
 
 
 class Settings(_Table):
-    """The whole tree; see face.md for what each key means."""
+    """The whole tree; see docs/contract.md for what each key means."""
 
     data: Path = Path("var/ichor")
     listener: ListenerSettings = ListenerSettings()

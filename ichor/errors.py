@@ -13,7 +13,6 @@
     │   └── CannotUnderstand        0xC000
     ├── Unreadable                  an object or series that cannot be measured: .reason, job is "not analysed"
     ├── TransientError              retry, does not count as an attempt (PACS or broker away)
-    ├── PermanentError              reject: dead letter, or a delivery that was refused
     ├── WorkerFault                 the worker's fault, not the message's: hand back, restart
     └── UnknownMessage              reject: an envelope this version cannot read
 """
@@ -81,10 +80,6 @@ class Unreadable(IchorError):
 
 class TransientError(IchorError):
     """Try again later; not counted as an attempt."""
-
-
-class PermanentError(IchorError):
-    """Trying again cannot help."""
 
 
 class WorkerFault(IchorError):

@@ -1,6 +1,6 @@
 """Which attributes say whose a study is: what results copy of their source, and what the identity digest covers.
 
-One list for both: were a result to copy what the digest leaves out, a correction of it would go unnoticed.
+One list for both, but for sequences: a correction of what the digest leaves out goes unnoticed.
 """
 
 from __future__ import annotations

@@ -51,9 +51,6 @@ class PipelineSpec:
     run: Callable[[Mapping[str, Volume], Mapping[str, Engine], Timing], Findings]
 
 
-Registry = Mapping[str, PipelineSpec]
-
-
 def installed() -> Iterator[PipelineSpec]:
     """Pipelines found by the entry point group ``ichor.pipelines``, by name."""
     from importlib.metadata import entry_points

@@ -40,7 +40,7 @@ class Priority(StrEnum):
 
 
 class Grade(StrEnum):
-    """How sure we are that a series is whole; the first three are complete (face.md)."""
+    """How sure we are that a series is whole; the first three are complete (docs/contract.md)."""
 
     COUNTED = "counted"
     REGULAR = "regular"
@@ -171,10 +171,6 @@ class Instance:
     geometry: Geometry | None = None
     pixels: Pixels | None = None
     defect: str | None = None  # a Reason's text when the object cannot be measured as it is
-
-    @property
-    def series_key(self) -> tuple[str, str]:
-        return self.study_instance_uid, self.series_instance_uid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ SET = "set.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """All that one attempt gave, before it is stored. `fresh`: the findings were computed, not recalled."""
+    """All that one attempt gave, before it is stored. `recall_key`: where fresh findings go; None when recalled."""
 
     findings: Findings
     sources: tuple[Instance, ...]

@@ -1,4 +1,4 @@
-"""The commands of Ichor (face.md). Parses, wires and prints; the work is done in the rooms."""
+"""The commands of Ichor (docs/contract.md). Parses, wires and prints; the work is done in the rooms."""
 
 from ichor.cli.commands import main
 

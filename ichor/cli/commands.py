@@ -1,4 +1,4 @@
-"""The command line: every command of face.md, its flags and its exit code (0 done, 1 it could not, 2 wrong use)."""
+"""The command line: every command of docs/contract.md, its flags and its exit code (0 done, 1 it could not, 2 wrong use)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import ROLES
 from ichor.errors import ConfigError, IchorError
 
-# In the contract (face.md), not in this version: each stops with exit 2 and its name.
+# In the contract (docs/contract.md), not in this version: each stops with exit 2 and its name.
 _NOT_BUILT = ("facts", "array", "fit", "import")
 
 

@@ -28,7 +28,7 @@ ROLES = ("receive", "assemble", "work", "send", "console")
 
 _CANNOT_START = 78  # EX_CONFIG of sysexits.h: trying again will not help
 _DRAIN_SECONDS = 9.0
-# A role that dies at once is tried again soon, then less often; always below the two seconds that face.md promises.
+# A role that dies at once is tried again soon, then less often; always below the two seconds that docs/contract.md promises.
 _BACKOFF = (0.0, 0.1, 0.3, 0.8, 1.5)
 _PR_SET_PDEATHSIG = 1
 

@@ -57,7 +57,7 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Everything that is known of one study, with the names of face.md. ``waits_for`` is a sentence while it waits."""
+    """Everything that is known of one study, with the names of docs/contract.md. ``waits_for`` is a sentence while it waits."""
 
     study_instance_uid: str
     state: StudyState
@@ -75,7 +75,7 @@ class Study:
 
     @classmethod
     def of(cls, view: StudyView) -> Study:
-        """Derive a study from the fold of its events (rules: the table of states in face.md)."""
+        """Derive a study from the fold of its events (rules: the table of states in docs/contract.md)."""
         assembled = view.assembled
         jobs = _jobs(view)
         results = _results(view, jobs)
@@ -114,7 +114,7 @@ class Study:
 
 
 def as_json(study: Study) -> dict[str, Any]:
-    """The study object of face.md: exactly its names, times in RFC 3339."""
+    """The study object of docs/contract.md: exactly its names, times in RFC 3339."""
     return {
         "study_instance_uid": study.study_instance_uid,
         "state": study.state.value,

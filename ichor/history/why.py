@@ -25,7 +25,7 @@ class Lookup(Protocol):
 
 
 def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> dict[str, Any] | None:
-    """``{uid, level, state, reason, events: [{time, stage, text}]}`` of face.md, or None for an unknown UID.
+    """``{uid, level, state, reason, events: [{time, stage, text}]}`` of docs/contract.md, or None for an unknown UID.
 
     ``state`` of a study is its state, of a series its grade, of an instance ``stored`` (or its delivery states, when
     Ichor made it). ``reason`` says why it is so or what it waits for.

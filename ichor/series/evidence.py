@@ -1,6 +1,6 @@
 """Is a series whole? A pure decision from counts, grid, associations and what its sender did before. No timer, no I/O.
 
-Grades (face.md): ``counted`` when a count agrees with a gapless grid; ``regular`` when there is no count but every
+Grades (docs/contract.md): ``counted`` when a count agrees with a gapless grid; ``regular`` when there is no count but every
 association that brought the series was released, its grid has no gap and its sender never split a series; ``quiet``
 when only silence speaks; ``short`` when images are known to be missing; else ``open``.
 

@@ -374,7 +374,7 @@ def _counts(read: _Values) -> tuple[tuple[str, int], ...]:
 
 
 def _priority(header: Header, read: _Values, *, stored: Stored) -> Priority | None:
-    """First that applies: sender's setting, called AE title, (0040,1003), C-STORE priority HIGH (face.md)."""
+    """First that applies: sender's setting, called AE title, (0040,1003), C-STORE priority HIGH (docs/contract.md)."""
     nested = find_nested(header, _REQUEST_SEQUENCE, _PRIORITY) or b""
     stated = (read.text(_PRIORITY) or nested.strip(b" \0").decode("ascii", "replace")).upper()
     for term in (stored.sender_priority, stored.called_priority, stated):

@@ -133,7 +133,7 @@ def slice_gaps(positions: Sequence[float], thickness: Sequence[float | None]) ->
     """Gaps of ascending ``positions`` (n,), mm, of slices as thick as ``thickness`` (n,).
 
     A gap is a spacing over 1.5 times the median of the four spacings nearest to it, unless slice thickness changes
-    alike (face.md): a spacing measured in thicknesses of the slices beside it must be too wide as well.
+    alike (docs/contract.md): a spacing measured in thicknesses of the slices beside it must be too wide as well.
     """
     spacings = np.diff(np.asarray(positions, dtype=np.float64))
     count = len(spacings)

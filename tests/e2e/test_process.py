@@ -1,4 +1,4 @@
-"""What face.md says of the process: restarts, death of the parent, one per folder, drain, exit codes.
+"""What docs/contract.md says of the process: restarts, death of the parent, one per folder, drain, exit codes.
 
 Its figures (2 s, 15 s, 10 s) are measured by `python -m bench process`.
 """

@@ -1,4 +1,4 @@
-"""The REST API as face.md promises it."""
+"""The REST API as docs/contract.md promises it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States, reasons and results of a study: the table of face.md."""
+"""States, reasons and results of a study: the table of docs/contract.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices on a grid: by projection on the normal, gaps by the rule of face.md, every finding named."""
+"""Slices on a grid: by projection on the normal, gaps by the rule of docs/contract.md, every finding named."""
 
 from __future__ import annotations
 
