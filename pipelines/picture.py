@@ -92,11 +92,14 @@ def _picture(
     size = (max(1, round(grey.shape[1] * dx * scale)), HEIGHT)
     image = Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
     pen = ImageDraw.Draw(image)
-    for mask in masks_yx:
+    for number, mask in enumerate(masks_yx, start=1):
         seen = np.asarray(view.apply(mask))[rows, columns]
         for contour in find_contours(np.pad(seen, 1).astype(np.float32), 0.5):  # type: ignore[no-untyped-call]
             points = [(float((x - 0.5) * dx * scale), float((y - 0.5) * dy * scale)) for y, x in contour]
             pen.line(points, fill=OUTLINE, width=2, joint="curve")
+        if len(masks_yx) > 1 and seen.any():
+            y, x = np.argwhere(seen).min(axis=0)
+            _text(pen, (float(x * dx * scale) - 4, float(y * dy * scale) - 4), str(number), anchor="rb", size=18)
     _letters(pen, image.size, scale)
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=3)
