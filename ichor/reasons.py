@@ -37,6 +37,7 @@ class Reason(StrEnum):
     TOO_THICK = "slice thickness is above 5 mm"
     GAP = "a slice is missing"
     SHORT = "the series lacks slices"
+    REMOVED = "earlier images of the series were removed by retention; send the whole series again"
     MULTIFRAME = "multi-frame images are not measured by this version"
     NOT_AXIAL = "not an axial series"
     # of a study

@@ -137,14 +137,14 @@ def _decode(instance: Instance, pixels: Pixels, *, spool: SpoolReader) -> npt.ND
     if pixels.samples_per_pixel != 1 or pixels.bits_allocated not in (8, 16, 32):
         raise Unreadable(Reason.UNSUPPORTED_PIXELS)
     if pixels.encapsulated:
-        raw = spool.read_range(instance.location, pixels.offset, pixels.length)
+        raw = _read(spool, instance, pixels.offset, pixels.length)
         stored = _decompress(raw, instance, pixels, shape=shape)
     else:
         size = pixels.bits_allocated // 8
         needed = shape[0] * shape[1] * size
         if pixels.length < needed:
             raise Unreadable(Reason.PIXELS_SHORT)
-        raw = spool.read_range(instance.location, pixels.offset, needed)
+        raw = _read(spool, instance, pixels.offset, needed)
         order = ">" if instance.transfer_syntax_uid == _BIG_ENDIAN else "<"
         kind = f"{order if size > 1 else '|'}{'i' if pixels.signed else 'u'}{size}"
         stored = np.frombuffer(raw, dtype=kind).reshape(shape)
@@ -154,6 +154,14 @@ def _decode(instance: Instance, pixels: Pixels, *, spool: SpoolReader) -> npt.ND
         native = stored.astype(stored.dtype.newbyteorder("="))
         stored = (native << unused) >> unused
     return stored
+
+
+def _read(spool: SpoolReader, instance: Instance, offset: int, length: int) -> bytes:
+    try:
+        return spool.read_range(instance.location, offset, length)
+    except KeyError as error:
+        # Only retention takes files away; a manifest of a study that was opened again may still name them.
+        raise Unreadable(Reason.REMOVED) from error
 
 
 def _decompress(raw: bytes, instance: Instance, pixels: Pixels, *, shape: tuple[int, int]) -> npt.NDArray[Any]:

@@ -215,6 +215,16 @@ def test_what_is_no_single_volume_is_refused() -> None:
         assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_an_image_that_retention_removed_is_unreadable_with_that_reason(syntax: str) -> None:
+    spool = Spool()
+    instances = store(spool, truth(3), syntax=syntax)
+    del spool.files[instances[1].location]
+    with pytest.raises(Unreadable) as caught:
+        build_volume(build_manifest(instances, revision=1, grade=Grade.REGULAR), spool=spool)
+    assert caught.value.reason == Reason.REMOVED
+
+
 def test_a_manifest_comes_back_from_the_store_as_it_was() -> None:
     spool, blobs = Spool(), Blobs()
     manifest = build_manifest(store(spool, truth(3)), revision=2, grade=Grade.COUNTED, notes=("gap",))
