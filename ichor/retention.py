@@ -68,6 +68,10 @@ def sweep(projection: Projection, *, journal: Journal, spool: FileSpool, blobs: 
                 if blobs.exists(f"{prefix}/set.json"):
                     blobs.delete(prefix)
                     result_sets += 1
+                # The report of a job that was given up, or was before a replay did it.
+                if blobs.exists(f"{prefix}-failed/set.json"):
+                    blobs.delete(f"{prefix}-failed")
+                    result_sets += 1
             for kept in ("manifests", "findings"):
                 blobs.delete(f"{kept}/{study.study_instance_uid}")
     return Swept(objects=objects, result_sets=result_sets)
