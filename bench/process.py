@@ -1,6 +1,6 @@
 """The contract's figures of the process: a dead role is back, a killed serve is ready again, SIGTERM drains.
 
-Goals (face.md): started again <= 2 s, ready <= 15 s, drained <= 10 s; the longest of several runs counts.
+Goals (docs/contract.md): started again <= 2 s, ready <= 15 s, drained <= 10 s; the longest of several runs counts.
 """
 
 from __future__ import annotations

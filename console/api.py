@@ -1,4 +1,4 @@
-"""The REST API of face.md: thin handlers that ask history and answer JSON. No page."""
+"""The REST API of docs/contract.md: thin handlers that ask history and answer JSON. No page."""
 
 from __future__ import annotations
 

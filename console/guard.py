@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ichor.config import is_loopback
 
 COOKIE = "ichor"
-# Probes and scrapers ask without a token (face.md); the sign-in form and its looks hold nothing.
+# Probes and scrapers ask without a token (docs/contract.md); the sign-in form and its looks hold nothing.
 _OPEN = ("/healthz", "/readyz", "/metrics", "/sign-in")
 _HEADERS = {
     "Content-Security-Policy": (

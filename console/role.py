@@ -19,7 +19,7 @@ from ichor.store.protocol import Blobs
 
 _LOG = logging.getLogger(__name__)
 _DRAIN_SECONDS = 3
-_LONGEST_READING = 8.0  # seconds; the whole has 15 to become ready (face.md)
+_LONGEST_READING = 8.0  # seconds; the whole has 15 to become ready (docs/contract.md)
 
 
 def run_console(
