@@ -18,6 +18,7 @@ from ichor.clock import Clock
 from ichor.errors import Unreadable
 from ichor.messages import EVENTS, INSTANCES, AssociationClosed, Envelope, InstancesReceived, seal
 from ichor.reasons import Reason
+from ichor.series.facts import without_header
 from ichor.store.journal import AssociationRow, Journal, JournalRow, StoredObject
 from ichor.store.protocol import SpoolReader
 from ichor.types import Instance
@@ -212,23 +213,11 @@ class Relay:
             with self._spool.open(stored.location) as file:
                 instance = self._read_facts(file, stored)
         except Unreadable as error:
-            instance = _without_facts(stored, error.reason)
+            instance = without_header(stored, error.reason)
         except Exception as error:  # noqa: BLE001 - one object must not stop the relay; the text may hold header values
             metrics.LOOP_ERRORS.labels("relay").inc()
             _LOG.error("no facts of %s: %s", stored.sop_instance_uid, type(error).__name__)
-            instance = _without_facts(stored, Reason.HEADER_UNREADABLE.value)
+            instance = without_header(stored, Reason.HEADER_UNREADABLE.value)
         if instance.defect is not None:
             metrics.INSTANCE_DEFECTS.labels(instance.defect.split(":")[0]).inc()
         return instance
-
-
-def _without_facts(stored: StoredObject, defect: str) -> Instance:
-    """An Instance that says only what the receiver knows; empty digests: who it is of cannot be told."""
-    return Instance(
-        sop_instance_uid=stored.sop_instance_uid, sop_class_uid=stored.sop_class_uid,
-        series_instance_uid=stored.series_instance_uid, study_instance_uid=stored.study_instance_uid,
-        transfer_syntax_uid=stored.transfer_syntax_uid, modality="", location=stored.location,
-        file_sha256=stored.file_sha256, content_sha256=stored.file_sha256, identity_sha256="", patient_sha256="",
-        accession_sha256=None, association=stored.association, calling_ae=stored.calling_ae, called_ae=stored.called_ae,
-        priority=stored.priority(None), received_at=stored.received_at, defect=defect,
-    )  # fmt: skip

@@ -106,7 +106,9 @@ class SeriesState:
 
     @property
     def identities(self) -> tuple[str, ...]:
-        return tuple(sorted({member.instance.identity_sha256 for member in self.members.values()}))
+        """Those that its headers name; an object whose header cannot be read names none."""
+        named = {member.instance.identity_sha256 for member in self.members.values()}
+        return tuple(sorted(named - {""}))
 
     @property
     def mixed_by_correction(self) -> bool:

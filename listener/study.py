@@ -424,7 +424,8 @@ class StudyAssembly:
         if not used:
             return None
         if used[0].mixed_by_correction and self._waits:
-            return max(used[0].instances, key=lambda i: i.received_at).identity_sha256
+            named = [i for i in used[0].instances if i.identity_sha256]
+            return max(named, key=lambda i: i.received_at).identity_sha256
         return used[0].grid.in_order[0].identity_sha256
 
     def reason(self) -> str | None:

@@ -134,13 +134,10 @@ class Stored(Protocol):
     @property
     def called_ae(self) -> str: ...
     @property
-    def sender_priority(self) -> str | None: ...
-    @property
-    def called_priority(self) -> str | None: ...
-    @property
-    def command_priority_high(self) -> bool: ...
-    @property
     def received_at(self) -> float: ...
+
+    def priority(self, header: Priority | None) -> Priority | None:
+        """Priority of the study by this object, given what its header says."""
 
 
 def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
@@ -163,7 +160,10 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
             file = inflated(file)
         header = walk_header(file, transfer_syntax_uid=stored.transfer_syntax_uid, wanted=_WANTED)
     except HeaderError as error:
-        return _without_header(stored, Reason.CUT_SHORT if error.cut else Reason.HEADER_UNREADABLE)
+        return without_header(stored, Reason.CUT_SHORT if error.cut else Reason.HEADER_UNREADABLE)
+    if header.pixel_offset is None and (header.cut or not header.values):
+        # Half a header would look like another patient's, or like a corrected one.
+        return without_header(stored, Reason.CUT_SHORT if header.cut else Reason.HEADER_UNREADABLE)
     read = _Values(header)
     geometry = _geometry(read)
     pixels, defect = _pixels(header, read, stored=stored)
@@ -183,7 +183,7 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
         association=stored.association,
         calling_ae=stored.calling_ae,
         called_ae=stored.called_ae,
-        priority=_priority(header, read, stored=stored),
+        priority=stored.priority(_stated_priority(header, read)),
         received_at=stored.received_at,
         made_by_ichor=(read.text(_MANUFACTURER) or "").upper() == MADE_BY,
         image_type=tuple(part.upper() for part in read.texts(_IMAGE_TYPE)[:8]),
@@ -373,14 +373,11 @@ def _counts(read: _Values) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _priority(header: Header, read: _Values, *, stored: Stored) -> Priority | None:
-    """First that applies: sender's setting, called AE title, (0040,1003), C-STORE priority HIGH (docs/contract.md)."""
+def _stated_priority(header: Header, read: _Values) -> Priority | None:
+    """Requested Procedure Priority (0040,1003), of the object or of the request it answers."""
     nested = find_nested(header, _REQUEST_SEQUENCE, _PRIORITY) or b""
     stated = (read.text(_PRIORITY) or nested.strip(b" \0").decode("ascii", "replace")).upper()
-    for term in (stored.sender_priority, stored.called_priority, stated):
-        if term and term in Priority.__members__.values():
-            return Priority(term)
-    return Priority.HIGH if stored.command_priority_high else None
+    return Priority(stated) if stated in Priority.__members__.values() else None
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -436,18 +433,19 @@ def _swapped(chunk: bytes) -> bytes:
     return bytes(even)
 
 
-def _without_header(stored: Stored, reason: Reason) -> Instance:
-    """An object of which nothing can be said but what the receiver knew."""
+def without_header(stored: Stored, defect: str) -> Instance:
+    """An object of which nothing can be said but what the receiver knew.
+
+    Whose it is cannot be told: no identity (empty) and no Patient ID (zeros), so that it contradicts nobody.
+    """
     return Instance(
         sop_instance_uid=stored.sop_instance_uid, sop_class_uid=stored.sop_class_uid,
         series_instance_uid=stored.series_instance_uid, study_instance_uid=stored.study_instance_uid,
         transfer_syntax_uid=stored.transfer_syntax_uid, modality=_modality_of_class(stored.sop_class_uid),
         location=stored.location, file_sha256=stored.file_sha256, content_sha256=stored.file_sha256,
-        identity_sha256=_digest([b"unread", stored.file_sha256.encode()]), patient_sha256="0" * 64,
-        accession_sha256=None, association=stored.association, calling_ae=stored.calling_ae,
-        called_ae=stored.called_ae,
-        priority=Priority(stored.sender_priority) if stored.sender_priority else None,
-        received_at=stored.received_at, defect=reason,
+        identity_sha256="", patient_sha256=_half(b"") * 2, accession_sha256=None, association=stored.association,
+        calling_ae=stored.calling_ae, called_ae=stored.called_ae, priority=stored.priority(None),
+        received_at=stored.received_at, defect=defect,
     )  # fmt: skip
 
 

@@ -289,6 +289,23 @@ def test_a_corrected_name_gives_a_new_job_once_all_headers_are_corrected() -> No
     assert len(play.jobs) == 2
 
 
+def test_an_unreadable_object_is_no_second_patient_and_no_other_identity() -> None:
+    play = Play()
+    plain = make_slice(number=13)
+    unread = replace(
+        plain, identity_sha256="", patient_sha256="0" * 64, geometry=None, pixels=None, defect=Reason.CUT_SHORT
+    )
+    play.bring([*head(), unread])
+    play.release()
+    play.wait(60)
+    assert play.study.series["1.2.3.1"].identities == ("i",)
+    assert play.study.identity_sha256 == "i"
+    assert [j.refusal for j in play.jobs] == [Reason.CUT_SHORT]
+    play.bring(head(identity="corrected"), "a2")
+    assert not play.study.series["1.2.3.1"].mixed_by_correction
+    assert play.study.identity_sha256 == "corrected"
+
+
 def test_a_redelivered_old_header_does_not_win() -> None:
     play = Play()
     play.bring(head())

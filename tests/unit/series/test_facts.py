@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -28,28 +28,21 @@ from pydicom.uid import (
 
 from ichor.reasons import Reason
 from ichor.series.facts import read_instance
+from ichor.store.journal import StoredObject
 from ichor.types import Instance, Priority
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SR = "1.2.840.10008.5.1.4.1.1.88.67"
 
 
-@dataclass(frozen=True)
-class Stored:
-    transfer_syntax_uid: str
-    sop_class_uid: str = CT
-    sop_instance_uid: str = "1.2.3.4"
-    series_instance_uid: str = "1.2.3"
-    study_instance_uid: str = "1.2"
-    location: str = "a/b/c"
-    file_sha256: str = "f" * 64
-    association: str = "a1"
-    calling_ae: str = "CT1"
-    called_ae: str = "ICHOR"
-    sender_priority: str | None = None
-    called_priority: str | None = None
-    command_priority_high: bool = False
-    received_at: float = 5.0
+def stored_as(transfer_syntax_uid: str, **changes: Any) -> StoredObject:
+    plain = StoredObject(
+        sop_instance_uid="1.2.3.4", sop_class_uid=CT, series_instance_uid="1.2.3", study_instance_uid="1.2",
+        transfer_syntax_uid=transfer_syntax_uid, location="a/b/c", length=1, file_sha256="f" * 64, association="a1",
+        calling_ae="CT1", called_ae="ICHOR", sender_priority=None, called_priority=None, command_priority_high=False,
+        received_at=5.0,
+    )  # fmt: skip
+    return replace(plain, **changes)
 
 
 def slice_of_ct() -> Dataset:
@@ -90,13 +83,13 @@ def bytes_of(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
 
 
 def facts(ds: Dataset, syntax: str = ExplicitVRLittleEndian, **stored: Any) -> Instance:
-    return read_instance(BytesIO(bytes_of(ds, syntax)), stored=Stored(syntax, **stored))
+    return read_instance(BytesIO(bytes_of(ds, syntax)), stored=stored_as(syntax, **stored))
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_one_pass_gives_geometry_counts_and_the_place_of_the_pixels(syntax: str) -> None:
     data = bytes_of(slice_of_ct(), syntax)
-    found = read_instance(BytesIO(data), stored=Stored(syntax))
+    found = read_instance(BytesIO(data), stored=stored_as(syntax))
     assert found.defect is None
     assert found.geometry is not None
     assert found.geometry.position_lps == (-100.0, -99.5, 12.25)
@@ -158,6 +151,10 @@ def lossy(ds: Dataset) -> None:
     ds.LossyImageCompression = "01"
 
 
+def slope_zero(ds: Dataset) -> None:
+    ds.RescaleSlope = "0"
+
+
 def colour(ds: Dataset) -> None:
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.PixelData = bytes(144)
@@ -169,6 +166,7 @@ def colour(ds: Dataset) -> None:
         (short, Reason.PIXELS_SHORT),
         (no_pixels, Reason.NO_PIXELS),
         (lossy, Reason.LOSSY),
+        (slope_zero, Reason.HEADER_UNREADABLE),
         (colour, Reason.UNSUPPORTED_PIXELS),
     ],
 )
@@ -196,11 +194,11 @@ def test_encapsulated_pixels_end_at_their_delimiter(syntax: str) -> None:
     ds.compress(syntax)
     ds.add_new(0xFFFCFFFC, "OB", bytes(64))
     data = bytes_of(ds, syntax)
-    found = read_instance(BytesIO(data), stored=Stored(syntax))
+    found = read_instance(BytesIO(data), stored=stored_as(syntax))
     assert found.defect is None
     assert found.pixels is not None
     assert data[found.pixels.offset : found.pixels.offset + found.pixels.length] == data[found.pixels.offset : -76]
-    cut = read_instance(BytesIO(data[:-80]), stored=Stored(syntax))
+    cut = read_instance(BytesIO(data[:-80]), stored=stored_as(syntax))
     assert cut.defect == Reason.CUT_SHORT
 
 
@@ -232,7 +230,7 @@ def test_garbage_in_a_position_is_none_not_a_guess(value: str) -> None:
     length = int.from_bytes(data[at + 6 : at + 8], "little")
     padded = value.encode() + b" " * (len(value) % 2)
     changed = data[: at + 6] + len(padded).to_bytes(2, "little") + padded + data[at + 8 + length :]
-    found = read_instance(BytesIO(changed), stored=Stored(ExplicitVRLittleEndian))
+    found = read_instance(BytesIO(changed), stored=stored_as(ExplicitVRLittleEndian))
     assert found.geometry is not None
     assert found.geometry.position_lps is None
 
@@ -256,8 +254,19 @@ def test_priority_is_the_first_that_applies() -> None:
     assert facts(ds, ImplicitVRLittleEndian).priority is Priority.STAT
     ds["RequestAttributesSequence"].is_undefined_length = True
     assert facts(ds).priority is Priority.STAT
-    assert facts(ds, called_priority="HIGH").priority is Priority.HIGH
-    assert facts(ds, called_priority="HIGH", sender_priority="LOW").priority is Priority.LOW
+    assert facts(ds, called_priority=Priority.HIGH).priority is Priority.HIGH
+    assert facts(ds, called_priority=Priority.HIGH, sender_priority=Priority.LOW).priority is Priority.LOW
+
+
+@pytest.mark.parametrize("length", [100, 200, 400, 700])
+def test_an_unreadable_header_is_nobodys_and_keeps_the_priority_of_its_association(length: int) -> None:
+    stat = stored_as(ExplicitVRLittleEndian, called_priority=Priority.STAT)
+    found = read_instance(BytesIO(DATA[:length]), stored=stat)
+    assert found.defect is not None
+    assert found.priority is Priority.STAT
+    assert (found.identity_sha256, found.patient_sha256, found.modality) == ("", "0" * 64, "CT")
+    high = stored_as(ExplicitVRLittleEndian, command_priority_high=True)
+    assert read_instance(BytesIO(DATA[:length]), stored=high).priority is Priority.HIGH
 
 
 def test_contrast_is_an_agent_that_is_named() -> None:
@@ -287,7 +296,7 @@ DATA = bytes_of(slice_of_ct())
 def test_damaged_headers_never_raise(at: int, replaced: bytes, cut: int) -> None:
     damaged = (DATA[:at] + replaced + DATA[at + len(replaced) :])[:cut]
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
-        found = read_instance(BytesIO(damaged), stored=Stored(syntax))
+        found = read_instance(BytesIO(damaged), stored=stored_as(syntax))
         if found.geometry is not None and found.geometry.position_lps is not None:
             assert all(np.isfinite(found.geometry.position_lps))
         if found.pixels is not None:
@@ -296,5 +305,5 @@ def test_damaged_headers_never_raise(at: int, replaced: bytes, cut: int) -> None
 
 @pytest.mark.parametrize("length", range(0, len(DATA), 7))
 def test_a_file_that_ends_too_early_is_cut_short(length: int) -> None:
-    found = read_instance(BytesIO(DATA[:length]), stored=Stored(ExplicitVRLittleEndian))
+    found = read_instance(BytesIO(DATA[:length]), stored=stored_as(ExplicitVRLittleEndian))
     assert found.defect in (Reason.CUT_SHORT, Reason.NO_PIXELS, Reason.HEADER_UNREADABLE)
