@@ -66,6 +66,12 @@ def test_only_the_four_nearest_spacings_count() -> None:
     assert [g.before for g in gaps] == [6.0]
 
 
+def test_the_third_and_fourth_nearest_spacing_count() -> None:
+    # The two nearest alone, 6 mm each, would allow 9 mm; with 4 mm beyond them the median is 5 mm.
+    positions = np.cumsum([0.0, 6, 4, 6, 8, 6, 4, 6]).tolist()
+    assert [g.before for g in slice_gaps(positions, [None] * 8)] == [16.0]
+
+
 def test_spacing_that_grows_with_slice_thickness_is_no_gap() -> None:
     positions = np.cumsum([0.0, 1, 1, 1, 1, 5, 5, 5, 5]).tolist()
     assert slice_gaps(positions, [1.0] * 5 + [5.0] * 4) == ()

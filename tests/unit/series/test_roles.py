@@ -88,6 +88,16 @@ def test_five_millimetres_and_rounding_are_thin_enough() -> None:
     assert verdict(series(change=lambda i: geometry(i, slice_thickness=5.0000001))).roles == ("ncct_head",)
 
 
+def test_just_above_five_millimetres_is_too_thick() -> None:
+    thick = series(change=lambda i: geometry(i, slice_thickness=5.1))
+    assert verdict(thick).refused == {"ncct_head": Reason.TOO_THICK}
+
+
+@pytest.mark.parametrize(("tilt", "axial"), [(39.0, True), (41.0, False)])
+def test_forty_degrees_to_the_table_is_the_limit_of_axial(tilt: float, axial: bool) -> None:
+    assert verdict(series(tilt=tilt)).reason == (None if axial else Reason.NOT_AXIAL)
+
+
 def test_rank_prefers_soft_kernel_then_coverage_then_thickness() -> None:
     def rank(slices: list[Instance]) -> tuple[float, ...]:
         return tuple(verdict(slices).rank["ncct_head"])

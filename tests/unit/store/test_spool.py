@@ -47,6 +47,13 @@ def test_data_set_is_kept_byte_for_byte_behind_a_valid_file_meta(tmp_path: Path)
     assert placed.location.startswith("1.2.3/1.2.3.4/1.2.3.4.5.")
 
 
+def test_stored_objects_are_not_for_everybody_on_the_machine(tmp_path: Path) -> None:
+    placed = FileSpool(tmp_path).put(ADDRESS, [b"one"])
+    mode = (tmp_path / placed.location).stat().st_mode
+    assert mode & 0o137 == 0
+    assert mode & 0o600 == 0o600
+
+
 def test_same_bytes_are_one_file_and_other_bytes_another(tmp_path: Path) -> None:
     spool = FileSpool(tmp_path)
     first = spool.put(ADDRESS, [b"one"])
