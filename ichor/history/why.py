@@ -10,6 +10,7 @@ from ichor.history.projection import events, log, study_from
 from ichor.history.story import Line, story
 from ichor.history.study import Study, images, sentences, short
 from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, ReceiveRefused
+from ichor.reasons import Reason
 from ichor.types import SeriesStatus
 from ichor.uids import is_valid_uid
 
@@ -55,9 +56,9 @@ def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> d
     lines = story([*history, *arrivals])
     study = study_from(history)
     if level == "study":
-        state, reason = _of_study(study, history)
+        state, reason = _of_study(study, history, arrivals)
     elif level == "series":
-        state, reason = _of_series(study, series_uid or uid)
+        state, reason = _of_series(study, series_uid or uid, arrivals)
     else:
         state, reason = _of_instance(study, uid, series_uid, arrivals)
     if level != "study":
@@ -86,21 +87,33 @@ def _json(line: Line) -> dict[str, str]:
     return {"time": rfc3339(line.time), "stage": str(line.stage), "text": line.text}
 
 
-def _of_study(study: Study | None, history: list[Data]) -> tuple[str, str | None]:
+def _of_study(study: Study | None, history: list[Data], arrivals: list[Data]) -> tuple[str, str | None]:
     if study is not None:
         return study.state.value, study.reason or study.waits_for or sentences(study.answers) or None
     refused = [e for e in history if isinstance(e, ReceiveRefused)]
     if refused:
         return "refused", refused[-1].reason
+    if _only_ours(arrivals):
+        # No event tells of such a study: our own objects must not start or list anything.
+        return "done", f"{Reason.MADE_BY_ICHOR}; starts nothing"
     return "receiving", "its objects are on disk; their headers have not been read yet"
 
 
-def _of_series(study: Study | None, uid: str) -> tuple[str, str | None]:
+def _only_ours(arrivals: list[Data], *, series_uid: str | None = None) -> bool:
+    """There are objects (of a series), and Ichor made all of them, by what their headers say."""
+    told = [i for message in arrivals if isinstance(message, InstancesReceived) for i in message.instances]
+    about = [i.made_by_ichor for i in told if series_uid in (None, i.series_instance_uid)]
+    return bool(about) and all(about)
+
+
+def _of_series(study: Study | None, uid: str, arrivals: list[Data]) -> tuple[str, str | None]:
     item = next((s for s in study.series if s.series_instance_uid == uid), None) if study else None
     if item is None:
         made = next((r for r in study.results if r.object.series_instance_uid == uid), None) if study else None
         if made is not None:
             return "made by Ichor", f"holds a {made.object.kind.replace('_', ' ')} of revision {made.revision}"
+        if _only_ours(arrivals, series_uid=uid):
+            return "made by Ichor", "its objects start nothing"
         return "open", "its objects are on disk; the series has not been assembled yet"
     return item.grade.value, _sentence(item)
 
@@ -120,6 +133,8 @@ def _of_instance(study: Study | None, uid: str, series_uid: str | None, arrivals
     if defect:
         return "stored", defect
     item = next((s for s in study.series if s.series_instance_uid == series_uid), None) if study else None
+    if item is None and any(i.made_by_ichor for i in facts):
+        return "stored", f"{Reason.MADE_BY_ICHOR}; starts nothing"
     if item is None:
         return "stored", "it is on disk; its series has not been assembled yet"
     return (

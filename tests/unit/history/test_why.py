@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from unit.history.made import (
@@ -22,7 +23,7 @@ from unit.history.made import (
 )
 
 from ichor.history import why, why_text
-from ichor.messages import Data, ReceiveRefused
+from ichor.messages import Data, InstancesReceived, ReceiveRefused
 from ichor.types import Grade
 
 
@@ -151,6 +152,26 @@ def test_images_on_disk_whose_headers_are_unread_are_known() -> None:
     answer = asked(uid(1), journal=Places({uid(1): ("study", uid(1), None)}))
     assert answer["state"] == "receiving"
     assert "on disk" in answer["reason"]
+
+
+def test_a_study_of_nothing_but_objects_of_ichor_is_done() -> None:
+    ours, *more = arrival(1)
+    assert isinstance(ours, InstancesReceived)
+    ours = replace(ours, instances=tuple(replace(i, made_by_ichor=True) for i in ours.instances))
+    places = Places(
+        {
+            uid(1): ("study", uid(1), None),
+            uid(1, 1): ("series", uid(1), uid(1, 1)),
+            uid(1, 1, 1): ("instance", uid(1), uid(1, 1)),
+        }
+    )
+    answers = [asked(u, ours, journal=places) for u in (uid(1), uid(1, 1), uid(1, 1, 1))]
+    assert [(a["state"], a["reason"]) for a in answers] == [
+        ("done", "made by Ichor; starts nothing"),
+        ("made by Ichor", "its objects start nothing"),
+        ("stored", "made by Ichor; starts nothing"),
+    ]
+    assert asked(uid(1), ours, *more, journal=places)["state"] == "receiving"
 
 
 def test_a_study_of_which_everything_was_refused_says_so() -> None:
