@@ -21,6 +21,7 @@ from typing import Any, cast
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -44,6 +45,9 @@ _NETWORK_TIMEOUT = 60.0  # a peer that stops in the middle of a PDU, or does not
 _IDLE_TIMEOUT = 600.0  # an association on which nothing is said
 _VERIFICATION = "1.2.840.10008.1.1"
 _C_STORE_RQ = 0x0001
+_A_ASSOCIATE_RQ = b"\x01"  # PDU type, PS3.8 9.3.2
+_A_ABORT = b"\x07"  # PDU type, PS3.8 9.3.8
+_UNREADABLE_REQUEST = "the association request cannot be read"
 _HIGH = 1  # Priority (0000,0700), PS3.7 9.1.1.1
 
 # A-ASSOCIATE-RJ (result, source, reason), PS3.8 9.3.4.
@@ -74,6 +78,7 @@ class _Session:
         self.lock = threading.Lock()
         self.storing = False
         self.stored_any = False
+        self.abort_received = False
         self.end: bool | None = None  # how it ended, while the last object is still being stored
 
 
@@ -130,7 +135,7 @@ class Receiver:
         _configure_library()
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._connected),
-            (evt.EVT_DATA_RECV, _acknowledge_quickly),
+            (evt.EVT_DATA_RECV, self._received),
             (evt.EVT_DATA_SENT, _acknowledge_quickly),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
@@ -187,6 +192,19 @@ class Receiver:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         _acknowledge_quickly(event)
+
+    def _received(self, event: evt.Event) -> None:
+        _acknowledge_quickly(event)
+        if event.data[:1] == _A_ASSOCIATE_RQ and not _readable(event.data):
+            # The library aborts without telling anybody: a sender with a bad AE title would leave no trace.
+            metrics.ASSOCIATIONS_REJECTED.labels("unreadable request").inc()
+            calling = _printable(event.data[26:42].decode("ascii", "replace").replace("\\", "?"))
+            self._refusals.add(calling_ae=calling, status="rejected", reason=_UNREADABLE_REQUEST)
+        elif event.data[:1] == _A_ABORT:
+            with self._lock:
+                session = self._sessions.get(event.assoc)
+            if session is not None:
+                session.abort_received = True
 
     def _requested(self, event: evt.Event) -> None:
         """Before negotiation: is the called AE title one of ours, may this sender send?"""
@@ -260,7 +278,11 @@ class Receiver:
         if session is None:
             return
         if not released:
-            _LOG.warning("association aborted: calling_ae=%s", session.origin.calling_ae)
+            if session.abort_received:
+                cause = "by the peer"
+            else:
+                cause = "by us" if association._sent_abort else "connection lost or out of step"
+            _LOG.warning("association aborted (%s): calling_ae=%s", cause, session.origin.calling_ae)
         with session.lock:
             session.end = released
             if session.storing:
@@ -283,6 +305,17 @@ def _configure_library() -> None:
     warnings.filterwarnings("ignore", module="pydicom")
     # A UID that is no UID is answered with a status; the library would abort the association.
     _config.VALIDATORS["UI"] = lambda _: (True, "")
+
+
+def _readable(request: bytes) -> bool:
+    """The library will understand this A-ASSOCIATE-RQ PDU."""
+    pdu = A_ASSOCIATE_RQ()
+    try:
+        pdu.decode(request)
+        pdu.to_primitive()
+    except Exception:  # noqa: BLE001 - it raises anything on a malformed request
+        return False
+    return True
 
 
 def _complete(event: evt.Event) -> None:

@@ -139,6 +139,17 @@ def test_same_bytes_once_and_other_bytes_beside(site: Site) -> None:
     assert [c.counts for c in site.bus.closed()] == [{"1.2.3.4": 3}, {"1.2.3.4": 1}]
 
 
+@pytest.mark.parametrize(("calling", "shown"), [("BAD\\X", "BAD?X"), ("BÄD", "B??D")])
+def test_a_request_that_cannot_be_read_leaves_a_trace(site: Site, calling: str, shown: str) -> None:
+    with pytest.raises((AssertionError, OSError, EOFError)):
+        Scu(site.port, calling=calling)
+    Scu(site.port).release()
+    site.bus.wait_for(lambda bus: bool(bus.refusals()))
+    (refused,) = site.bus.refusals()
+    assert (refused.status, refused.calling_ae) == ("rejected", shown)
+    assert refused.reason == "the association request cannot be read"
+
+
 def test_called_ae_title_decides(site: Site) -> None:
     with pytest.raises(Rejected) as rejected:
         Scu(site.port, called="OTHER")
@@ -223,21 +234,23 @@ def test_facts_then_the_release_for_each_study_in_order(site: Site) -> None:
     assert site.journal.unassigned() == []
 
 
-def test_abort_is_told_as_such(site: Site) -> None:
+def test_abort_is_told_as_such(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     scu = Scu(site.port)
     assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0
     scu.abort()
     site.bus.wait_for(lambda bus: bool(bus.closed()))
     assert site.bus.closed()[0].released is False
+    assert "association aborted (by the peer): calling_ae=CT1" in caplog.messages
 
 
-def test_sender_that_vanishes_in_the_middle_leaves_nothing_of_it(site: Site) -> None:
+def test_sender_that_vanishes_in_the_middle_leaves_nothing_of_it(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     scu = Scu(site.port)
     assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0
     whole = encode(image("1.2.3.4.2", pixels=bytes(200_000)))
     scu.pdu(4, (len(whole) + 2).to_bytes(4, "big") + b"\1\0" + whole[:100_000])
     scu.socket.close()
     site.bus.wait_for(lambda bus: bool(bus.closed()))
+    assert "association aborted (connection lost or out of step): calling_ae=CT1" in caplog.messages
     assert site.bus.closed()[0].released is False
     assert len(site.stored_files()) == 1
 
