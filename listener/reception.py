@@ -73,7 +73,7 @@ def check(request: StoreRequest) -> Address:
     Raises
     ------
     ClassNotSupported, DataSetMismatch, CannotUnderstand
-        As face.md says.
+        As docs/contract.md says.
     """
     if not is_valid_uid(request.sop_class_uid):
         raise DataSetMismatch(Reason.INVALID_UID)
