@@ -32,6 +32,7 @@ _GONE = "the stored result is gone"
 _CRASHED = "given up after repeated crashes of the sender"
 
 IdentityOf = Callable[[str], str | None]
+Withdrawn = Callable[[str, str], str | None]
 
 
 class StoreObjects(Protocol):
@@ -89,6 +90,8 @@ class Outbox:
         Is anything listening at the destination's port? Asked while it is away.
     identity_of
         Identity digest of a study as it is known now; None when it is not known.
+    withdrawn
+        Why the result of a job (Study Instance UID, job id) must not be sent any more; None when it may.
     stopping
         True once the process should end.
     """
@@ -102,6 +105,7 @@ class Outbox:
         clock: Clock,
         calling_ae: str,
         identity_of: IdentityOf,
+        withdrawn: Withdrawn,
         store: StoreObjects,
         reachable: Callable[[Destination], bool],
         stopping: Callable[[], bool],
@@ -109,7 +113,7 @@ class Outbox:
     ) -> None:
         self._destination, self._bus, self._blobs, self._clock = destination, bus, blobs, clock
         self._calling_ae, self._identity_of, self._stopping, self._rng = calling_ae, identity_of, stopping, rng
-        self._store = store
+        self._store, self._withdrawn = store, withdrawn
         self._gate = _Gate(destination, clock=clock, reachable=reachable, rng=rng)
         self._progress: dict[str, _Progress] = {}
 
@@ -130,14 +134,18 @@ class Outbox:
         progress = self._progress.setdefault(key, _Progress())
         if delivery.dead:
             self._finish_all(delivery, ready, progress, DeliveryState.FAILED, _CRASHED)
-        elif self._mismatch(ready):
-            self._finish_all(delivery, ready, progress, DeliveryState.HELD, Reason.IDENTITY_MISMATCH.value)
+        elif (held := self._held(ready)) is not None:
+            self._finish_all(delivery, ready, progress, DeliveryState.HELD, held)
         else:
             self._attempt(delivery, ready, progress)
 
-    def _mismatch(self, ready: ResultReady) -> bool:
+    def _held(self, ready: ResultReady) -> str | None:
+        """Why a person has to look before anything of this result goes out; None when it may."""
+        withdrawn = self._withdrawn(ready.study_instance_uid, ready.job_id)
+        if withdrawn is not None:
+            return withdrawn
         known = self._identity_of(ready.study_instance_uid)
-        return known is not None and known != ready.identity_sha256
+        return Reason.IDENTITY_MISMATCH.value if known is not None and known != ready.identity_sha256 else None
 
     def _attempt(self, delivery: Delivery, ready: ResultReady, progress: _Progress) -> None:
         waiting = self._gate.closed()

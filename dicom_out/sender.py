@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-from dicom_out.outbox import LEASE_SECONDS, IdentityOf, Outbox
+from dicom_out.outbox import LEASE_SECONDS, IdentityOf, Outbox, Withdrawn
 from dicom_out.transport import CONNECT_SECONDS, store_objects
 from ichor.bus import Bus, Subscription
 from ichor.clock import Clock
@@ -33,6 +33,7 @@ def run_sender(
     on_ready: Callable[[], None],
     calling_ae: str,
     identity_of: IdentityOf = lambda _: None,
+    withdrawn: Withdrawn = lambda _study, _job: None,
 ) -> None:
     """Deliver results to every destination until ``stop`` is set; returns when all threads have ended.
 
@@ -44,12 +45,14 @@ def run_sender(
         Our AE title.
     identity_of
         Identity digest of a study as it is known now, or None; a result of another identity is held for a person.
+    withdrawn
+        Why the result of a job (Study Instance UID, job id) must not be sent any more, or None; it is then held.
     """
     threads = []
     for destination in destinations:
         outbox = Outbox(
             destination, bus=bus, blobs=blobs, clock=clock, calling_ae=calling_ae, identity_of=identity_of,
-            store=store_objects, reachable=port_open, stopping=stop.is_set, rng=random.Random(),
+            withdrawn=withdrawn, store=store_objects, reachable=port_open, stopping=stop.is_set, rng=random.Random(),
         )  # fmt: skip
         subscription = bus.subscribe(
             [RESULTS], f"sender.{destination.name}", lease=LEASE_SECONDS, max_attempts=_MOST_ATTEMPTS

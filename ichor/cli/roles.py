@@ -16,7 +16,7 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import ROLES, Role, all_ready
 from ichor.clock import SystemClock
 from ichor.config import Settings
-from ichor.history import Projection, identity_of
+from ichor.history import Projection, identity_of, withdrawn
 from ichor.messages import jobs_topic
 from ichor.pipeline import installed
 from ichor.retention import Ages, keep_tidy
@@ -175,6 +175,7 @@ def _send(settings: Settings, folder: DataFolder) -> Role:
             bus=bus,
             blobs=FileBlobs(folder.blobs),
             identity_of=identity_of(bus),
+            withdrawn=withdrawn(bus),
             calling_ae=settings.listener.ae_title,
             clock=SystemClock(),
             stop=stop,

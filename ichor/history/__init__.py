@@ -1,6 +1,6 @@
 """The one fold of the events into the state of a study: read by console, why and metrics. Changes nothing."""
 
-from ichor.history.projection import Projection, Refusal, identity_of, study
+from ichor.history.projection import Projection, Refusal, identity_of, study, withdrawn
 from ichor.history.study import Study, as_json
 from ichor.history.view import StudyView, fold
 from ichor.history.why import Lookup, why, why_text
@@ -17,4 +17,5 @@ __all__ = [
     "study",
     "why",
     "why_text",
+    "withdrawn",
 ]

@@ -14,6 +14,7 @@ from ichor.errors import UnknownMessage
 from ichor.history.study import Study
 from ichor.history.view import StudyView, fold
 from ichor.messages import EVENTS, Data, Envelope, JobDone, ReceiveRefused, StudyAssembled, open_envelope
+from ichor.reasons import Reason
 from ichor.types import StudyState
 
 _LOG = logging.getLogger(__name__)
@@ -163,13 +164,46 @@ def study(bus: Bus, uid: str) -> Study | None:
 
 
 def identity_of(bus: Bus) -> Callable[[str], str | None]:
-    """A function from Study Instance UID to the identity digest of what its last job uses; None when none is known."""
+    """A function from Study Instance UID to the identity digest of what its last job uses; None when none is known.
+
+    A study of two patients has no identity: its report says so and nothing else, whosever header it carries.
+    """
 
     def ask(study_instance_uid: str) -> str | None:
-        told = [e for e in events(bus, study_instance_uid) if isinstance(e, StudyAssembled)]
-        return told[-1].identity_sha256 if told else None
+        told = _newest(bus, study_instance_uid)
+        if told is None or (told.jobs and told.jobs[-1].refusal == Reason.TWO_PATIENTS):
+            return None
+        return told.identity_sha256
 
     return ask
+
+
+def withdrawn(bus: Bus) -> Callable[[str, str], str | None]:
+    """A function from Study Instance UID and job id to the reason why that job's result must not be sent any more.
+
+    The reason is `Reason.TWO_PATIENTS` when a later job of the study, of any pipeline, was refused for it: which of
+    the two patients the earlier result belongs to is for a person to say. None for every other job, and for one that
+    the log does not know.
+    """
+
+    def ask(study_instance_uid: str, job_id: str) -> str | None:
+        told = _newest(bus, study_instance_uid)
+        jobs = told.jobs if told is not None else ()
+        place = next((n for n, job in enumerate(jobs) if job.job_id == job_id), None)
+        if place is None or jobs[place].refusal == Reason.TWO_PATIENTS:
+            return None
+        later = (job.refusal for job in jobs[place + 1 :])
+        return Reason.TWO_PATIENTS.value if Reason.TWO_PATIENTS in later else None
+
+    return ask
+
+
+def _newest(bus: Bus, study_instance_uid: str) -> StudyAssembled | None:
+    told: StudyAssembled | None = None
+    for event in events(bus, study_instance_uid):
+        if isinstance(event, StudyAssembled):
+            told = event
+    return told
 
 
 def study_from(history: Iterable[Data]) -> Study | None:

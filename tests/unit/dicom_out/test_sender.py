@@ -87,6 +87,7 @@ class Running:
 
     destinations: Sequence[Destination]
     identity: str | None = IDENTITY
+    withdrawn: dict[str, str] = field(default_factory=dict)
     bus: MemoryBus = field(default_factory=MemoryBus)
     blobs: MemoryBlobs = field(default_factory=lambda: MemoryBlobs({o.key: data for o, data in MADE}))
     stop: threading.Event = field(default_factory=threading.Event)
@@ -100,6 +101,7 @@ class Running:
             kwargs={
                 "destinations": self.destinations, "bus": self.bus, "blobs": self.blobs, "clock": SystemClock(),
                 "stop": self.stop, "on_ready": up.set, "calling_ae": "ICHOR", "identity_of": lambda _: self.identity,
+                "withdrawn": lambda _, job: self.withdrawn.get(job),
             },
         )  # fmt: skip
         self.thread.start()
@@ -239,6 +241,17 @@ def test_a_result_of_another_identity_is_held(pacs: DemoPacs) -> None:
     assert pacs.stores == 0
 
 
+def test_a_withdrawn_result_is_held_and_the_report_that_withdrew_it_goes(pacs: DemoPacs) -> None:
+    with Running([to(pacs)], withdrawn={"j1": Reason.TWO_PATIENTS.value}) as running:
+        running.publish(ready())
+        running.publish(ready(job="j2"))
+        events = running.until(lambda seen: len(seen) == 6)
+    assert {(e.job_id, e.state, e.reason) for e in events} == {
+        ("j1", "held", Reason.TWO_PATIENTS.value), ("j2", "sent", None),
+    }  # fmt: skip
+    assert pacs.stores == 3
+
+
 def test_an_unknown_identity_holds_nothing(pacs: DemoPacs) -> None:
     with Running([to(pacs)], identity=None) as running:
         running.publish(ready())
@@ -285,6 +298,7 @@ def outbox(
     return Outbox(
         Destination(name="pacs", ae_title="X", host="127.0.0.1", port=1), bus=bus, clock=clock, calling_ae="ICHOR",
         blobs=MemoryBlobs({o.key: d for o, d in MADE}), identity_of=lambda _: None, store=store,  # type: ignore[arg-type]
+        withdrawn=lambda _study, _job: None,
         reachable=lambda _: reachable(), stopping=lambda: False, rng=random.Random(1),
     )  # fmt: skip
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from unit.history.made import T0, assembled, delivery, done, new_bus, publish, started, uid, whole_way
+from unit.history.made import T0, assembled, delivery, done, job, new_bus, publish, started, uid, whole_way
 
-from ichor.history import Projection, study
+from ichor.history import Projection, identity_of, study, withdrawn
 from ichor.messages import EVENTS, Envelope, ReceiveRefused
+from ichor.reasons import Reason
 from ichor.types import StudyState
 from ichor.uids import accession_digest
 
@@ -135,3 +136,22 @@ def test_skipping_what_a_later_view_replaces_changes_nothing() -> None:
     batch = Projection(bus)
     batch.catch_up()
     assert batch.study(uid(1)) == study(bus, uid(1))
+
+
+def test_two_patients_withdraw_what_came_before_and_not_the_report_that_says_so() -> None:
+    bus, first, other = new_bus(), job(1), job(1, pipeline="other")
+    publish(bus, assembled(1, jobs=(first, other)))
+    assert withdrawn(bus)(uid(1), first.job_id) is None
+    assert identity_of(bus)(uid(1)) == "1" * 64
+    refused = job(1, 2, refusal=Reason.TWO_PATIENTS.value)
+    publish(bus, assembled(1, T0 + 20, revision=2, jobs=(first, other, refused)))
+    assert [withdrawn(bus)(uid(1), j.job_id) for j in (first, other)] == [Reason.TWO_PATIENTS.value] * 2
+    assert withdrawn(bus)(uid(1), refused.job_id) is None
+    assert identity_of(bus)(uid(1)) is None
+
+
+def test_another_refusal_withdraws_nothing() -> None:
+    bus, first = new_bus(), job(1)
+    publish(bus, assembled(1, revision=2, jobs=(first, job(1, 2, refusal="the series lacks slices"))))
+    assert withdrawn(bus)(uid(1), first.job_id) is None
+    assert withdrawn(bus)(uid(1), "unheard-of") is None
