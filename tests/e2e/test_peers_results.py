@@ -174,7 +174,7 @@ def test_dcmqi_reads_the_segmentation_back_in_its_place(tmp_path: Path, tilt: fl
 
 def test_dcmqi_reads_the_map(tmp_path: Path) -> None:
     sample = _sample(tmp_path / "ct")
-    (tmp_path / "map.dcm").write_bytes(_encode(sample)[1].data)
+    (tmp_path / "map.dcm").write_bytes(_encode(sample)[-1].data)
     _dcmqi("paramap2itkimage", tmp_path / "map.dcm", tmp_path / "out")
     values, header = nrrd.read(str(tmp_path / "out" / "pmap.nrrd"))
     assert np.array_equal(values.transpose(2, 1, 0), sample.findings.maps[0].values_zyx[2:5])

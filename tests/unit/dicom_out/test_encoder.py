@@ -76,7 +76,7 @@ def as_result(objects: dict[str, EncodedObject]) -> ResultSet:
 
 def test_found_gives_segmentation_map_and_both_reports(sample: Sample) -> None:
     objects = encode(sample)
-    assert list(objects) == ["segmentation", "parametric_map", "report", "text_report"]
+    assert list(objects) == ["segmentation", "report", "text_report", "parametric_map"]
     for kind, encoded in objects.items():
         dataset = read(encoded)
         assert dataset.SOPInstanceUID == encoded.sop_instance_uid == dataset.file_meta.MediaStorageSOPInstanceUID, kind
