@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +18,7 @@ from dicom_out.transport import Answer, Unreachable, Verdict
 from ichor.bus import Bus, Delivery
 from ichor.clock import Clock
 from ichor.errors import UnknownMessage
+from ichor.history.projection import log
 from ichor.messages import EVENTS, DeliveryChanged, ResultReady, open_envelope, seal
 from ichor.metrics import DELIVERIES, DELIVERY_RETRIES, STAGE_SECONDS
 from ichor.reasons import Reason
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 180.0
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
 _MOST_UNCLEAR = 5
+_TELL_SECONDS = 60.0
 _GONE = "the stored result is gone"
 _CRASHED = "given up after repeated crashes of the sender"
 
@@ -68,9 +71,9 @@ class Backoff:
 class _Progress:
     """What this process knows of a message that is not finished."""
 
-    attempts: int = 0
-    unclear: int = 0
-    told: tuple[str, int] | None = None  # reason and attempts last told
+    attempts: int = 0  # associations asked for, whatever became of them
+    unclear: Counter[str] = field(default_factory=Counter)  # such answers by SOP Instance UID
+    told: tuple[str, int, float] | None = None  # reason, attempts and time of the last word about waiting
     final: set[str] = field(default_factory=set)
     backoff: Backoff | None = None
 
@@ -131,13 +134,35 @@ class Outbox:
             delivery.ack()
             return
         key = delivery.envelope.id
-        progress = self._progress.setdefault(key, _Progress())
+        if key not in self._progress:
+            self._progress[key] = self._remembered(delivery, ready)
+        progress = self._progress[key]
         if delivery.dead:
             self._finish_all(delivery, ready, progress, DeliveryState.FAILED, _CRASHED)
         elif (held := self._held(ready)) is not None:
             self._finish_all(delivery, ready, progress, DeliveryState.HELD, held)
         else:
             self._attempt(delivery, ready, progress)
+
+    def _remembered(self, delivery: Delivery, ready: ResultReady) -> _Progress:
+        """What an earlier process has told of this message: what is final stays so, whatever happened to it."""
+        progress = _Progress()
+        for envelope in log(self._bus, EVENTS, subject=ready.study_instance_uid):
+            try:
+                event = open_envelope(envelope)
+            except UnknownMessage:
+                continue  # of another version: no word of this room
+            if not isinstance(event, DeliveryChanged) or event.destination != self._destination.name:
+                continue
+            # The id tells this message from another one about the same objects.
+            if envelope.id != _event_id(delivery, event):
+                continue
+            progress.attempts = max(progress.attempts, event.attempts)
+            if event.state == DeliveryState.PENDING:
+                progress.told = (event.reason or "", event.attempts, event.at)
+            else:
+                progress.final.add(event.sop_instance_uid)
+        return progress
 
     def _held(self, ready: ResultReady) -> str | None:
         """Why a person has to look before anything of this result goes out; None when it may."""
@@ -155,6 +180,8 @@ class Outbox:
             self._put_back(delivery, min(30.0, max(1.0, len(self._progress) / 10)), waiting)
             return
         progress.attempts += 1
+        if progress.attempts > 1:
+            DELIVERY_RETRIES.labels(destination=self._destination.name).inc()
         try:
             later = self._send(delivery, ready, progress)
         except _Stopping:
@@ -193,9 +220,10 @@ class Outbox:
         for item, answer in self._answers(here, before_each):
             if answer.verdict is Verdict.SENT:
                 self._finish(delivery, ready, progress, item, DeliveryState.SENT, None)
-            elif answer.verdict is Verdict.REFUSED or (
-                answer.verdict is Verdict.UNCLEAR and progress.attempts >= _MOST_UNCLEAR
-            ):
+                continue
+            if answer.verdict is Verdict.UNCLEAR:
+                progress.unclear[item.sop_instance_uid] += 1
+            if answer.verdict is Verdict.REFUSED or progress.unclear[item.sop_instance_uid] >= _MOST_UNCLEAR:
                 self._finish(delivery, ready, progress, item, DeliveryState.REFUSED, answer.reason)
             else:
                 later = answer.reason
@@ -210,8 +238,8 @@ class Outbox:
                 read=lambda item: self._blobs.get(item.key), before_each=before_each,
             )  # fmt: skip
 
-    def _put_back(self, delivery: Delivery, delay: float, reason: str) -> None:
-        DELIVERY_RETRIES.labels(destination=self._destination.name).inc()
+    @staticmethod
+    def _put_back(delivery: Delivery, delay: float, reason: str) -> None:
         delivery.retry(delay, reason=reason, count=False)
 
     def _finish_all(
@@ -238,17 +266,19 @@ class Outbox:
         DELIVERIES.labels(destination=self._destination.name, state=state.value).inc()
         if seconds is not None:
             STAGE_SECONDS.labels(stage=Stage.SEND.value).observe(seconds)
-        log = logger.info if state is DeliveryState.SENT else logger.warning
-        log("%s at %s: %s %s", item.sop_instance_uid, self._destination.name, state.value, reason or "")
+        level = logging.INFO if state is DeliveryState.SENT else logging.WARNING
+        became = f"{state.value}: {reason}" if reason else state.value
+        logger.log(level, "%s at %s: %s", item.sop_instance_uid, self._destination.name, became)
 
     def _tell_pending(self, delivery: Delivery, ready: ResultReady, progress: _Progress, reason: str) -> None:
-        """Say why objects wait: when the reason is new, and at attempts 1, 2, 4, 8, ... of the same one."""
-        attempts = progress.attempts
-        if progress.told == (reason, attempts):
-            return
-        if progress.told is not None and progress.told[0] == reason and attempts & (attempts - 1):
-            return
-        progress.told = (reason, attempts)
+        """Say why objects wait: at once, then when the reason is new or the attempts have doubled, once a minute at most."""
+        attempts, now = progress.attempts, self._clock.time()
+        if progress.told is not None:
+            said, counted, at = progress.told
+            again = reason != said or attempts >= max(1, 2 * counted)
+            if not again or 0 <= now - at < _TELL_SECONDS:
+                return
+        progress.told = (reason, attempts, now)
         waiting = [o for o in ready.objects if o.sop_instance_uid not in progress.final]
         events = [self._event(ready, progress, o, DeliveryState.PENDING, reason, None) for o in waiting]
         self._publish(delivery, events)
@@ -320,7 +350,8 @@ class _Gate:
         if now < self._until:
             return self._failure.reason
         if self._failure.no_listener and not self._reachable(self._destination):
-            self._until = now + _FIRST_DELAY
+            # From the end of the probe: one that times out takes longer than the delay, and all would wait for theirs.
+            self._until = self._clock.monotonic() + _FIRST_DELAY
             return self._failure.reason
         return None
 

@@ -67,8 +67,9 @@ def store_objects(
 ) -> Iterator[tuple[ResultObject, Answer]]:
     """Send objects over one association, each answered on its own.
 
-    A class that the destination does not accept is REFUSED; the others go on. The stored bytes are sent as they are,
-    unless the destination takes Implicit VR only.
+    A class that the destination does not accept is REFUSED; the others go on. A stored data set is decoded and encoded
+    again for the transfer syntax that the destination accepted; in Explicit VR Little Endian, in which results are
+    stored, elements that nobody touched keep their bytes.
 
     Raises
     ------

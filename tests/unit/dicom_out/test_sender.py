@@ -30,6 +30,7 @@ from dicom_out.transport import (
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock, SystemClock
 from ichor.messages import EVENTS, RESULTS, DeliveryChanged, ResultReady, open_envelope, seal
+from ichor.metrics import DELIVERY_RETRIES
 from ichor.reasons import Reason
 from ichor.types import Destination, ResultObject
 from ichor.uids import uid_of
@@ -340,8 +341,11 @@ def test_a_rejected_association_is_tried_ever_more_rarely() -> None:
     assert 10 <= len(tried) <= 30
     assert max(gaps) <= 61
     assert gaps[0] <= 2
-    # Told at attempts 1, 2, 4, 8 and 16, for three objects.
-    assert len(bus.read(EVENTS)) in (12, 15)
+    told = [e for _, m in bus.read(EVENTS) if isinstance(e := open_envelope(m), DeliveryChanged)]
+    times = [e.at for e in told if e.sop_instance_uid == OBJECTS[0].sop_instance_uid]
+    assert len(told) == 3 * len(times)
+    assert 3 <= len(times) <= 5
+    assert min(b - a for a, b in itertools.pairwise(times)) >= 60
 
 
 def test_a_message_that_crashed_the_sender_fails() -> None:
@@ -370,6 +374,92 @@ def test_an_unclear_failure_is_refused_after_five_attempts() -> None:
     assert delivery.ended[-1] == ("ack", None)
     told = [open_envelope(e) for _, e in bus.read(EVENTS)]
     assert {e.attempts for e in told if isinstance(e, DeliveryChanged) and e.state == "refused"} == {5}
+
+
+def test_rejected_associations_are_no_unclear_answers() -> None:
+    bus, clock, tries = MemoryBus(), ManualClock(), itertools.count()
+
+    def store(_: Destination, objects: Sequence[ResultObject], **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        if next(tries) < 5:
+            raise Unreachable("association rejected")
+        for item in objects:
+            yield item, Answer(Verdict.UNCLEAR, "0xC000")
+
+    box = outbox(store, clock=clock, bus=bus)
+    delivery = FakeDelivery(ready())
+    for _ in range(6):
+        box.handle(delivery)  # type: ignore[arg-type]
+        clock.advance(61.0)
+    told = [e for _, m in bus.read(EVENTS) if isinstance(e := open_envelope(m), DeliveryChanged)]
+    assert {e.state for e in told} == {"pending"}
+    assert (told[-1].reason, told[-1].attempts) == ("0xC000", 6)
+
+
+def test_what_was_sent_before_a_crash_stays_sent() -> None:
+    bus, clock = MemoryBus(), ManualClock()
+
+    def store(_: Destination, objects: Sequence[ResultObject], **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        yield objects[0], Answer(Verdict.SENT)
+        raise RuntimeError("crash")
+
+    delivery = FakeDelivery(ready())
+    with pytest.raises(RuntimeError):
+        outbox(store, clock=clock, bus=bus).handle(delivery)  # type: ignore[arg-type]
+    asked: list[str] = []
+
+    def again(_: Destination, objects: Sequence[ResultObject], **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        asked.extend(o.sop_instance_uid for o in objects)
+        raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        outbox(again, clock=clock, bus=bus).handle(delivery)  # type: ignore[arg-type]
+    assert asked == [o.sop_instance_uid for o in OBJECTS[1:]]
+    delivery.dead = True
+    outbox(None, clock=clock, bus=bus).handle(delivery)  # type: ignore[arg-type]
+    told = [e for _, m in bus.read(EVENTS) if isinstance(e := open_envelope(m), DeliveryChanged)]
+    assert [(e.sop_instance_uid, e.state) for e in told] == [
+        (o.sop_instance_uid, state) for o, state in zip(OBJECTS, ("sent", "failed", "failed"), strict=True)
+    ]
+
+
+def test_a_result_sent_before_is_sent_again_when_it_is_asked_for_again() -> None:
+    bus, sent = MemoryBus(), []
+
+    def store(_: Destination, objects: Sequence[ResultObject], **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        for item in objects:
+            sent.append(item)
+            yield item, Answer(Verdict.SENT)
+
+    for _ in range(2):
+        outbox(store, clock=ManualClock(), bus=bus).handle(FakeDelivery(ready()))  # type: ignore[arg-type]
+    assert len(sent) == 6
+
+
+def test_messages_not_tried_yet_say_why_they_wait_and_are_no_retries() -> None:
+    bus, clock = MemoryBus(), ManualClock()
+
+    def store(*_: object, **__: object) -> Iterator[tuple[ResultObject, Answer]]:
+        raise Unreachable("no connection to the destination", no_listener=True)
+
+    def slow_probe() -> bool:
+        probes.append(clock.monotonic())
+        clock.advance(5.0)
+        return False
+
+    probes: list[float] = []
+    box = outbox(store, clock=clock, bus=bus, reachable=slow_probe)
+    counter = DELIVERY_RETRIES.labels(destination="pacs")
+    before = counter._value.get()
+    messages = [FakeDelivery(ready(job=f"j{n}")) for n in range(20)]
+    box.handle(messages[0])  # type: ignore[arg-type]
+    clock.advance(1.5)
+    for message in messages[1:]:
+        box.handle(message)  # type: ignore[arg-type]
+    assert len(probes) == 1
+    assert counter._value.get() == before
+    told = [e for _, m in bus.read(EVENTS) if isinstance(e := open_envelope(m), DeliveryChanged)]
+    assert len(told) == 60
+    assert {e.reason for e in told} == {"no connection to the destination"}
 
 
 def test_backoff_doubles_to_a_minute() -> None:
