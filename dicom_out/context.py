@@ -21,7 +21,7 @@ from ichor.uids import content_digest, result_uid, uid_of
 
 MANUFACTURER = "Ichor"
 IMPLEMENTATION_CLASS_UID = uid_of("ichor-implementation")
-RESEARCH_NOTICE = "RESEARCH: not cleared for clinical use."
+RESEARCH_NOTICE = "RESEARCH: not for clinical use."
 
 # kind -> (series number, what a person reads in the series list)
 SERIES = {

@@ -9,15 +9,24 @@ from pydicom.dataset import Dataset
 
 from dicom_out.context import ResultContext
 from ichor.types import Instance, Volume
+from ichor.uids import is_valid_uid, uid_of
 
 _EVEN_MM = 0.01
 
 
 def source_images(context: ResultContext, volume: Volume, slices: Iterable[int]) -> list[Dataset]:
     """One data set per slice: references and exact plane, and no identity (`ResultContext.finish` brings that)."""
-    frame_of_reference = volume.frame_of_reference_uid or context.uid("frame of reference")
+    frame_of_reference = _frame_of_reference(context, volume)
     orientation = _orientation(volume)
     return [_image(volume, k, frame_of_reference, orientation) for k in slices]
+
+
+def _frame_of_reference(context: ResultContext, volume: Volume) -> str:
+    """The source's; where that is no UID, one made of it, so that results of the same source still lie together."""
+    told = volume.frame_of_reference_uid
+    if not told:
+        return context.uid("frame of reference")
+    return told if is_valid_uid(told) else uid_of("frame of reference", told)
 
 
 def _orientation(volume: Volume) -> list[float]:

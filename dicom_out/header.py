@@ -1,7 +1,8 @@
 """Patient and study modules of a stored source, copied byte for byte into results. Reads no pixels.
 
-Values are kept as the bytes that the source holds, so that no wrong or missing character set, no odd date and no
-padding is changed on the way: whatever the PACS matched the source by, it matches the result by.
+Values are kept as the bytes that the source holds, so that no wrong or missing character set and no
+padding is changed on the way: whatever the PACS matched the source by, it matches the result by. What does not identify
+and is no value of its attribute is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_keyword, dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -23,6 +24,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag, Tag
 
+from dicom_out.validity import is_valid
 from ichor.identity import COPIED
 from ichor.store.protocol import SpoolReader
 from ichor.types import Instance
@@ -95,6 +97,9 @@ def _copied(dataset: Dataset, tag: BaseTag, vr: str) -> _Element | None:
     raw = dataset.get_item(tag)
     value = raw.value if isinstance(raw, RawDataElement) else _encoded(raw)
     if value is None or len(value) > _LONGEST:
+        return None
+    if not is_valid(dictionary_keyword(tag), vr, value, single=dictionary_VM(tag) == "1"):
+        # Left out of the result, and empty where the result needs one: a wrong weight or day is none.
         return None
     padded = value + b" " * (len(value) % 2)
     return RawDataElement(tag, vr, len(padded), padded, 0, False, True)

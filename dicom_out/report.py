@@ -193,6 +193,8 @@ def _sentences(context: ResultContext) -> ContainerContentItem:
     said = [_text(CodedConcept.from_code(codes.DCM.Impression), line) for line in findings.summary]
     if findings.outcome == "not_analysed" and findings.reason:
         said.append(_text(CodedConcept.from_code(codes.DCM.Impression), f"Not analysed: {findings.reason}"))
+    # Directly after the answer, where whoever reads only that reads it too.
+    said.insert(1, _text(CodedConcept.from_code(codes.DCM.Impression), RESEARCH_NOTICE))
     for group in findings.groups:
         said.extend(_statement(group.tracking_id, statement) for statement in group.statements)
     said.extend(

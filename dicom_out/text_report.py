@@ -48,7 +48,7 @@ def encode_text_report(context: ResultContext, *, others: Iterable[EncodedObject
     content.extend(ObservationContext(observer_device_context=observer(context)))
     findings = context.findings
     for heading, name, lines in (
-        (codes.LN.Impressions, codes.DCM.Impression, answer(findings)),
+        (codes.LN.Impressions, codes.DCM.Impression, _impression(findings)),
         (codes.LN.Findings, codes.DCM.Finding, numbers(findings)),
         (codes.LN.Summary, codes.DCM.Finding, [f"Not assessed: {what}" for what in findings.not_assessed]),
         (codes.LN.CurrentProcedureDescriptions, codes.DCM.ProcedureDescription, _provenance(context)),
@@ -58,6 +58,11 @@ def encode_text_report(context: ResultContext, *, others: Iterable[EncodedObject
             content.append(section)
     root.ContentSequence = content
     return encode_document(context, root, kind=KIND, sop_class_uid=BasicTextSRStorage, also=others)
+
+
+def _impression(findings: Findings) -> list[str]:
+    first, *others = answer(findings)
+    return [first, RESEARCH_NOTICE, *others]
 
 
 def answer(findings: Findings) -> list[str]:

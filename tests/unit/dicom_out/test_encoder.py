@@ -16,6 +16,7 @@ from unit.dicom_out.samples import FRAME, SERIES, SLICES, STUDY, Sample, make_sa
 from dicom_out.encoder import DicomEncoder
 from ichor.encoding import EncodedObject
 from ichor.types import Findings, ResultObject, ResultSet
+from ichor.uids import uid_of
 
 
 @pytest.fixture
@@ -237,16 +238,18 @@ def test_text_report_reads_answer_numbers_not_assessed_provenance(sample: Sample
         next(i for i, line in enumerate(lines) if text in line)
         for text in (
             "One intracerebral haematoma",
+            "RESEARCH: not for clinical use.",
             "Voxel count",
             "Not assessed: subdural",
             "Made by Ichor",
-            "RESEARCH",
         )
     ]
     assert order == sorted(order)
     assert any("Probability of expansion within 24 h 37 %" in line for line in lines)
     assert max(map(len, lines)) <= 100
-    assert "RESEARCH" in lines[-1]
+    assert lines[1] == lines[-1] == "RESEARCH: not for clinical use."
+    said = text_of(encode(sample)["report"])
+    assert [i for i, line in enumerate(said) if line == lines[1]] == [1, len(said) - 1]
 
 
 def test_reports_list_the_images_used_as_evidence(sample: Sample) -> None:
@@ -338,6 +341,31 @@ def test_the_time_zone_of_the_source_is_kept(tmp_path: Path) -> None:
     dataset = read(encode(sample)["report"])
     assert dataset.TimezoneOffsetFromUTC == "+0800"
     assert (dataset.ContentDate, dataset.ContentTime) == ("20231115", "061321.250000")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_values_that_are_none_of_their_attribute_are_left_out_and_identity_stays(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path)
+    path = tmp_path / "0.dcm"
+    raw = pydicom.dcmread(path)
+    raw.PatientSize, raw.PatientWeight, raw.StudyDate, raw.PatientAge = "1.75", "80.5", "20261145", "099Z"
+    raw.PatientID = "P" * 80
+    raw.save_as(path)
+    path.write_bytes(path.read_bytes().replace(b"80.5", b"80,5"))
+    for encoded in encode(sample).values():
+        dataset = read(encoded)
+        assert dataset.get_item("StudyDate").value in (None, b"")
+        assert "PatientAge" not in dataset
+        assert "PatientWeight" not in dataset
+        assert dataset.PatientSize == 1.75
+        assert dataset.PatientID == "P" * 80
+
+
+def test_a_frame_of_reference_that_is_no_uid_is_replaced_by_one_made_of_it(sample: Sample) -> None:
+    volume = dataclasses.replace(sample.volume, frame_of_reference_uid="1.2.03.x")
+    objects = encode(sample, volume=volume)
+    written = {str(read(objects[k]).FrameOfReferenceUID) for k in ("segmentation", "parametric_map")}
+    assert written == {uid_of("frame of reference", "1.2.03.x")}
 
 
 def test_a_mask_of_another_shape_is_refused(sample: Sample) -> None:
