@@ -176,8 +176,11 @@ class Receiver:
         with self._lock:
             left = list(self._sessions)
         for association in left:
-            with contextlib.suppress(Exception):  # it may be ending by itself just now
+            try:
                 association.abort(block=False)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: it may be ending by itself just now
+                metrics.LOOP_ERRORS.labels("receive").inc()
+                _LOG.warning("an association could not be aborted: %s", type(error).__name__)
             self._end(association, released=False)
 
     # --- what the library tells ---------------------------------------------------------------------------------

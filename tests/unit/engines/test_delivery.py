@@ -4,18 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-
-from engines.catalogue import load_model_card  # noqa: E402
-from engines.delivery import deliver  # noqa: E402
-from engines.gate import compare  # noqa: E402
-from engines.network import NetworkConfig  # noqa: E402
-from engines.onnx_runtime import OnnxRuntime  # noqa: E402
-from engines.openvino_runtime import OpenVinoRuntime  # noqa: E402
-from engines.training import TrainingOptions, _Run  # noqa: E402
+from engines.catalogue import load_model_card
+from engines.delivery import deliver
+from engines.gate import compare
+from engines.network import NetworkConfig
+from engines.onnx_runtime import OnnxRuntime
+from engines.openvino_runtime import OpenVinoRuntime
+from engines.training import TrainingOptions, _Run
 
 
 def test_what_is_delivered_computes_what_was_trained_and_says_where_it_comes_from(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from engines.loss import haematoma_loss  # noqa: E402
-from engines.network import InstanceNorm, NetworkConfig, ResidualUNet, depth_to_space, space_to_depth, windows  # noqa: E402
+from engines.loss import haematoma_loss
+from engines.network import InstanceNorm, NetworkConfig, ResidualUNet, depth_to_space, space_to_depth, windows
 
 TINY = NetworkConfig(widths=(4, 6, 8), flat_levels=1)
 

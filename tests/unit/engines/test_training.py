@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from engines.cases import CasePool, TrainingCase  # noqa: E402
-from engines.network import NetworkConfig  # noqa: E402
-from engines.patches import draw_batch  # noqa: E402
-from engines.training import TrainingOptions, load_network, train  # noqa: E402
+from engines.cases import CasePool, TrainingCase
+from engines.network import NetworkConfig
+from engines.patches import draw_batch
+from engines.training import TrainingOptions, load_network, train
 
 OPTIONS = TrainingOptions(
     seed=5,
