@@ -48,7 +48,7 @@ def tiny_volume() -> Volume:
         for k in range(2)
     )  # fmt: skip
     return Volume(
-        array_zyx=np.zeros((2, 4, 4), np.int16), origins_lps=np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        array=np.zeros((2, 4, 4), np.int16), origins_lps=np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
         row_lps=np.array([1.0, 0.0, 0.0]), column_lps=np.array([0.0, 1.0, 0.0]), pixel_spacing=(1.0, 1.0),
         slice_thickness=1.0, frame_of_reference_uid="2.25.7", unit="[hnsf'U]", sources=sources,
     )  # fmt: skip

@@ -53,6 +53,57 @@ class Grade(StrEnum):
         return self in (Grade.COUNTED, Grade.REGULAR, Grade.QUIET)
 
 
+class Dialect(StrEnum):
+    """How an object carries its images; which attributes say where they lie and what they are."""
+
+    CLASSIC = "classic"  # one image per object
+    SIEMENS_MOSAIC = "siemens_mosaic"  # all slices of a volume as tiles of one image
+    UIH_TILED = "uih_tiled"  # the same idea of United Imaging ("VFRAME")
+    ENHANCED = "enhanced"  # multi-frame with functional groups (PS3.3 C.7.6.16)
+    MULTIFRAME = "multiframe"  # multi-frame without functional groups: frames have no place of their own
+
+
+class Kind(StrEnum):
+    """What sort of image (or other object) it is, told by facts; only ``image`` goes into an array beside its like."""
+
+    IMAGE = "image"
+    LOCALIZER = "localizer"
+    SECONDARY_CAPTURE = "secondary_capture"
+    TRACE = "trace"
+    ADC = "adc"
+    FA = "fa"
+    MIP = "mip"
+    REFORMAT = "reformat"
+    DERIVED = "derived"  # any other derived image
+    REPORT = "report"  # no image at all: SR, encapsulated document, presentation state, waveform
+
+
+class Component(StrEnum):
+    """Complex Image Component (0008,9208), or what a vendor's Image Type says of it."""
+
+    MAGNITUDE = "magnitude"
+    PHASE = "phase"
+    REAL = "real"
+    IMAGINARY = "imaginary"
+
+
+class AxisName(StrEnum):
+    """Names of the axes of a series' array, slowest first as listed here."""
+
+    STACK = "stack"  # values: Stack IDs or numbers from 1
+    COMPONENT = "component"  # values: `Component`
+    IMAGE_TYPE = "image_type"  # values: Image Type, joined by backslashes
+    ECHO = "echo"  # values: echo times, ms
+    DIFFUSION = "diffusion"  # values: b-values, s/mm2, one per volume
+    TIME = "time"  # values: seconds after the first
+    TEMPORAL_POSITION = "temporal_position"  # values: indices, where no time is stated
+    ACQUISITION = "acquisition"  # values: Acquisition Number (0020,0012)
+    REPETITION = "repetition"  # values: 1..n, told apart by order only
+    SLICE = "slice"  # values: mm along the normal
+    ROW = "row"
+    COLUMN = "column"
+
+
 class StudyState(StrEnum):
     RECEIVING = "receiving"
     ASSEMBLING = "assembling"
@@ -130,6 +181,81 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceFacts:
+    """How an MR image was acquired, for the rules of routing. Texts are upper case, as stored."""
+
+    scanning_sequence: tuple[str, ...] = ()  # (0018,0020): SE, IR, GR, EP, RM
+    sequence_variant: tuple[str, ...] = ()  # (0018,0021)
+    acquisition_type: str | None = None  # (0018,0023): 2D, 3D
+    sequence_name: str | None = None  # (0018,0024), or Pulse Sequence Name (0018,9005)
+    echo_time: float | None = None  # ms
+    repetition_time: float | None = None  # ms
+    inversion_time: float | None = None  # ms
+    flip_angle: float | None = None  # degrees
+    contrast_words: tuple[str, ...] = ()  # Image Type values and Acquisition Contrast (0008,9209)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diffusion:
+    """Diffusion weighting of one image. ``source`` names the attributes that said so, e.g. ``CSA``, ``(2001,1003)``.
+
+    ``direction_lps`` is a unit vector in patient coordinates; None for b0, and for ``isotropic`` (trace-weighted).
+    ``problem``: a `Reason` when attributes contradict each other; then nothing else is to be used.
+    """
+
+    b_value: float
+    direction_lps: tuple[float, float, float] | None = None
+    isotropic: bool = False
+    source: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where an image stands on the axes of its series other than in space. None: its header does not say.
+
+    ``order``: the vendor's own indices that order volumes (Philips' b-value and gradient numbers, Dimension Index
+    Values of an enhanced frame): for sorting only, never to tell images apart by themselves.
+    """
+
+    kind: Kind = Kind.IMAGE
+    component: Component | None = None
+    image_type: str | None = None  # values 3 and later of Image Type or Frame Type that are not component or kind
+    stack: str | None = None
+    echo_time: float | None = None  # ms
+    temporal_position: int | None = None
+    time: float | None = None  # seconds: since midnight, or of a trigger; comparable within one series
+    acquisition: int | None = None
+    diffusion: Diffusion | None = None
+    order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """A mosaic: ``count`` tiles of (``rows``, ``columns``) in raster order, ``across`` of them in a row of the image.
+
+    Tile k lies at ``first_position_lps + k * step_lps``: position of the centre of its first pixel, mm.
+    """
+
+    count: int
+    across: int
+    rows: int
+    columns: int
+    first_position_lps: tuple[float, float, float]
+    step_lps: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One frame of an enhanced multi-frame object: shared and per-frame functional groups put together."""
+
+    geometry: Geometry
+    slot: Slot
+    rescale_slope: float = 1.0
+    rescale_intercept: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """Facts of one stored SOP Instance, read once from its header. No PHI: identity is a digest.
 
@@ -171,6 +297,15 @@ class Instance:
     geometry: Geometry | None = None
     pixels: Pixels | None = None
     defect: str | None = None  # a Reason's text when the object cannot be measured as it is
+    dialect: Dialect = Dialect.CLASSIC
+    kind: Kind = Kind.IMAGE
+    kind_reason: str | None = None  # the fact that says so, e.g. "Image Type has LOCALIZER"
+    # Of a single image or a mosaic: where it stands. Of an enhanced object: what all its frames share.
+    slot: Slot = Slot()
+    tiling: Tiling | None = None
+    frames: tuple[Frame, ...] = ()  # of an enhanced object, in stored order
+    unit: str | None = None  # UCUM, from a real-world value mapping or Rescale Type; None where nothing says
+    sequence: SequenceFacts | None = None  # MR only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,14 +372,39 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Volume:
-    """One scalar volume in patient coordinates.
+class Axis:
+    """One axis of an array: ``values`` has one entry per index, of the meaning that `AxisName` gives."""
 
-    ``array_zyx[k, j, i]`` is slice k (ascending along ``normal_lps``), row j, column i, in ``unit``.
+    name: AxisName
+    values: tuple[float | int | str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientTable:
+    """Diffusion weighting of the volumes along a diffusion axis, in its order.
+
+    ``directions_lps`` has unit vectors in patient coordinates, (0, 0, 0) for b0. ``source`` names the attributes.
+    """
+
+    b_values: tuple[float, ...]
+    directions_lps: tuple[tuple[float, float, float], ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """One scalar array in patient coordinates: a volume, or volumes along further axes.
+
+    ``array[..., k, j, i]`` is slice k (ascending along ``normal_lps``), row j, column i, in ``unit``; what stands
+    before are ``axes``, slowest first, none for a plain volume.
     ``origins_lps[k]`` is ImagePositionPatient of slice k (n, 3), mm: exact for tilted and uneven sets.
     """
 
-    array_zyx: npt.NDArray[Any]
+    array: npt.NDArray[Any]
     origins_lps: Float64Array
     row_lps: Float64Array  # unit vector of growing column index (first triple of ImageOrientationPatient)
     column_lps: Float64Array  # unit vector of growing row index
@@ -252,9 +412,39 @@ class Volume:
     slice_thickness: float | None
     frame_of_reference_uid: str | None
     unit: str
-    sources: tuple[Instance, ...]  # one per slice, same order
+    sources: tuple[Instance, ...]  # plain volume of single images: one per slice, same order; else each object once
+    axes: tuple[Axis, ...] = ()
+    gradients: GradientTable | None = None  # where there is a diffusion axis
     manifest: ManifestRef | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def array_zyx(self) -> npt.NDArray[Any]:
+        """The array of a plain volume.
+
+        Raises
+        ------
+        ValueError
+            When there are further axes.
+        """
+        if self.axes:
+            raise ValueError(f"the array has further axes: {', '.join(axis.name for axis in self.axes)}")
+        return self.array
+
+    @property
+    def affine_lps(self) -> Float64Array:
+        """(4, 4): (column, row, slice, 1) to mm; slices at their mean distance, exact for even sets."""
+        affine = np.eye(4)
+        dy, dx = self.pixel_spacing
+        affine[:3, 0], affine[:3, 1] = self.row_lps * dx, self.column_lps * dy
+        last = len(self.origins_lps) - 1
+        step = (
+            (self.origins_lps[-1] - self.origins_lps[0]) / last
+            if last
+            else self.normal_lps * (self.slice_thickness or 1.0)
+        )
+        affine[:3, 2], affine[:3, 3] = step, self.origins_lps[0]
+        return affine
 
     @property
     def normal_lps(self) -> Float64Array:

@@ -57,7 +57,7 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     column /= np.linalg.norm(column)
     assert first.pixel_spacing is not None
     return Volume(
-        array_zyx=array,
+        array=array,
         origins_lps=np.asarray([g.position_lps for g in geometries], dtype=np.float64),
         row_lps=row,
         column_lps=column,

@@ -114,7 +114,7 @@ def test_twenty_heads_with_bleeds_and_ten_without(engine: Engine) -> None:
 def _volume(head: Head) -> Volume:
     grid = head.grid
     return Volume(
-        array_zyx=head.hu_zyx,
+        array=head.hu_zyx,
         origins_lps=grid.origins(),
         row_lps=grid.row_direction,
         column_lps=grid.column_direction,

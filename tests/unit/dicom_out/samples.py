@@ -94,7 +94,7 @@ def make_sample(root: Path, *, tilt: float = 0.0, header: dict[str, object] | No
         image.save_as(root / name, enforce_file_format=True)
         sources.append(_facts(image, name, pixels[k].tobytes(), origins[k], row, column))
     volume = Volume(
-        array_zyx=pixels, origins_lps=origins, row_lps=row, column_lps=column, pixel_spacing=SPACING,
+        array=pixels, origins_lps=origins, row_lps=row, column_lps=column, pixel_spacing=SPACING,
         slice_thickness=GAP, frame_of_reference_uid=FRAME, unit="[hnsf'U]", sources=tuple(sources),
     )  # fmt: skip
     extent = float(volume.slice_extents[0])

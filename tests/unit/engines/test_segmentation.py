@@ -84,7 +84,7 @@ def test_a_volume_without_a_head_gives_an_answer(runtime: OnnxRuntime, value: in
 def axial(hu: np.ndarray, *, spacing: float) -> Volume:
     origins = np.stack([np.full(len(hu), -40.0), np.full(len(hu), -50.0), 5.0 * np.arange(len(hu))], axis=1)
     return Volume(
-        array_zyx=hu,
+        array=hu,
         origins_lps=origins,
         row_lps=np.array([1.0, 0, 0]),
         column_lps=np.array([0, 1.0, 0]),
@@ -104,7 +104,7 @@ def test_a_volume_stored_backwards_gives_the_same_answer_backwards(runtime: Onnx
     end = straight.origins_lps + np.array([91.0, 103.0, 0])
     turned = replace(
         straight,
-        array_zyx=np.ascontiguousarray(hu[:, ::-1, ::-1]),
+        array=np.ascontiguousarray(hu[:, ::-1, ::-1]),
         origins_lps=end,
         row_lps=np.array([-1.0, 0, 0]),
         column_lps=np.array([0, -1.0, 0]),
@@ -112,7 +112,7 @@ def test_a_volume_stored_backwards_gives_the_same_answer_backwards(runtime: Onnx
     np.testing.assert_allclose(segmenter.segment(turned)[:, ::-1, ::-1], segmenter.segment(straight), atol=1e-4)
     mirrored = replace(
         straight,
-        array_zyx=np.ascontiguousarray(hu[::-1, :, ::-1]),
+        array=np.ascontiguousarray(hu[::-1, :, ::-1]),
         origins_lps=(straight.origins_lps + np.array([91.0, 0, 0]))[::-1],
         row_lps=np.array([-1.0, 0, 0]),
     )

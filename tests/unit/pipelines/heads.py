@@ -78,7 +78,7 @@ def head(
     rng = np.random.default_rng(7)
     hu[inside] += rng.normal(0, noise, np.count_nonzero(inside)).astype(np.float32)
     return Volume(
-        array_zyx=np.rint(hu).astype(np.int16),
+        array=np.rint(hu).astype(np.int16),
         origins_lps=origins,
         row_lps=row,
         column_lps=column,

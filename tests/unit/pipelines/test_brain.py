@@ -49,7 +49,7 @@ def test_a_cropped_vertex_and_a_skull_with_a_hole_do_not_matter() -> None:
     bone = (hu > 500) & left[None, None] & (np.abs(np.arange(hu.shape[1]) - 56) < 15)[None, :, None]
     hu[bone] = 20
     # What lies right below a hole of 6 cm in every slice is lost, the rest is not.
-    assert intracranial_space(replace(opened, array_zyx=hu)).volume_ml > 0.8 * intracranial_space(opened).volume_ml
+    assert intracranial_space(replace(opened, array=hu)).volume_ml > 0.8 * intracranial_space(opened).volume_ml
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_a_piece_of_brain_in_an_empty_skull_is_no_brain() -> None:
     inside[:, 60:] = False
     hu[inside] = -1000
     with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
-        intracranial_space(replace(volume, array_zyx=hu))
+        intracranial_space(replace(volume, array=hu))
 
 
 def test_a_brain_without_a_skull_is_no_brain() -> None:
     volume = head()
     with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
-        intracranial_space(replace(volume, array_zyx=np.minimum(volume.array_zyx, 100)))
+        intracranial_space(replace(volume, array=np.minimum(volume.array_zyx, 100)))
 
 
 def test_the_real_philips_phantom_is_no_brain(real_data: Callable[[str], Path]) -> None:
@@ -84,7 +84,7 @@ def test_the_real_philips_phantom_is_no_brain(real_data: Callable[[str], Path]) 
     images = sorted((i for i in images if "PixelData" in i), key=lambda i: float(i.ImagePositionPatient[2]))
     array = np.stack([i.pixel_array * float(i.RescaleSlope) + float(i.RescaleIntercept) for i in images])
     volume = Volume(
-        array_zyx=array.astype(np.int16),
+        array=array.astype(np.int16),
         origins_lps=np.array([[float(v) for v in i.ImagePositionPatient] for i in images]),
         row_lps=np.array([1.0, 0, 0]), column_lps=np.array([0, 1.0, 0]),
         pixel_spacing=(float(images[0].PixelSpacing[0]), float(images[0].PixelSpacing[1])), slice_thickness=5.0,
@@ -105,7 +105,7 @@ def test_the_anatomy_of_a_real_template_in_a_skull_is_a_brain(real_data: Callabl
     def volume(tissue: np.ndarray) -> Volume:
         hu = np.where(inside, tissue, np.where(shell, 900.0, -1000.0))
         return Volume(
-            array_zyx=np.rint(hu).astype(np.int16), origins_lps=np.outer(np.arange(len(hu)) * 2.0, [0, 0, 1.0]),
+            array=np.rint(hu).astype(np.int16), origins_lps=np.outer(np.arange(len(hu)) * 2.0, [0, 0, 1.0]),
             row_lps=np.array([1.0, 0, 0]), column_lps=np.array([0, 1.0, 0]), pixel_spacing=(2.0, 2.0),
             slice_thickness=2.0, frame_of_reference_uid=None, unit="[hnsf'U]", sources=(),
         )  # fmt: skip
@@ -130,7 +130,7 @@ def test_synthetic_heads_with_neck_give_their_intracranial_space(seed: int) -> N
     grid = Grid(rows=120, columns=104, pixel_mm=2.0, z_mm=tuple(np.arange(-110.0, 95, 5)), thickness_mm=(5.0,) * 41)
     made = make_head(seed, grid=grid)
     volume = Volume(
-        array_zyx=made.hu_zyx, origins_lps=grid.origins(), row_lps=grid.row_direction, column_lps=grid.column_direction,
+        array=made.hu_zyx, origins_lps=grid.origins(), row_lps=grid.row_direction, column_lps=grid.column_direction,
         pixel_spacing=(2.0, 2.0), slice_thickness=5.0, frame_of_reference_uid=None, unit="[hnsf'U]", sources=(),
     )  # fmt: skip
     space = intracranial_space(volume)

@@ -162,7 +162,7 @@ def test_a_haematoma_at_the_edge_of_the_scan_is_said_to_be_cut() -> None:
     assert not any("edge of the scan" in line for line in run(volume).summary)
     first = int(np.flatnonzero((np.abs(volume.array_zyx - 66.0) < 3).sum(axis=(1, 2)) > 20)[0])
     cut = replace(
-        volume, array_zyx=volume.array_zyx[first + 1 :], origins_lps=volume.origins_lps[first + 1 :],
+        volume, array=volume.array_zyx[first + 1 :], origins_lps=volume.origins_lps[first + 1 :],
         sources=volume.sources[first + 1 :],
     )  # fmt: skip
     assert any("edge of the scan" in line for line in run(cut).summary)
@@ -173,7 +173,7 @@ def test_parts_that_touch_at_corners_are_one_lesion() -> None:
     hu = volume.array_zyx.copy()
     hu[10:12, 50:60, 60:66] = 66
     hu[12:14, 60:70, 66:72] = 66
-    findings = run(replace(volume, array_zyx=hu))
+    findings = run(replace(volume, array=hu))
     assert len(findings.groups) == 1
 
 
