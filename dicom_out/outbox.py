@@ -10,7 +10,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,7 +34,7 @@ _TELL_SECONDS = 60.0
 _GONE = "the stored result is gone"
 _CRASHED = "given up after repeated crashes of the sender"
 
-IdentityOf = Callable[[str], str | None]
+IdentityOf = Callable[[str, str], Collection[str] | None]
 Withdrawn = Callable[[str, str], str | None]
 
 
@@ -92,7 +92,8 @@ class Outbox:
     reachable
         Is anything listening at the destination's port? Asked while it is away.
     identity_of
-        Identity digest of a study as it is known now; None when it is not known.
+        Identity digests under which the result of a job (Study Instance UID, job id) may go out now; None when they
+        are not known, empty when its headers contradict each other.
     withdrawn
         Why the result of a job (Study Instance UID, job id) must not be sent any more; None when it may.
     stopping
@@ -169,8 +170,8 @@ class Outbox:
         withdrawn = self._withdrawn(ready.study_instance_uid, ready.job_id)
         if withdrawn is not None:
             return withdrawn
-        known = self._identity_of(ready.study_instance_uid)
-        return Reason.IDENTITY_MISMATCH.value if known is not None and known != ready.identity_sha256 else None
+        known = self._identity_of(ready.study_instance_uid, ready.job_id)
+        return Reason.IDENTITY_MISMATCH.value if known is not None and ready.identity_sha256 not in known else None
 
     def _attempt(self, delivery: Delivery, ready: ResultReady, progress: _Progress) -> None:
         waiting = self._gate.closed()

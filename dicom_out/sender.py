@@ -32,7 +32,7 @@ def run_sender(
     stop: threading.Event,
     on_ready: Callable[[], None],
     calling_ae: str,
-    identity_of: IdentityOf = lambda _: None,
+    identity_of: IdentityOf = lambda _study, _job: None,
     withdrawn: Withdrawn = lambda _study, _job: None,
 ) -> None:
     """Deliver results to every destination until ``stop`` is set; returns when all threads have ended.
@@ -44,7 +44,8 @@ def run_sender(
     calling_ae
         Our AE title.
     identity_of
-        Identity digest of a study as it is known now, or None; a result of another identity is held for a person.
+        Identity digests under which the result of a job (Study Instance UID, job id) may go out now, or None; a
+        result of another identity is held for a person.
     withdrawn
         Why the result of a job (Study Instance UID, job id) must not be sent any more, or None; it is then held.
     """

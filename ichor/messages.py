@@ -97,8 +97,11 @@ class StudyAssembled:
     jobs: tuple[Job, ...]  # every job ever published for it, newest revision last
     reason: str | None = None  # why no job, when there is none
     accession_sha256: str | None = None
-    # Identity of the newest headers of what the last job uses: compared with a result's before each delivery.
+    # Identity of the newest headers of what the last job uses, for readers that do not know ``identities``.
     identity_sha256: str | None = None
+    # Job id -> identities that the headers of its main input name now, none where they contradict each other: a
+    # result of another identity is held. None in views of earlier versions.
+    identities: Mapping[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

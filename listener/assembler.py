@@ -258,7 +258,7 @@ class Assembler:
         """Tell the event log if there is something to tell; when to come back if it can wait."""
         study = held.study
         said: Hashable = (
-            study.revision, study.receiving, study.open, len(study.jobs), study.identity_sha256,
+            study.revision, study.receiving, study.open, len(study.jobs), tuple(study.identities.items()),
             tuple((uid, s.grade, s.verdict.roles if s.verdict else ()) for uid, s in study.series.items()),
         )  # fmt: skip
         images = len(study.home)

@@ -52,6 +52,7 @@ class _SeriesRecord:
     stale: bool
     decided_at: float
     decision: Decision
+    replaced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,6 @@ class _StudyRecord:
     settled: bool
     jobs: list[Job]
     published: dict[str, str]
-    used: dict[str, list[str]]
     series: dict[str, _SeriesRecord]
 
 
@@ -105,7 +105,7 @@ class AssemblyStore:
             return None
         record = _STUDY.validate_json(row[1])
         study.revision, study.settled = record.revision, record.settled
-        study.jobs, study.published, study.used = list(record.jobs), dict(record.published), dict(record.used)
+        study.jobs, study.published = list(record.jobs), dict(record.published)
         for name, calling_ae, still_open, released, stored in self._db.execute(
             "SELECT name, calling_ae, open, released, stored FROM associations WHERE study = ? ORDER BY rowid",
             (study.uid,),
@@ -214,7 +214,6 @@ def _record(study: StudyAssembly) -> _StudyRecord:
         settled=study.settled,
         jobs=study.jobs,
         published=study.published,
-        used=study.used,
         series={
             uid: _SeriesRecord(
                 last_at=s.last_at,
@@ -229,6 +228,7 @@ def _record(study: StudyAssembly) -> _StudyRecord:
                 stale=s.stale,
                 decided_at=s.decided_at,
                 decision=s.decision,
+                replaced=frozenset(s.replaced),
             )
             for uid, s in study.series.items()
         },
@@ -241,7 +241,7 @@ def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
     series.several_learned, series.one_learned = kept.several_learned, kept.one_learned
     series.parts_learned = kept.parts_learned
     series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
-    series.decision = kept.decision
+    series.decision, series.replaced = kept.decision, set(kept.replaced)
     if series.grade is Grade.OPEN:
         series.guess()
     else:

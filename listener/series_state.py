@@ -84,6 +84,7 @@ class SeriesState:
     several_learned: bool = False
     one_learned: bool = False
     parts_learned: bool = False
+    replaced: set[str] = field(default_factory=set)  # identities that headers were corrected away from
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on
     decided_at: float = 0.0
@@ -112,8 +113,8 @@ class SeriesState:
 
     @property
     def mixed_by_correction(self) -> bool:
-        """Some headers were corrected and others were not, so that it speaks of two identities."""
-        return len(self.identities) > 1 and any(member.corrected for member in self.members.values())
+        """Some headers still name an identity that others were corrected away from."""
+        return not self.replaced.isdisjoint(self.identities) if self.replaced else False
 
     @property
     def conflict(self) -> bool:
@@ -134,6 +135,12 @@ class SeriesState:
         self.members[uid] = member
         self.tally.add(member.instance)
         self._grid = None
+
+    def replace_identity(self, old: str, new: str) -> None:
+        """A header was corrected; one that was corrected back is right again."""
+        if old and old != new:
+            self.replaced.add(old)
+        self.replaced.discard(new)
 
     def remove(self, sop_instance_uid: str) -> Member:
         member = self.members.pop(sop_instance_uid)

@@ -23,6 +23,7 @@ from listener.series_state import Associations, Member, SeriesState
 PutManifest = Callable[[Manifest], ManifestRef]
 _NOBODY = "0" * 32
 _MOST_SOURCES = 4
+_MOST_IDENTITIES = 32  # of one series that are told: headers that differ in more are none that was corrected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +78,11 @@ class StudyAssembly:
     settled: bool = False
     jobs: list[Job] = field(default_factory=list)
     published: dict[str, str] = field(default_factory=dict)  # pipeline -> key of what its last job was about
-    used: dict[str, list[str]] = field(default_factory=dict)  # pipeline -> series of its last job
     changed: set[str] = field(default_factory=set)  # SOP Instance UIDs to be written
     _amended: list[Grade] = field(default_factory=list)
     _waits: list[float] = field(default_factory=list)
     _replan: bool = True  # something happened that jobs may depend on
+    _to_judge: set[str] = field(default_factory=set)  # decided series whose facts changed
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +192,8 @@ class StudyAssembly:
         """The same pixels under a new header: the newest identity wins, nothing is computed again."""
         self.patients[member.instance.patient_sha256] -= 1
         self.patients[instance.patient_sha256] += 1
+        before = member.instance.identity_sha256
+        series.replace_identity(before, instance.identity_sha256)
         if instance.series_instance_uid != series.uid:
             series.remove(instance.sop_instance_uid)
             if not series.members:
@@ -201,6 +204,7 @@ class StudyAssembly:
             for name in member.associations:
                 series.brought[name] = series.brought.get(name, 0) + 1
             series.reopen()
+            series.replace_identity(before, instance.identity_sha256)
             self.home[instance.sop_instance_uid] = series.uid
         series.put(Member(instance, member.files, member.associations, member.conflict, corrected=True))
         series.last_at = now
@@ -208,8 +212,7 @@ class StudyAssembly:
 
     def _rejudge(self, series: SeriesState) -> None:
         self._replan = True
-        if not series.undecided:
-            series.judge()
+        self._to_judge.add(series.uid)
 
     def _more(self) -> None:
         if self.settled:
@@ -224,6 +227,7 @@ class StudyAssembly:
     def look(self, now: float, *, put_manifest: PutManifest) -> Step:
         """Decide what can be decided at ``now`` and say which jobs follow."""
         decided = [grade for series in self.series.values() if (grade := self._decide(series, now)) is not None]
+        self._judge_again(now)
         jobs: list[Job] = []
         if self._replan or any(now >= until for until in self._waits):
             self._replan = False
@@ -232,6 +236,16 @@ class StudyAssembly:
         self.settled = self.settled or not (self.open or self.receiving)
         amended, self._amended = self._amended, []
         return Step(jobs=tuple(jobs), decided=tuple(decided), amended=tuple(amended))
+
+    def _judge_again(self, now: float) -> None:
+        """Judge what was corrected; once, not for every image, while a correction is under way."""
+        for uid in tuple(self._to_judge):
+            series = self.series.get(uid)
+            if series is not None and not series.undecided:
+                if series.mixed_by_correction and now < self._settles_at(series):
+                    continue
+                series.judge()
+            self._to_judge.discard(uid)
 
     @property
     def due(self) -> float | None:
@@ -316,7 +330,6 @@ class StudyAssembly:
             sources=tuple(refs[series.uid] for series in wish.sources),
         )
         self.published[pipeline.name] = key
-        self.used[pipeline.name] = [series.uid for series in wish.series]
         self.jobs.append(job)
         return job
 
@@ -392,17 +405,21 @@ class StudyAssembly:
         return len(issuers) > 1 or any(len(found - {_NOBODY}) > 1 for found in issuers.values())
 
     def _identity_settled(self, wish: _Wish, now: float) -> bool:
-        """False while a correction of headers is under way: half a name is nobody's."""
-        mixed = [s for s in wish.series if s.mixed_by_correction]
+        """False while a correction of headers is under way: half a name is nobody's.
+
+        After the sender's quiet time the job is made all the same, so that the state shows; its result is held.
+        """
+        mixed = list(wish.series) if _mixed(wish.series) else []
         if wish.refusal == Reason.TWO_PATIENTS:
             mixed = [s for s in self.series.values() if any(m.corrected for m in s.members.values())]
-        if not mixed:
-            return True
-        until = max(s.last_at + self._sender(s.sender_ae).quiet for s in mixed)
+        until = max((self._settles_at(s) for s in mixed), default=now)
         if now >= until:
             return True
         self._waits.append(until)
         return False
+
+    def _settles_at(self, series: SeriesState) -> float:
+        return series.last_at + self._sender(series.sender_ae).quiet
 
     # --- the view ---------------------------------------------------------------------------------------------------
 
@@ -414,19 +431,35 @@ class StudyAssembly:
 
     @property
     def identity_sha256(self) -> str | None:
-        """Identity of the first image that the last job uses, as its header says now.
+        """Identity of the first image that the last job uses, as its header says now: `identities` in one word.
 
         While a correction is under way, that of the newest header: no result of the old one may be delivered.
         """
-        if not self.jobs:
-            return None
-        used = [self.series[uid] for uid in self.used.get(self.jobs[-1].pipeline, ()) if uid in self.series]
+        used = self._used_by(self.jobs[-1]) if self.jobs else ()
         if not used:
             return None
-        if used[0].mixed_by_correction and self._waits:
-            named = [i for i in used[0].instances if i.identity_sha256]
+        if _mixed(used):
+            named = [i for series in used for i in series.instances if i.identity_sha256]
             return max(named, key=lambda i: i.received_at).identity_sha256
         return used[0].grid.in_order[0].identity_sha256
+
+    @property
+    def identities(self) -> dict[str, tuple[str, ...]]:
+        """By job id, the identities under which its result may be delivered now; none where headers contradict."""
+        return {job.job_id: self._identities_of(job) for job in self.jobs}
+
+    def _identities_of(self, job: Job) -> tuple[str, ...]:
+        used = self._used_by(job)
+        if not used or _mixed(used):
+            return ()
+        # A result is encoded with the first header of its main input.
+        named = {instance.identity_sha256 for instance in used[0].instances}
+        return tuple(sorted(named)) if len(named) <= _MOST_IDENTITIES else (used[0].grid.in_order[0].identity_sha256,)
+
+    def _used_by(self, job: Job) -> tuple[SeriesState, ...]:
+        """The series of a job, main input first; none when a correction has taken one of them away."""
+        uids = [ref.series_instance_uid for ref in (*job.inputs.values(), *job.sources)]
+        return tuple(self.series[uid] for uid in uids) if all(uid in self.series for uid in uids) else ()
 
     def reason(self) -> str | None:
         """Why there is no job, None when there is one or something is still open."""
@@ -454,4 +487,11 @@ class StudyAssembly:
             reason=self.reason(),
             accession_sha256=max(accession, key=lambda i: i.received_at).accession_sha256 if accession else None,
             identity_sha256=self.identity_sha256,
+            identities=self.identities,
         )
+
+
+def _mixed(used: Sequence[SeriesState]) -> bool:
+    """Some headers of what is used together still name an identity that others were corrected away from."""
+    replaced = {identity for series in used for identity in series.replaced}
+    return any(not replaced.isdisjoint(series.identities) for series in used)

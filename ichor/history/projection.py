@@ -163,17 +163,22 @@ def study(bus: Bus, uid: str) -> Study | None:
     return study_from(events(bus, uid))
 
 
-def identity_of(bus: Bus) -> Callable[[str], str | None]:
-    """A function from Study Instance UID to the identity digest of what its last job uses; None when none is known.
+def identity_of(bus: Bus) -> Callable[[str, str], tuple[str, ...] | None]:
+    """A function from Study Instance UID and job id to the identities under which that job's result may go out now.
 
-    A study of two patients has no identity: its report says so and nothing else, whosever header it carries.
+    None when none is known: nothing was told, or not yet of this job. Empty when the headers that it was made from
+    contradict each other, as they do half-way through a correction. A study of two patients has no identity: its
+    report says so and nothing else, whosever header it carries.
     """
 
-    def ask(study_instance_uid: str) -> str | None:
+    def ask(study_instance_uid: str, job_id: str) -> tuple[str, ...] | None:
         told = _newest(bus, study_instance_uid)
-        if told is None or (told.jobs and told.jobs[-1].refusal == Reason.TWO_PATIENTS):
+        job = next((j for j in told.jobs if j.job_id == job_id), None) if told is not None else None
+        if told is None or job is None or job.refusal == Reason.TWO_PATIENTS:
             return None
-        return told.identity_sha256
+        if told.identities is not None:
+            return told.identities.get(job_id)
+        return (told.identity_sha256,) if told.identity_sha256 is not None else None
 
     return ask
 

@@ -110,7 +110,7 @@ def test_a_released_series_becomes_a_job_with_its_manifest(place: Place) -> None
     view = place.view()
     assert (view.open, view.receiving, view.jobs) == (False, False, (job,))
     assert [s.grade for s in view.series] == [Grade.REGULAR]
-    assert identity_of(place.bus)(STUDY) == "i" == view.identity_sha256
+    assert identity_of(place.bus)(STUDY, view.jobs[-1].job_id) == ("i",) == (view.identity_sha256,)
 
 
 def test_a_restart_goes_on_where_it_was_cut_off(place: Place) -> None:
@@ -125,8 +125,25 @@ def test_a_restart_goes_on_where_it_was_cut_off(place: Place) -> None:
         place.bring([replace(s, identity_sha256="new", file_sha256="new" + s.file_sha256) for s in slices], "a2")
         job = place.job()
         assert job.revision == 2
-    assert identity_of(place.bus)(STUDY) == "new"
+    assert [identity_of(place.bus)(STUDY, j.job_id) for j in place.view().jobs] == [("new",)] * 2
     assert place.view().jobs[-1] == job
+
+
+def test_a_correction_cut_off_by_a_restart_stays_under_way(place: Place) -> None:
+    slices = head()
+    corrected = [replace(s, identity_sha256="new", file_sha256="new" + s.file_sha256) for s in slices]
+    with place.running():
+        place.bring(slices)
+        place.release({"1.2.3.1": 10})
+        first = place.job()
+        place.bring(corrected[:5], "a2")
+    with place.running():
+        place.bring(corrected[5:6], "a2")
+    assert identity_of(place.bus)(STUDY, first.job_id) == ()
+    with place.running():
+        place.bring(corrected[6:], "a2")
+        assert place.job().revision == 2
+    assert identity_of(place.bus)(STUDY, first.job_id) == ("new",)
 
 
 def test_what_was_decided_and_not_told_is_told_after_a_restart(place: Place) -> None:
@@ -224,4 +241,4 @@ def test_state_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_identity_is_unknown_before_anything_was_assembled(place: Place) -> None:
-    assert identity_of(place.bus)("1.2") is None
+    assert identity_of(place.bus)("1.2", "haematoma-1") is None

@@ -87,7 +87,7 @@ class Running:
     """`run_sender` in a thread over a memory bus."""
 
     destinations: Sequence[Destination]
-    identity: str | None = IDENTITY
+    identity: tuple[str, ...] | None = (IDENTITY,)
     withdrawn: dict[str, str] = field(default_factory=dict)
     bus: MemoryBus = field(default_factory=MemoryBus)
     blobs: MemoryBlobs = field(default_factory=lambda: MemoryBlobs({o.key: data for o, data in MADE}))
@@ -101,7 +101,7 @@ class Running:
             target=run_sender,
             kwargs={
                 "destinations": self.destinations, "bus": self.bus, "blobs": self.blobs, "clock": SystemClock(),
-                "stop": self.stop, "on_ready": up.set, "calling_ae": "ICHOR", "identity_of": lambda _: self.identity,
+                "stop": self.stop, "on_ready": up.set, "calling_ae": "ICHOR", "identity_of": self.identities,
                 "withdrawn": lambda _, job: self.withdrawn.get(job),
             },
         )  # fmt: skip
@@ -113,6 +113,9 @@ class Running:
         self.stop.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
+
+    def identities(self, _study: str, _job: str) -> tuple[str, ...] | None:
+        return self.identity
 
     def publish(self, message: ResultReady) -> None:
         self.bus.publish(RESULTS, [seal(message, source="test", time=0.0)])
@@ -235,7 +238,15 @@ def test_out_of_resources_is_tried_again_and_only_what_is_left() -> None:
 
 
 def test_a_result_of_another_identity_is_held(pacs: DemoPacs) -> None:
-    with Running([to(pacs)], identity="ff" * 32) as running:
+    with Running([to(pacs)], identity=("ff" * 32,)) as running:
+        running.publish(ready())
+        events = running.until(lambda seen: len(finals(seen)) == 3)
+    assert {(e.state, e.reason) for e in events} == {("held", Reason.IDENTITY_MISMATCH.value)}
+    assert pacs.stores == 0
+
+
+def test_a_result_is_held_while_the_headers_contradict_each_other(pacs: DemoPacs) -> None:
+    with Running([to(pacs)], identity=()) as running:
         running.publish(ready())
         events = running.until(lambda seen: len(finals(seen)) == 3)
     assert {(e.state, e.reason) for e in events} == {("held", Reason.IDENTITY_MISMATCH.value)}
@@ -298,7 +309,7 @@ def outbox(
 ) -> Outbox:
     return Outbox(
         Destination(name="pacs", ae_title="X", host="127.0.0.1", port=1), bus=bus, clock=clock, calling_ae="ICHOR",
-        blobs=MemoryBlobs({o.key: d for o, d in MADE}), identity_of=lambda _: None, store=store,  # type: ignore[arg-type]
+        blobs=MemoryBlobs({o.key: d for o, d in MADE}), identity_of=lambda _study, _job: None, store=store,  # type: ignore[arg-type]
         withdrawn=lambda _study, _job: None,
         reachable=lambda _: reachable(), stopping=lambda: False, rng=random.Random(1),
     )  # fmt: skip

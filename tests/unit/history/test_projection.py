@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from unit.history.made import T0, assembled, delivery, done, job, new_bus, publish, started, uid, whole_way
 
@@ -142,12 +143,23 @@ def test_two_patients_withdraw_what_came_before_and_not_the_report_that_says_so(
     bus, first, other = new_bus(), job(1), job(1, pipeline="other")
     publish(bus, assembled(1, jobs=(first, other)))
     assert withdrawn(bus)(uid(1), first.job_id) is None
-    assert identity_of(bus)(uid(1)) == "1" * 64
+    assert identity_of(bus)(uid(1), first.job_id) == ("1" * 64,)
     refused = job(1, 2, refusal=Reason.TWO_PATIENTS.value)
     publish(bus, assembled(1, T0 + 20, revision=2, jobs=(first, other, refused)))
     assert [withdrawn(bus)(uid(1), j.job_id) for j in (first, other)] == [Reason.TWO_PATIENTS.value] * 2
     assert withdrawn(bus)(uid(1), refused.job_id) is None
-    assert identity_of(bus)(uid(1)) is None
+    assert identity_of(bus)(uid(1), refused.job_id) is None
+
+
+def test_each_job_has_the_identity_of_its_own_series() -> None:
+    bus, first, other = new_bus(), job(1), job(1, pipeline="other")
+    view = replace(
+        assembled(1, jobs=(first, other)), identities={first.job_id: ("2" * 64,), other.job_id: ()}
+    )  # fmt: skip
+    publish(bus, view)
+    ask = identity_of(bus)
+    assert (ask(uid(1), first.job_id), ask(uid(1), other.job_id)) == (("2" * 64,), ())
+    assert ask(uid(1), "not told of yet") is None
 
 
 def test_another_refusal_withdraws_nothing() -> None:
