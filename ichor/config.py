@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ichor.errors import ConfigError, NotBuilt
+from ichor.series.rules import RULES, SOUND, Check, Rule, check_fits, extended, rank_fits
 from ichor.types import Priority
 
 _PREFIX = "ICHOR_"
@@ -115,6 +116,69 @@ class DestinationSettings(_Table):
     commitment: bool = False
 
 
+class CheckSettings(_Table):
+    """One check of a site's own rule; see `ichor.series.rules.Check`."""
+
+    fact: str
+    relation: str
+    value: Any
+    reason: Annotated[str, Field(min_length=1, max_length=120)] = ""
+    known: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> CheckSettings:
+        check_fits(self.check())
+        return self
+
+    def check(self) -> Check:
+        reason = self.reason or f"not so: {self.fact} {self.relation} {self.value}"
+        value = tuple(self.value) if isinstance(self.value, list) else self.value
+        return Check(fact=self.fact, relation=self.relation, value=value, reason=reason, known=self.known)
+
+
+class RankSettings(_Table):
+    """How a fact orders the candidates of a site's own rule."""
+
+    fact: str
+    prefer: Any
+    step: float = 1.0
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> RankSettings:
+        rank_fits(self.fact, self.prefer, step=self.step)
+        return self
+
+
+class RuleSettings(_Table):
+    """A site's own rule of routing, or one of ours that is switched off by its name (``off = true``)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    role: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = ""
+    off: bool = False
+    meant: tuple[CheckSettings, ...] = ()
+    usable: tuple[CheckSettings, ...] = ()
+    rank: tuple[RankSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> RuleSettings:
+        if self.off and (self.role or self.meant or self.usable or self.rank):
+            raise ValueError("off = true: then nothing but the name")
+        if not self.off and not (self.role and self.meant):
+            raise ValueError("role and meant: required, unless off = true")
+        return self
+
+    def rule(self) -> Rule:
+        """The rule; what cannot be measured at all is refused before its own checks."""
+        return Rule(
+            name=self.name,
+            role=self.role,
+            about="the site's own",
+            meant=tuple(c.check() for c in self.meant),
+            usable=(*SOUND, *(c.check() for c in self.usable)),
+            rank=tuple((r.fact, r.prefer, r.step) for r in self.rank),
+        )
+
+
 class Settings(_Table):
     """The whole tree; see docs/contract.md for what each key means."""
 
@@ -127,6 +191,7 @@ class Settings(_Table):
     study: StudySettings = StudySettings()
     retention: RetentionSettings = RetentionSettings()
     destinations: tuple[DestinationSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
 
     @model_validator(mode="after")
     def _safe_off_loopback(self) -> Settings:
@@ -137,7 +202,17 @@ class Settings(_Table):
         names = [d.name for d in self.destinations]
         if len(names) != len(set(names)):
             raise ValueError("destinations: two have the same name")
+        try:
+            self.routing()
+        except ValueError as error:
+            raise ValueError(f"rules: {error}") from error
         return self
+
+    def routing(self) -> tuple[Rule, ...]:
+        """Rules of routing: the site's own and ours."""
+        if not self.rules:
+            return RULES
+        return extended([r.rule() for r in self.rules if not r.off], without=[r.name for r in self.rules if r.off])
 
     def token(self) -> str | None:
         """The console's token, read from its file; None when there is none.

@@ -57,12 +57,11 @@ class Reason(StrEnum):
     FEW_TIMES = "fewer than 20 time points"
     TIME_SERIES = "a time series"
     LONG_SERIES = "a time series of more than five minutes"
-    SEVERAL_ECHOES = "several echoes"
+    OTHER_AXES = "several volumes along an axis that the role does not have"
     NOT_T1 = "not T1-weighted by its sequence"
     NOT_T2_STAR = "not T2*-weighted by its sequence"
     NOT_SUSCEPTIBILITY = "not susceptibility-weighted by its sequence"
     TOO_LITTLE_BRAIN = "too little brain"
-    SITE_RULE = "a rule of the site"
     # of a study
     TWO_PATIENTS = "two Patient IDs under one Study Instance UID"
     NO_PIPELINE = "no pipeline applies"
