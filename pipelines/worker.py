@@ -19,7 +19,7 @@ from ichor.clock import Clock
 from ichor.encoding import Encoder
 from ichor.errors import IchorError, TransientError, UnknownMessage, WorkerFault
 from ichor.history import Study
-from ichor.history import study as study_of
+from ichor.history.projection import events, study_from
 from ichor.messages import (
     EVENTS,
     RESULTS,
@@ -40,8 +40,9 @@ from ichor.series.volume import build_volume as read_volume
 from ichor.store.findings import dump_findings
 from ichor.store.protocol import Blobs, SpoolReader
 from ichor.types import Job, JobState, Priority, ResultSet
+from pipelines.amends import predecessor_of
 from pipelines.attempt import Bench, BuildVolume, LoadManifest, attempt, not_analysed, with_queue
-from pipelines.results import Made, place, put_result_set, set_of, stored_set
+from pipelines.results import Made, place, put_result_set, stored_set
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -158,8 +159,9 @@ class Worker:
             self._tell(result, job, spec)
             delivery.ack()
             return
-        study = study_of(self._bus, job.study_instance_uid)
-        predecessor = _predecessor(study, job, blobs)
+        history = tuple(events(self._bus, job.study_instance_uid))
+        study = study_from(history)
+        predecessor = predecessor_of(job, study, history=history, blobs=blobs)
         if delivery.dead:
             self._give_up(delivery, job, spec, study=study, predecessor=predecessor)
             return
@@ -200,8 +202,9 @@ class Worker:
         metrics.JOBS.labels(job.pipeline, result.outcome).inc()
         for stage, seconds in made.seconds.items():
             metrics.STAGE_SECONDS.labels(stage).observe(seconds)
-        delivery.ack()
+        # Before the study's next job may go to another worker: it would compute again.
         self._remember(made)
+        delivery.ack()
 
     def _remember(self, made: Made) -> None:
         """Keep fresh findings for the same pixels under another identity; without them they are computed again."""
@@ -341,18 +344,6 @@ class _Running(Generic[T]):
 def _superseded(study: Study | None, job: Job) -> bool:
     """Is a newer revision of this pipeline ordered?"""
     return study is not None and any(j.pipeline == job.pipeline and j.revision > job.revision for j in study.jobs)
-
-
-def _predecessor(study: Study | None, job: Job, blobs: Blobs) -> ResultSet | None:
-    """The newest set with objects of an earlier revision, or of this one when it was given up before."""
-    earlier = [
-        j.done for j in (study.jobs if study else ()) if j.pipeline == job.pipeline and j.revision <= job.revision
-    ]  # fmt: skip
-    for done in reversed(earlier):
-        found = None if done is None else set_of(done, blobs)
-        if found is not None:
-            return found
-    return None
 
 
 def _reason(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from ichor.messages import (
     EVENTS,
     RESULTS,
     Data,
+    DeliveryChanged,
     JobDone,
     JobFailed,
     JobStarted,
@@ -149,6 +150,23 @@ class Place:
         )
         return job
 
+    def deliver(self, state: str) -> None:
+        """Tell that the newest result set came to this end."""
+        done = self.told(JobDone)[-1]
+        self.bus.publish(
+            EVENTS,
+            [
+                seal(
+                    DeliveryChanged(
+                        study_instance_uid=done.study_instance_uid, job_id=done.job_id, destination="pacs", attempts=1,
+                        sop_instance_uid=item.sop_instance_uid, state=state, reason=None, at=self.clock.time(),
+                    ),
+                    source="test", time=self.clock.time(),
+                )
+                for item in done.objects
+            ],
+        )  # fmt: skip
+
     def step(self) -> Delivery:
         self.clock.advance(1.0)
         delivery = self.subscription.receive(0)
@@ -271,6 +289,59 @@ def test_the_same_pixels_under_a_new_identity_are_encoded_again_without_inferenc
     assert "infer" not in two.seconds
     assert place.told(ResultReady, RESULTS)[1].identity_sha256 == "b" * 64
     assert place.blobs.get(two.pictures[0][0]) == place.blobs.get(one.pictures[0][0])
+
+
+def test_only_what_was_sent_or_may_be_is_amended() -> None:
+    place = Place()
+    sent = place.order()
+    place.step()
+    place.deliver("sent")
+    place.order(2, identity="b" * 64)
+    place.step()
+    place.deliver("held")
+    place.order(3, identity="c" * 64)
+    place.step()
+    place.order(4, identity="d" * 64)
+    place.step()
+    one, two, three, _ = place.told(JobDone)
+    second, third, fourth = (call["predecessor"] for call in place.encoder.calls[1:])
+    assert [{o.sop_instance_uid for o in p.objects} for p in (second, third)] == [
+        {o.sop_instance_uid for o in one.objects}
+    ] * 2
+    assert third.job_id == sent.job_id != two.job_id
+    # The third may still be sent or held: whichever comes, what is in the PACS is amended.
+    assert {o.sop_instance_uid for o in fourth.objects} == {o.sop_instance_uid for o in (*one.objects, *three.objects)}
+    assert fourth.job_id == three.job_id
+
+
+def test_nothing_is_amended_where_nothing_was_sent() -> None:
+    place = Place()
+    place.order()
+    place.step()
+    place.deliver("held")
+    place.order(2, identity="b" * 64)
+    place.step()
+    assert place.encoder.calls[1]["predecessor"] is None
+    assert place.engine.calls == 1
+
+
+def test_findings_are_kept_before_the_next_job_of_the_study_may_begin() -> None:
+    place = Place()
+    place.order()
+    topics = [jobs_topic("haematoma", Priority.ROUTINE)]
+    other_worker = place.bus.subscribe(topics, "work", lease=15, max_attempts=MOST_ATTEMPTS)
+    handed_out: list[bool] = []
+    put = place.blobs.put
+
+    def looks(key: str, data: bytes) -> bool:
+        place.order(2, identity="b" * 64)
+        handed_out.append(other_worker.receive(0) is not None)
+        return put(key, data)
+
+    place.blobs.put = looks  # type: ignore[method-assign]
+    place.step()
+    assert handed_out == [False]
+    assert other_worker.receive(0) is not None
 
 
 def test_other_pixels_are_inferred_again() -> None:
