@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from ichor.reasons import Reason
 from ichor.series.kernels import KernelClass
@@ -27,47 +27,49 @@ class SeriesFacts:
     ``whole``: judged with its grid; while images still come, what depends on the grid is unknown.
     """
 
-    kind: Kind  # of the images that make the array, or of most objects
-    not_image: str | None  # a reason, when ``kind`` is not image
+    kind: Annotated[Kind, "of the images that make the array, or of most objects"]
+    not_image: Annotated[str | None, "a reason, when `kind` is not image"]
     dialect: Dialect
-    modality: str
-    manufacturer: str | None
-    images: int  # slices of all volumes that belong to the array; objects, where there is no image
-    head: bool | None
-    contrast: bool  # an agent is named
-    kernel: KernelClass
-    tilt: float | None  # angle of the normal to the table, degrees
-    multiframe: bool  # frames that have no place of their own
-    lossy: bool
-    conflict: bool  # one SOP Instance UID came twice with different pixels
-    defect: str | None
-    finding: str | None  # what keeps the series from being one array
-    axes: tuple[str, ...] | None  # names of the leading axes
-    volumes: int | None
-    positions: int | None
-    coverage: float | None  # from the first to the last slice, mm
-    spacing: float | None  # mm
-    thickness: float | None  # largest slice thickness, or the spacing where no header has one, mm
-    field_of_view: float | None  # the shorter side of the image, mm
-    series_number: int | None
-    component: Component | None  # None too where there are several
-    magnitude: bool | None  # false: phase, real or imaginary images only
-    time_points: int | None
-    duration: float | None  # from the first to the last time point, s
-    diffusion: bool | None  # weighted by b > 5 s/mm2
-    b_max: float | None  # s/mm2
-    b0_volumes: int | None
-    directions: int | None  # that differ, of the shell of the highest b-value; opposite ones are one
-    gradients: str | None  # a reason, when the table of gradients cannot be made
-    acquisition_type: str | None  # 2D, 3D
-    scanning_sequence: tuple[str, ...] | None  # SE, IR, GR, EP, RM
-    sequence_variant: tuple[str, ...] | None
-    sequence_name: str | None
-    echo_time: float | None  # ms, the shortest
-    repetition_time: float | None  # ms
-    inversion_time: float | None  # ms
-    flip_angle: float | None  # degrees
-    words: tuple[str, ...] | None  # of Image Type, Frame Type and Acquisition Contrast (0008,9209)
+    modality: Annotated[str, "Modality (0008,0060)"]
+    manufacturer: Annotated[str | None, "Manufacturer (0008,0070)"]
+    images: Annotated[int, "slices of all volumes that belong to the array; objects, where there is no image"]
+    head: Annotated[bool | None, "Body Part Examined (0018,0015) names a head"]
+    contrast: Annotated[bool, "an agent is named"]
+    kernel: Annotated[KernelClass, "class of the Convolution Kernel (0018,1210)"]
+    tilt: Annotated[float | None, "angle of the normal to the table, degrees"]
+    multiframe: Annotated[bool, "frames that have no place of their own"]
+    lossy: Annotated[bool, "compressed with loss"]
+    conflict: Annotated[bool, "one SOP Instance UID came twice with different pixels"]
+    defect: Annotated[str | None, "a reason, when an object cannot be measured"]
+    finding: Annotated[str | None, "a reason, when the series is not one array"]
+    axes: Annotated[tuple[str, ...] | None, "names of the leading axes of the array"]
+    volumes: Annotated[int | None, "along all leading axes"]
+    positions: Annotated[int | None, "slice positions"]
+    coverage: Annotated[float | None, "from the first to the last slice, mm"]
+    spacing: Annotated[float | None, "distance of slices, mm"]
+    thickness: Annotated[float | None, "largest slice thickness, or the spacing where no header has one, mm"]
+    field_of_view: Annotated[float | None, "the shorter side of the image, mm"]
+    series_number: Annotated[int | None, "Series Number (0020,0011)"]
+    component: Annotated[Component | None, "of complex images, where all have the same"]
+    magnitude: Annotated[bool | None, "false: phase, real or imaginary images only"]
+    time_points: Annotated[int | None, "volumes along the axes of time"]
+    duration: Annotated[float | None, "from the first to the last time point, s"]
+    diffusion: Annotated[bool | None, "weighted by b > 5 s/mm2"]
+    b_max: Annotated[float | None, "s/mm2"]
+    b0_volumes: Annotated[int | None, "volumes with b <= 5 s/mm2"]
+    directions: Annotated[int | None, "that differ, of the shell of the highest b-value; opposite ones are one"]
+    gradients: Annotated[str | None, "a reason, when the gradient table cannot be made"]
+    acquisition_type: Annotated[str | None, "MR Acquisition Type (0018,0023): 2D, 3D"]
+    scanning_sequence: Annotated[tuple[str, ...] | None, "(0018,0020): SE, IR, GR, EP, RM"]
+    sequence_variant: Annotated[tuple[str, ...] | None, "(0018,0021)"]
+    sequence_name: Annotated[str | None, "Sequence Name (0018,0024), Pulse Sequence Name (0018,9005)"]
+    echo_time: Annotated[float | None, "the shortest, ms"]
+    repetition_time: Annotated[float | None, "ms"]
+    inversion_time: Annotated[float | None, "ms"]
+    flip_angle: Annotated[float | None, "degrees"]
+    words: Annotated[
+        tuple[str, ...] | None, "values 3 and later of Image Type and Frame Type, and Acquisition Contrast (0008,9209)"
+    ]
     whole: bool = False
 
 
@@ -381,7 +383,7 @@ def check_fits(check: Check) -> None:
     ValueError
         Names the key, the value and what is allowed.
     """
-    kinds = _fact_types()
+    kinds = fact_types()
     if check.fact not in kinds:
         raise ValueError(f"fact = {check.fact!r}: one of {', '.join(sorted(kinds))}")
     if check.relation not in RELATIONS:
@@ -407,7 +409,7 @@ def rank_fits(fact: str, prefer: Any, *, step: float) -> None:
     ValueError
         Names the key, the value and what is allowed.
     """
-    kinds = _fact_types()
+    kinds = fact_types()
     if fact not in kinds or kinds[fact] is tuple:
         names = sorted(name for name, kind in kinds.items() if kind is not tuple)
         raise ValueError(f"fact = {fact!r}: one of {', '.join(names)}")
@@ -452,7 +454,7 @@ def _value_fits(fact: str, value: Any, *, kind: type, key: str = "value") -> Non
         raise ValueError(f"{key} = {value!r}: for {fact}, {words[kind]}")
 
 
-def _fact_types() -> dict[str, type]:
+def fact_types() -> dict[str, type]:
     """Of every fact, what it is when known: bool, int, float, str, an Enum, or tuple (of texts)."""
     hints = typing.get_type_hints(SeriesFacts)
     found = {}
