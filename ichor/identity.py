@@ -34,3 +34,15 @@ DIGESTED = tuple(
         if not keyword.endswith("Sequence") and (tag := tag_for_keyword(keyword)) is not None
     )
 )
+
+# Whose images they are in the narrow sense: headers that differ here are never used together, whatever else may vary.
+PERSON = tuple(
+    tag
+    for keyword in ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate")
+    if (tag := tag_for_keyword(keyword)) is not None
+)
+
+
+def person_of(identity_sha256: str) -> str:
+    """The part of an `ichor.types.Instance.identity_sha256` that `PERSON` decides."""
+    return identity_sha256[:32]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ichor.identity import person_of
 from ichor.reasons import Reason
 from ichor.series.evidence import CountTally, Decision, Sender, SeriesView, decide
 from ichor.series.grid import Grid, build_grid
@@ -112,9 +113,9 @@ class SeriesState:
         return tuple(sorted(named - {""}))
 
     @property
-    def mixed_by_correction(self) -> bool:
-        """Some headers still name an identity that others were corrected away from."""
-        return not self.replaced.isdisjoint(self.identities) if self.replaced else False
+    def mixed(self) -> bool:
+        """Its headers contradict each other on whose it is."""
+        return contradict([self])
 
     @property
     def conflict(self) -> bool:
@@ -220,3 +221,10 @@ class SeriesState:
             roles=roles,
             reason=reason,
         )
+
+
+def contradict(used: Sequence[SeriesState]) -> bool:
+    """Headers of what is used together name two persons, or an identity that others of them were corrected away from."""
+    named = {identity for series in used for identity in series.identities}
+    replaced = {identity for series in used for identity in series.replaced}
+    return len({person_of(identity) for identity in named}) > 1 or not replaced.isdisjoint(named)

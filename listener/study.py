@@ -18,7 +18,7 @@ from ichor.series.evidence import LONGEST_QUIET, Sender
 from ichor.series.manifest import build_manifest
 from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority, unique
 from ichor.uids import content_digest, job_id_of
-from listener.series_state import Associations, Member, SeriesState
+from listener.series_state import Associations, Member, SeriesState, contradict
 
 PutManifest = Callable[[Manifest], ManifestRef]
 _NOBODY = "0" * 32
@@ -242,7 +242,7 @@ class StudyAssembly:
         for uid in tuple(self._to_judge):
             series = self.series.get(uid)
             if series is not None and not series.undecided:
-                if series.mixed_by_correction and now < self._settles_at(series):
+                if series.mixed and now < self._settles_at(series):
                     continue
                 series.judge()
             self._to_judge.discard(uid)
@@ -405,11 +405,11 @@ class StudyAssembly:
         return len(issuers) > 1 or any(len(found - {_NOBODY}) > 1 for found in issuers.values())
 
     def _identity_settled(self, wish: _Wish, now: float) -> bool:
-        """False while a correction of headers is under way: half a name is nobody's.
+        """False while headers contradict each other, as while a correction is under way: half a name is nobody's.
 
         After the sender's quiet time the job is made all the same, so that the state shows; its result is held.
         """
-        mixed = list(wish.series) if _mixed(wish.series) else []
+        mixed = list(wish.series) if contradict(wish.series) else []
         if wish.refusal == Reason.TWO_PATIENTS:
             mixed = [s for s in self.series.values() if any(m.corrected for m in s.members.values())]
         until = max((self._settles_at(s) for s in mixed), default=now)
@@ -438,7 +438,7 @@ class StudyAssembly:
         used = self._used_by(self.jobs[-1]) if self.jobs else ()
         if not used:
             return None
-        if _mixed(used):
+        if contradict(used):
             named = [i for series in used for i in series.instances if i.identity_sha256]
             return max(named, key=lambda i: i.received_at).identity_sha256
         return used[0].grid.in_order[0].identity_sha256
@@ -450,7 +450,7 @@ class StudyAssembly:
 
     def _identities_of(self, job: Job) -> tuple[str, ...]:
         used = self._used_by(job)
-        if not used or _mixed(used):
+        if not used or contradict(used):
             return ()
         # A result is encoded with the first header of its main input.
         named = {instance.identity_sha256 for instance in used[0].instances}
@@ -489,9 +489,3 @@ class StudyAssembly:
             identity_sha256=self.identity_sha256,
             identities=self.identities,
         )
-
-
-def _mixed(used: Sequence[SeriesState]) -> bool:
-    """Some headers of what is used together still name an identity that others were corrected away from."""
-    replaced = {identity for series in used for identity in series.replaced}
-    return any(not replaced.isdisjoint(series.identities) for series in used)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 from typing import BinaryIO, Protocol
 
-from ichor.identity import DIGESTED
+from ichor.identity import DIGESTED, PERSON
 from ichor.reasons import Reason
 from ichor.series.header import FLOAT_PIXELS, Header, HeaderError, find_nested, inflated, walk_header
 from ichor.types import Geometry, Instance, Pixels, Priority
@@ -177,7 +177,7 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
         location=stored.location,
         file_sha256=stored.file_sha256,
         content_sha256=_content_digest(file, header, pixels=pixels, geometry=geometry, stored=stored),
-        identity_sha256=_digest(b"%08x" % tag + b"=" + read.stripped(tag) for tag in DIGESTED),
+        identity_sha256=_named(read, PERSON)[:32] + _named(read, DIGESTED)[:32],
         patient_sha256=_half(read.stripped(_PATIENT_ID)) + _half(read.stripped(_ISSUER)),
         accession_sha256=accession_digest(read.stripped(_ACCESSION)),
         association=stored.association,
@@ -386,6 +386,10 @@ def _digest(parts: Iterable[bytes]) -> str:
         total.update(len(part).to_bytes(4, "little"))
         total.update(part)
     return total.hexdigest()
+
+
+def _named(read: _Values, tags: Iterable[int]) -> str:
+    return _digest(b"%08x" % tag + b"=" + read.stripped(tag) for tag in tags)
 
 
 def _half(value: bytes) -> str:

@@ -302,7 +302,7 @@ def test_an_unreadable_object_is_no_second_patient_and_no_other_identity() -> No
     assert play.study.identity_sha256 == "i"
     assert [j.refusal for j in play.jobs] == [Reason.CUT_SHORT]
     play.bring(head(identity="corrected"), "a2")
-    assert not play.study.series["1.2.3.1"].mixed_by_correction
+    assert not play.study.series["1.2.3.1"].mixed
     assert play.study.identity_sha256 == "corrected"
 
 
