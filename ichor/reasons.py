@@ -40,6 +40,7 @@ class Reason(StrEnum):
     REMOVED = "earlier images of the series were removed by retention; send the whole series again"
     MULTIFRAME = "multi-frame images are not measured by this version"
     NOT_AXIAL = "not an axial series"
+    NO_FULL_GRID = "its images make no full grid"
     # of a rule of routing
     NOT_CT = "not a CT"
     NOT_MR = "not an MR"

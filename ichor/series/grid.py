@@ -1,75 +1,78 @@
-"""Where the images of one series lie in space: stacks of slice positions, their gaps, and what is wrong with them.
+"""Where the images of one series lie: stacks of slice positions, the axes beyond space, what is missing, what is wrong.
 
-Positions come from Image Position (Patient) projected on the slice normal, never from instance numbers. Says nothing
-about whether more images will come (`ichor.series.evidence`).
+Positions come from Image Position (Patient) projected on the slice normal, axes from what headers say
+(`ichor.series.axes`), never from instance numbers alone. Says nothing about whether more images will come
+(`ichor.series.evidence`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 
 from ichor.reasons import Reason
-from ichor.types import Geometry, Instance
+from ichor.series.axes import Arrangement, arrange
+from ichor.series.gaps import SAME_PLACE_MM, Gap, slice_gaps
+from ichor.series.labels import Codes, Value, labels_of
+from ichor.series.planes import Plane, planes_of
+from ichor.series.stacks import Pile, Stack, pile_up, placed
+from ichor.types import Axis, AxisName, Instance, Kind
 
-SAME_PLACE_MM = 0.01  # nearer than this is the same slice position: decimals of a DS round by less
-_ORIENTATION_TOLERANCE = 1e-3  # direction cosines of one stack scatter by rounding only
-_GAP_FACTOR = 1.5
-_GAP_NEIGHBOURS = 4
+__all__ = ["SAME_PLACE_MM", "Gap", "Grid", "Missing", "Stack", "build_grid", "missing_texts", "slice_gaps"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """A spacing that is too wide: ``missing`` are the positions (mm along the normal) that would fill it evenly."""
-
-    before: float
-    after: float
-    missing: tuple[float, ...]
+_MOST_MISSING = 10_000
+_B0 = 5.0  # s/mm2; up to here an image counts as not diffusion weighted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """Images of one size, orientation, pixel spacing and frame of reference.
+class Missing:
+    """An empty slot: ``position`` in mm along the normal of stack number ``stack`` (from 0), ``coordinates`` on axes."""
 
-    ``positions`` ascend along the normal, mm; ``members[k]`` are the images at ``positions[k]`` in order of temporal
-    position and instance number.
-    """
-
-    normal_lps: tuple[float, float, float]
-    positions: tuple[float, ...]
-    members: tuple[tuple[Instance, ...], ...]
-    gaps: tuple[Gap, ...]
-
-    @property
-    def multiplicity(self) -> tuple[int, int]:
-        """(least, most) images at one position."""
-        sizes = [len(images) for images in self.members]
-        return min(sizes), max(sizes)
-
-    @property
-    def spacing(self) -> float | None:
-        """Median distance of neighbours, mm; None for one position."""
-        return median(np.diff(self.positions).tolist()) if len(self.positions) > 1 else None
-
-    @property
-    def coverage(self) -> float:
-        """Distance from the first to the last position, mm."""
-        return self.positions[-1] - self.positions[0]
+    stack: int
+    position: float
+    coordinates: tuple[tuple[AxisName, Value], ...] = ()
+    indices: tuple[int, ...] = ()  # on the same axes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Grid:
-    """All stacks of a series, largest first, and the images that have no place."""
+    """All stacks of a series and the array that its images make.
+
+    ``cells`` (*axis sizes, slices) holds indices into ``planes``, which are in its order, -1 where an image is missing;
+    slices ascend along the normal. ``axes`` are the leading ones, slowest first, none for a plain volume; several stacks make the first of
+    them. Where the images make no array (see ``findings``) ``axes`` is empty and ``cells`` has no element.
+
+    ``left_out``: images of another kind that the series holds beside (trace, ADC, localizers). ``placeless``: objects
+    with an image that lies nowhere, or without any. ``missing`` names at most 10,000 slots.
+    """
 
     stacks: tuple[Stack, ...]
     placeless: tuple[Instance, ...]
+    planes: tuple[Plane, ...]
+    axes: tuple[Axis, ...]
+    cells: npt.NDArray[np.int64]
+    left_out: tuple[Plane, ...]
+    missing: tuple[Missing, ...]
+    findings: tuple[Reason, ...]  # what keeps the series from being one array
+    notes: tuple[str, ...]
 
     @property
     def exists(self) -> bool:
         return bool(self.stacks)
+
+    @property
+    def arranged(self) -> bool:
+        """The images make one array, with or without empty slots."""
+        return self.cells.size > 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*axes, z, y, x) of the array; empty where there is none."""
+        return (*self.cells.shape, self.stacks[0].rows, self.stacks[0].columns) if self.arranged else ()
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
@@ -83,130 +86,95 @@ class Grid:
     @property
     def gapless(self) -> bool:
         """A grid is there and nothing in it says that an image is missing."""
-        return self.exists and not self.placeless and not self.gaps and self.even
+        return self.exists and not self.placeless and not self.gaps and not self.missing and self.even
 
     @property
     def positions(self) -> int:
         return sum(len(stack.positions) for stack in self.stacks)
 
     @property
-    def findings(self) -> tuple[Reason, ...]:
-        """What keeps the series from being one scalar volume."""
-        found = []
-        if self.placeless or not self.stacks:
-            found.append(Reason.NO_GEOMETRY)
-        if len(self.stacks) > 1:
-            found.append(Reason.MIXED_GEOMETRY)
-        if any(stack.multiplicity[1] > 1 for stack in self.stacks):
-            found.append(Reason.SAME_PLACE)
-        return tuple(found)
-
-    @property
     def in_order(self) -> tuple[Instance, ...]:
-        """Every image: stacks as listed, positions ascending; those without a place last, by instance number."""
-        placed = tuple(image for stack in self.stacks for images in stack.members for image in images)
-        return placed + tuple(sorted(self.placeless, key=_sequence))
+        """Every object once: as ``cells`` go, the slowest axis first; then those left out, then those without a place."""
+        objects = [plane.instance for plane in (*self.planes, *self.left_out)]
+        objects += sorted(self.placeless, key=_sequence)
+        first: dict[str, Instance] = {}
+        for instance in objects:
+            first.setdefault(instance.sop_instance_uid, instance)
+        return tuple(first.values())
 
 
 def build_grid(instances: Iterable[Instance]) -> Grid:
-    """Group the images of one series. Tilted and uneven sets are exact: only the projection on the normal counts."""
-    groups: list[tuple[Geometry, list[Instance]]] = []
-    placeless: list[Instance] = []
-    last: tuple[Geometry, list[Instance]] | None = None
-    for instance in instances:
-        geometry = instance.geometry
-        if geometry is None or _placeless(geometry):
-            placeless.append(instance)
-            continue
-        if last is None or not _alike(last[0], geometry):
-            last = next((group for group in groups if _alike(group[0], geometry)), None)
-            if last is None:
-                last = (geometry, [])
-                groups.append(last)
-        last[1].append(instance)
-    stacks = [_stack(members) for _, members in groups]
-    stacks.sort(key=lambda stack: (-len(stack.positions), stack.normal_lps, stack.positions))
-    return Grid(stacks=tuple(stacks), placeless=tuple(placeless))
+    """The grid of one series, whatever the order of ``instances``.
 
+    Tilted and uneven sets are exact: only the projection on the normal counts.
 
-def slice_gaps(positions: Sequence[float], thickness: Sequence[float | None]) -> tuple[Gap, ...]:
-    """Gaps of ascending ``positions`` (n,), mm, of slices as thick as ``thickness`` (n,).
-
-    A gap is a spacing over 1.5 times the median of the four spacings nearest to it, unless slice thickness changes
-    alike (docs/contract.md): a spacing measured in thicknesses of the slices beside it must be too wide as well.
+    Images of kind ``image`` make the array; those of other kinds are left out, unless the series has nothing else: then
+    the most frequent kind does. Isotropic diffusion images beside directional ones are left out too; a series of b0 and
+    trace images alone is one array.
     """
-    spacings = np.diff(np.asarray(positions, dtype=np.float64))
-    count = len(spacings)
-    if count < 2:
-        return ()
-    # Fast way for the usual case: no spacing can be a gap when the widest is not 1.5 times the narrowest.
-    if spacings.max() <= _GAP_FACTOR * spacings.min():
-        return ()
-    scale = None
-    if all(value is not None for value in thickness):
-        thick = np.asarray(thickness, dtype=np.float64)
-        scale = np.maximum(thick[:-1], thick[1:])
-    gaps = []
-    for i in range(count):
-        near = sorted((j for j in range(max(0, i - 4), min(count, i + 5)) if j != i), key=lambda j: (abs(j - i), j))
-        near = near[:_GAP_NEIGHBOURS]
-        usual = median(spacings[near].tolist())
-        if spacings[i] <= _GAP_FACTOR * usual + SAME_PLACE_MM:
-            continue
-        if scale is not None and spacings[i] / scale[i] <= _GAP_FACTOR * median(
-            (spacings[near] / scale[near]).tolist()
-        ):
-            continue
-        absent = max(1, round(float(spacings[i] / usual)) - 1)
-        step = float(spacings[i]) / (absent + 1)
-        start = float(positions[i])
-        gaps.append(
-            Gap(
-                before=start,
-                after=float(positions[i + 1]),
-                missing=tuple(round(start + step * (k + 1), 2) for k in range(absent)),
-            )
-        )
-    return tuple(gaps)
-
-
-def _placeless(geometry: Geometry) -> bool:
-    return geometry.position_lps is None or geometry.orientation_lps is None or geometry.pixel_spacing is None
-
-
-def _alike(a: Geometry, b: Geometry) -> bool:
-    if (a.rows, a.columns, a.frame_of_reference_uid) != (b.rows, b.columns, b.frame_of_reference_uid):
-        return False
-    pairs = zip((*(a.orientation_lps or ()), *(a.pixel_spacing or ())),
-                (*(b.orientation_lps or ()), *(b.pixel_spacing or ())), strict=True)  # fmt: skip
-    return all(abs(x - y) <= _ORIENTATION_TOLERANCE for x, y in pairs)
-
-
-def _stack(instances: list[Instance]) -> Stack:
-    geometries = [i.geometry for i in instances if i.geometry is not None]
-    orientation = np.asarray(geometries[0].orientation_lps, dtype=np.float64)
-    normal = np.cross(orientation[:3], orientation[3:])
-    normal /= np.linalg.norm(normal)
-    along = np.asarray([g.position_lps for g in geometries], dtype=np.float64) @ normal
-    order = np.argsort(along, kind="stable")
-    positions: list[float] = []
-    members: list[list[Instance]] = []
-    for index in order.tolist():
-        place = float(along[index])
-        if positions and place - positions[-1] < SAME_PLACE_MM:
-            members[-1].append(instances[index])
+    planes: list[Plane] = []
+    placeless: list[Instance] = []
+    for instance in sorted(instances, key=_sequence):
+        found = planes_of(instance)
+        planes += found
+        if not found:
+            placeless.append(instance)
+    chosen, left_out = _by_kind(planes)
+    lying = [plane for plane in chosen if placed(plane.geometry)]
+    if len(lying) < len(chosen):
+        lost = {p.instance.sop_instance_uid: p.instance for p in chosen if not placed(p.geometry)}
+        placeless += lost.values()
+    piles = pile_up(lying)
+    place = _places(piles, len(lying))
+    findings = [Reason.NO_GEOMETRY] if placeless or not piles else []
+    notes = _left_out_notes(left_out)
+    arrangement = None
+    if len({_shared(pile) for pile in piles}) > 1:
+        findings.append(Reason.MIXED_GEOMETRY)
+        if any(len(pile.members) > len(pile.positions) for pile in piles):
+            findings.append(Reason.SAME_PLACE)
+    elif piles:
+        found_axes = arrange(labels_of(lying), place=place)
+        notes += found_axes.notes
+        if found_axes.finding is None:
+            arrangement = found_axes
         else:
-            positions.append(place)
-            members.append([instances[index]])
-    for images in members:
-        images.sort(key=_sequence)
-    thickness = [images[0].geometry.slice_thickness if images[0].geometry else None for images in members]
-    return Stack(
-        normal_lps=(float(normal[0]), float(normal[1]), float(normal[2])),
-        positions=tuple(positions),
-        members=tuple(tuple(images) for images in members),
-        gaps=slice_gaps(positions, thickness),
+            findings.append(found_axes.finding)
+    axes, cells, order = _cells(piles, place, arrangement)
+    lying = [lying[k] for k in order.tolist()]
+    stacks = _stacks(lying, piles, place[order])
+    return Grid(
+        stacks=stacks,
+        placeless=tuple(placeless),
+        planes=tuple(lying),
+        axes=axes,
+        cells=cells,
+        left_out=tuple(left_out),
+        missing=_missing(cells, axes, stacks),
+        findings=tuple(findings),
+        notes=notes,
     )
+
+
+def missing_texts(grid: Grid, *, most: int = 10) -> tuple[str, ...]:
+    """What is missing in words, one text per volume, e.g. ``slices at 30.0, 35.0 mm of time 4 of 60``.
+
+    At most ``most`` volumes with ``most`` positions each are listed; a last text says how many slices are not.
+    """
+    places: dict[tuple[int, ...], list[float]] = {}
+    for slot in grid.missing:
+        places.setdefault(slot.indices if grid.axes else (slot.stack,), []).append(slot.position)
+    texts, named = [], 0
+    for indices, positions in list(places.items())[:most]:
+        listed = ", ".join(f"{position:.1f}" for position in positions[:most])
+        named += min(len(positions), most)
+        of = ", ".join(f"{axis.name} {k + 1} of {axis.size}" for axis, k in zip(grid.axes, indices, strict=False))
+        more = "" if len(positions) <= most else f" and {len(positions) - most} more"
+        named += max(0, len(positions) - most)
+        noun = "slice" if len(positions) == 1 else "slices"
+        texts.append(f"{noun} at {listed} mm{more}" + (f" of {of}" if of else ""))
+    rest = len(grid.missing) - named
+    return (*texts, f"{rest} more slices") if rest else tuple(texts)
 
 
 def _sequence(instance: Instance) -> tuple[int, int, int, str]:
@@ -216,3 +184,146 @@ def _sequence(instance: Instance) -> tuple[int, int, int, str]:
         instance.instance_number or 0,
         instance.sop_instance_uid,
     )
+
+
+def _by_kind(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
+    """(those that make the array, those left out)."""
+    kinds = Counter(_kind(plane) for plane in planes)
+    if len(kinds) == 1 and not any(plane.slot.diffusion for plane in planes):
+        return list(planes), []
+    wanted = {Kind.IMAGE} if Kind.IMAGE in kinds else {max(kinds, key=lambda k: (kinds[k], k))} if kinds else set()
+    weighted = [p.slot.diffusion for p in planes if _kind(p) is Kind.IMAGE and _b_value(p) > _B0]
+    directional = any(diffusion is not None and not diffusion.isotropic for diffusion in weighted)
+    if Kind.TRACE in kinds and not directional and all(p.slot.diffusion for p in planes if _kind(p) is Kind.IMAGE):
+        wanted.add(Kind.TRACE)
+    chosen: list[Plane] = []
+    left_out: list[Plane] = []
+    for plane in planes:
+        isotropic = directional and plane.slot.diffusion is not None and plane.slot.diffusion.isotropic
+        beside = _kind(plane) not in wanted or (isotropic and _b_value(plane) > _B0)
+        (left_out if beside else chosen).append(plane)
+    return chosen, left_out
+
+
+def _kind(plane: Plane) -> Kind:
+    """Of a frame, what its own functional groups say; else what either place says that is more than ``image``."""
+    if plane.instance.frames or plane.slot.kind is not Kind.IMAGE:
+        return plane.slot.kind
+    return plane.instance.kind
+
+
+def _b_value(plane: Plane) -> float:
+    diffusion = plane.slot.diffusion
+    return diffusion.b_value if diffusion is not None else 0.0
+
+
+def _left_out_notes(left_out: Sequence[Plane]) -> tuple[str, ...]:
+    kinds = Counter(
+        Kind.TRACE if plane.slot.diffusion is not None and plane.slot.diffusion.isotropic else _kind(plane)
+        for plane in left_out
+    )
+    return tuple(f"{count} {kind} images are no part of the array" for kind, count in sorted(kinds.items()))
+
+
+def _shared(pile: Pile) -> tuple[object, ...]:
+    """What stacks of one array have in common."""
+    g = pile.geometry
+    spacing = tuple(round(s, 3) for s in g.pixel_spacing or ())
+    return g.rows, g.columns, spacing, g.frame_of_reference_uid, len(pile.positions)
+
+
+def _places(piles: Sequence[Pile], count: int) -> Codes:
+    """Codes (n,) of the places of planes: stack by stack, positions ascending."""
+    place = np.zeros(count, dtype=np.int64)
+    base = 0
+    for pile in piles:
+        place[pile.members] = base + pile.place
+        base += len(pile.positions)
+    return place
+
+
+def _cells(
+    piles: Sequence[Pile], place: Codes, arrangement: Arrangement | None
+) -> tuple[tuple[Axis, ...], npt.NDArray[np.int64], Codes]:
+    """(axes, cells, order of the planes that cells index)."""
+    if arrangement is None:
+        return (), np.empty(0, dtype=np.int64), np.argsort(place, kind="stable")
+    axes = arrangement.axes
+    slices = len(piles[0].positions)
+    indices = [*arrangement.indices, place % slices]
+    if len(piles) > 1:
+        ids = [pile.stack_id for pile in piles]
+        named = None not in ids and len(set(ids)) == len(ids)
+        values = tuple(i or "" for i in ids) if named else tuple(range(1, len(piles) + 1))
+        axes = (Axis(name=AxisName.STACK, values=values), *axes)
+        indices.insert(0, place // slices)
+    shape = (*(axis.size for axis in axes), slices)
+    flat = np.ravel_multi_index(indices, shape)
+    order = np.argsort(flat, kind="stable")
+    cells = np.full(int(np.prod(shape)), -1, dtype=np.int64)
+    cells[flat[order]] = np.arange(len(order))
+    return axes, cells.reshape(shape), order
+
+
+def _stacks(planes: Sequence[Plane], piles: Sequence[Pile], place: Codes) -> tuple[Stack, ...]:
+    """Stacks of ``planes`` in order of the grid; ``place`` (n,) is theirs."""
+    order = np.argsort(place, kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(sum(len(pile.positions) for pile in piles) + 1)).tolist()
+    sorted_planes = [planes[k] for k in order.tolist()]
+    stacks = []
+    base = 0
+    for pile in piles:
+        runs = [sorted_planes[bounds[k] : bounds[k + 1]] for k in range(base, base + len(pile.positions))]
+        base += len(pile.positions)
+        row, column, normal = (_vector(axis) for axis in pile.axes_lps.tolist())
+        positions = tuple(pile.positions.tolist())
+        geometry = pile.geometry
+        stacks.append(
+            Stack(
+                positions=positions,
+                origins_lps=tuple(run[0].geometry.position_lps or (0.0, 0.0, 0.0) for run in runs),
+                members=tuple(
+                    tuple({plane.instance.sop_instance_uid: plane.instance for plane in run}.values()) for run in runs
+                ),
+                counts=tuple(len(run) for run in runs),
+                gaps=slice_gaps(positions, [run[0].geometry.slice_thickness for run in runs]),
+                normal_lps=normal,
+                row_lps=row,
+                column_lps=column,
+                rows=geometry.rows,
+                columns=geometry.columns,
+                pixel_spacing=geometry.pixel_spacing or (0.0, 0.0),
+                frame_of_reference_uid=geometry.frame_of_reference_uid,
+                stack_id=pile.stack_id,
+            )
+        )
+    return tuple(stacks)
+
+
+def _vector(values: Sequence[float]) -> tuple[float, float, float]:
+    return values[0], values[1], values[2]
+
+
+def _missing(cells: npt.NDArray[np.int64], axes: tuple[Axis, ...], stacks: tuple[Stack, ...]) -> tuple[Missing, ...]:
+    """Empty cells, and those at positions that fill a gap; volume by volume, positions ascending."""
+    found: list[Missing] = []
+    several = bool(axes) and axes[0].name is AxisName.STACK
+
+    def name(indices: tuple[int, ...], stack: int, position: float) -> None:
+        coordinates = tuple((axis.name, axis.values[k]) for axis, k in zip(axes, indices, strict=True))
+        found.append(Missing(stack=stack, position=position, coordinates=coordinates, indices=indices))
+
+    for index in np.argwhere(cells < 0)[:_MOST_MISSING].tolist():
+        *indices, k = index
+        stack = indices[0] if several else 0
+        name(tuple(indices), stack, stacks[stack].positions[k])
+    for s, stack in enumerate(stacks):
+        places = [place for gap in stack.gaps for place in gap.missing]
+        shape = cells.shape[1:-1] if several else cells.shape[:-1]
+        for volume in np.ndindex(shape) if places else ():
+            if len(found) >= _MOST_MISSING:
+                break
+            for place in places:
+                name((s, *volume) if several else volume, s, place)
+    found.sort(key=lambda slot: (slot.stack, slot.indices, slot.position))
+    return tuple(found[:_MOST_MISSING])

@@ -20,7 +20,7 @@ class Plane:
 
 
 def planes_of(instance: Instance) -> tuple[Plane, ...]:
-    """Every image of an object that has one with rows and columns; its place may still be unknown.
+    """Every image of an object that has rows and columns; its place, and its pixels, may still be unknown.
 
     A multi-frame object without functional groups gives none: nothing says where its frames lie.
     """
@@ -37,7 +37,7 @@ def planes_of(instance: Instance) -> tuple[Plane, ...]:
             for index, frame in enumerate(instance.frames)
         )
     pixels, geometry = instance.pixels, instance.geometry
-    if pixels is None or geometry is None or pixels.frames > 1:
+    if geometry is None or (pixels is not None and pixels.frames > 1):
         return ()
     tiling = instance.tiling
     if tiling is None:

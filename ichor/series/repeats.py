@@ -1,0 +1,180 @@
+"""Ways to tell apart images that share a place and every exact label: which volume is each of? Chooses no axis.
+
+Every way gives volume codes (n,) for the images, or None where it says nothing. A way may be wrong: who asks checks
+that the codes fill a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ichor.series.labels import Codes, Label, Labels, Numbers, number_codes
+from ichor.types import AxisName
+
+_MOST_CELLS = 4096  # that hold repeats: more is no series of images
+_ALIGNMENTS_TRIED = 8  # places where an incomplete run of times may begin
+_STEADY = 0.75  # of the least step between volumes: times that scatter more are not told to be of one volume
+_FEW = 4  # below so many volumes, steps may differ from slice to slice (a second pass in reverse order)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Way:
+    """``labels`` by the axis they would make; a pair where it takes two to tell images apart."""
+
+    labels: tuple[tuple[AxisName, Label], ...]
+    note: str | None = None
+
+
+def ways(labels: Labels, *, place: Codes, cell: Codes) -> Iterator[Way]:
+    """Ways in order of trust.
+
+    Parameters
+    ----------
+    place
+        (n,) codes of slice positions.
+    cell
+        (n,) codes of the exact labels together: images of one cell at one place are to be told apart.
+    """
+    temporal = _exact(labels.temporal_position)
+    acquisition = _exact(labels.acquisition)
+    if temporal:
+        yield Way(labels=((AxisName.TEMPORAL_POSITION, temporal),))
+    time = _exact(labels.time)
+    if time:
+        yield Way(labels=((AxisName.TIME, time),))
+    if acquisition:
+        yield Way(labels=((AxisName.ACQUISITION, acquisition),))
+    if temporal and acquisition:
+        yield Way(labels=((AxisName.TEMPORAL_POSITION, temporal), (AxisName.ACQUISITION, acquisition)))
+    if time:
+        ranked = _by_cell(by_time, labels.time, place=place, cell=cell)
+        if ranked is not None:
+            yield Way(labels=((AxisName.TIME, _counted(ranked)),))
+    if (labels.order >= 0).all() and (labels.order != labels.order[0]).any():
+        codes = np.unique(labels.order, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        yield Way(labels=((AxisName.REPETITION, _counted(codes)),))
+    numbered = _by_cell(by_number, labels.number, place=place, cell=cell)
+    if numbered is not None:
+        yield Way(
+            labels=((AxisName.REPETITION, _counted(numbered)),), note="volumes told apart by instance number only"
+        )
+
+
+def _by_cell(tell: Callable[..., Codes | None], numbers: Numbers, *, place: Codes, cell: Codes) -> Codes | None:
+    """``tell`` of each cell that has a place with several images; 0 in the others."""
+    if np.isnan(numbers).any():
+        return None
+    codes = np.zeros(len(numbers), dtype=np.int64)
+    order = np.lexsort((place, cell))
+    start = np.flatnonzero(np.diff(cell[order], prepend=-1) != 0)
+    shared = (np.diff(cell[order], prepend=-1) == 0) & (np.diff(place[order], prepend=-1) == 0)
+    repeated = np.flatnonzero(np.add.reduceat(shared, start) > 0)
+    if len(repeated) > _MOST_CELLS:
+        return None
+    stop = np.append(start[1:], len(order))
+    for k in repeated.tolist():
+        members = order[start[k] : stop[k]]
+        told = tell(numbers[members], place=place[members])
+        if told is None:
+            return None
+        codes[members] = told
+    return codes
+
+
+def by_time(times: Numbers, *, place: Codes) -> Codes | None:
+    """Rank of each image's time at its place, where slices of one volume have times of their own.
+
+    Places that lack images are laid against the full ones: to where their times fit best, and begin within the range
+    in which full ones begin (every slice is measured once in each repetition).
+    """
+    order, start, size = _columns(place, times)
+    t = times[order]
+    inner = np.ones(len(t), dtype=bool)
+    inner[start] = False
+    if (np.diff(t, prepend=-np.inf)[inner] <= 0).any():
+        return None  # two images of one place at one time
+    most = int(size.max())
+    full = size == most
+    matrix = t[start[full][:, None] + np.arange(most)]
+    steps = matrix - matrix[:, :1]
+    course = np.median(steps, axis=0)
+    least = float(np.diff(course).min()) if most > 1 else 0.0
+    if most >= _FEW and float(np.abs(steps - course).max()) > _STEADY * least:
+        return None  # places that each lack another image look like this
+    rank = np.arange(len(t)) - np.repeat(start, size)
+    low, high = float(matrix[:, 0].min()), float(matrix[:, 0].max())
+    for k in np.flatnonzero(~full).tolist():
+        here = slice(int(start[k]), int(start[k] + size[k]))
+        fitted = _fit(t[here], course, low=low, high=high)
+        if fitted is None:
+            return None
+        rank[here] = fitted
+    codes = np.empty(len(t), dtype=np.int64)
+    codes[order] = rank
+    return codes
+
+
+def by_number(numbers: Numbers, *, place: Codes) -> Codes | None:
+    """Volume of each image when its number is a + p * place + q * volume throughout, for steps p and q.
+
+    The steps are read off the places that hold most images.
+    """
+    order, start, size = _columns(place, numbers)
+    n, at = numbers[order], place[order]
+    most = int(size.max())
+    full = np.flatnonzero(size == most)
+    if most < 2:
+        return None
+    q = float(n[start[full[0]] + 1] - n[start[full[0]]])
+    first = n[start[full]]
+    p = 0.0
+    if len(start) > 1:
+        if len(full) < 2:
+            return None
+        p = float((first[-1] - first[0]) / (at[start[full[-1]]] - at[start[full[0]]]))
+    if q == 0:
+        return None
+    volume = (n - first[0] - p * (at - at[start[full[0]]])) / q
+    rounded = np.rint(volume)
+    if (volume != rounded).any() or rounded.min() < 0 or rounded.max() >= most:
+        return None
+    codes = np.empty(len(n), dtype=np.int64)
+    codes[order] = rounded.astype(np.int64)
+    return codes
+
+
+def _columns(place: Codes, within: Numbers) -> tuple[Codes, Codes, Codes]:
+    """(order, start, size): images sorted by place and then by ``within``; where places start, how many they hold."""
+    order = np.lexsort((within, place))
+    start = np.flatnonzero(np.diff(place[order], prepend=-1) != 0)
+    return order, start, np.diff(start, append=len(order))
+
+
+def _exact(numbers: Numbers) -> Label | None:
+    """None where all are alike or none is stated."""
+    label = number_codes(numbers)
+    return label if len(label.values) > 1 else None
+
+
+def _counted(codes: Codes) -> Label:
+    return Label(codes=codes, values=tuple(range(1, int(codes.max()) + 2)))
+
+
+def _fit(times: Numbers, course: Numbers, *, low: float, high: float) -> Codes | None:
+    """Volumes that ``times`` (m,) ascending belong to, given the ``course`` (v,) of full places from 0."""
+    begins = times[0] - course[: len(course) - len(times) + 1]
+    outside = np.maximum(np.maximum(low - begins, begins - high), 0.0)
+    best: tuple[float, Codes] | None = None
+    for k in np.argsort(outside, kind="stable")[:_ALIGNMENTS_TRIED].tolist():
+        local = times - begins[k]
+        right = np.clip(np.searchsorted(course, local), 1, len(course) - 1)
+        nearest = np.where(local - course[right - 1] <= course[right] - local, right - 1, right)
+        if (np.diff(nearest) <= 0).any():
+            continue
+        cost = float(np.abs(local - course[nearest]).sum() + outside[k])
+        if best is None or cost < best[0]:
+            best = cost, nearest.astype(np.int64)
+    return best[1] if best is not None else None
