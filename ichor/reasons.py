@@ -41,6 +41,8 @@ class Reason(StrEnum):
     MULTIFRAME = "multi-frame images are not measured by this version"
     NOT_AXIAL = "not an axial series"
     NO_FULL_GRID = "its images make no full grid"
+    NO_DIRECTION = "a diffusion-weighted volume has no gradient direction"
+    DIFFUSION_DIFFERS = "images of one volume state different diffusion weightings"
     # of a rule of routing
     NOT_CT = "not a CT"
     NOT_MR = "not an MR"
