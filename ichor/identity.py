@@ -5,6 +5,8 @@ One list for both, but for sequences: a correction of what the digest leaves out
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydicom.datadict import tag_for_keyword
 
 # PS3.3 C.7.1.1 Patient, C.7.2.1 General Study, C.7.2.2 Patient Study, C.7.1.3 and C.7.2.3 Clinical Trial.
@@ -46,3 +48,17 @@ PERSON = tuple(
 def person_of(identity_sha256: str) -> str:
     """The part of an `ichor.types.Instance.identity_sha256` that `PERSON` decides."""
     return identity_sha256[:32]
+
+
+SEVERAL_PERSONS = "several persons"
+
+
+def identity_of_sources(identities: Iterable[str]) -> str:
+    """The identity of a result made of headers with these, first source first.
+
+    A result has its first source's header, unless headers contradict each other on the person: then it is nobody's,
+    whatever is corrected later.
+    """
+    named = list(identities)
+    persons = {person_of(identity) for identity in named if identity}
+    return SEVERAL_PERSONS if len(persons) > 1 else next(iter(named), "")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ichor.encoding import EncodedObject
+from ichor.identity import identity_of_sources
 from ichor.messages import JobDone, from_json, to_json
 from ichor.store.protocol import Blobs
 from ichor.types import Findings, Instance, Job, Picture, ResultObject, ResultSet, unique
@@ -83,7 +84,7 @@ def put_result_set(
         objects=tuple(objects),
         pictures=tuple(pictures),
         measurements=tuple((m.name, m.value, m.unit) for m in findings.measurements),
-        identity_sha256=made.sources[0].identity_sha256 if made.sources else "",
+        identity_sha256=identity_of_sources(source.identity_sha256 for source in made.sources),
         input_series=_input_series(job),
         predecessor=predecessor.job_id if predecessor else None,
         seconds=dict(made.seconds),

@@ -61,7 +61,7 @@ class Sent:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> list[FileDataset]:
     folder = tmp_path_factory.mktemp("head")
-    write_ct_head(folder, seed=20_530, bleed=35.0, slices=28, matrix=192, series={"soft"})
+    write_ct_head(folder, seed=20_530, bleed=35.0, slices=32, matrix=256, series={"soft"})
     return [pydicom.dcmread(p) for p in sorted((folder / "dicom").rglob("*.dcm"))]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from unit.pipelines.heads import instance
 
 from ichor.encoding import EncodedObject
+from ichor.identity import SEVERAL_PERSONS
 from ichor.store.memory import MemoryBlobs
 from ichor.types import Algorithm, Findings, Job, Priority
 from pipelines.picture import Drawn
@@ -43,6 +45,19 @@ def test_a_second_set_is_dropped_for_the_first() -> None:
     assert blobs.get(first.objects[0].key) == b"first 0"
     assert first.objects[0].sha256 == hashlib.sha256(b"first 0").hexdigest()
     assert first.identity_sha256 == "a" * 64
+
+
+def test_a_result_made_of_two_persons_is_nobodys() -> None:
+    blobs, one = MemoryBlobs(), instance(0)
+    corrected = replace(one, identity_sha256="b" * 64)
+    described_otherwise = replace(one, identity_sha256="a" * 32 + "c" * 32)
+    whose = [
+        put_result_set(
+            blobs, replace(made("r", "report"), sources=(one, other)), job=JOB, prefix=place(f"j{n}"), predecessor=None
+        ).identity_sha256
+        for n, other in enumerate((corrected, described_otherwise))
+    ]  # fmt: skip
+    assert whose == [SEVERAL_PERSONS, "a" * 64]
 
 
 def test_objects_of_one_kind_have_their_own_places() -> None:
