@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 # Layout as described in nibabel's "Siemens CSA header" page and checked against files of a Trio and a Prisma.
-_SYNGO_TYPES = {"DS": 3, "FD": 4, "FL": 5, "IS": 6, "SL": 7, "US": 10, "CS": 16, "LO": 19}
+_SYNGO_TYPES = {"DS": 3, "FD": 4, "FL": 5, "IS": 6, "SL": 7, "US": 10, "CS": 16, "LO": 19, "SH": 22}
 _FILLED, _EMPTY = 77, 205
 _ITEMS = 6  # scanners reserve six items even for one value
 

@@ -1,4 +1,4 @@
-"""Enhanced multi-frame MR and CT (PS3.3 A.36, A.38) as Philips, Siemens XA, Canon and GE write them. No single frames."""
+"""Enhanced multi-frame MR and CT (PS3.3 A.36, A.38) as Philips, Siemens XA, Canon and GE write them. No single frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the data sets of a synthetic series as files: order, numbers, transfer syntax, sequence lengths. No content."""
+"""Writes data sets of a synthetic series as files: order, numbers, transfer syntax, lengths. Makes no content."""
 
 from __future__ import annotations
 

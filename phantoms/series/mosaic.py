@@ -93,7 +93,10 @@ def _tile_item(plane: ImagePlane) -> Dataset:
 def _volumes(scan: Scan) -> list[list[ImagePlane]]:
     planes = list(scan.planes())
     count = scan.stored.shape[-3]
-    return [planes[k : k + count] for k in range(0, len(planes), count)]
+    volumes = [planes[k : k + count] for k in range(0, len(planes), count)]
+    if any(len({(p.slope, p.intercept) for p in volume}) > 1 for volume in volumes):
+        raise ValueError("the tiles of one object share their rescale")
+    return volumes
 
 
 def _tiled(tiles: Sequence[StoredArray], *, across: int, down: int) -> StoredArray:

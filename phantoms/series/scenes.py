@@ -1,4 +1,4 @@
-"""Ready-made truths: diffusion, perfusion, echoes, complex images, stacks, CT. Small matrices of odd sizes, no anatomy."""
+"""Ready-made truths: diffusion, perfusion, echoes, complex images, stacks, CT. Small matrices, no anatomy."""
 
 from __future__ import annotations
 

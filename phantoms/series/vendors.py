@@ -62,10 +62,12 @@ def philips_private(ds: Dataset, plane: ImagePlane, scan: Scan) -> None:
     for low, value in zip((0xB0, 0xB1, 0xB2), plane.direction_lps or (0.0, 0.0, 0.0), strict=True):
         blocks[0].add_new(low, "FL", value)
     of_shell = [i for i, b in enumerate(scan.b_values) if b == plane.b_value]
-    # Images without a direction count as the one after the last (Achieva: 33 of 33).
-    number = of_shell.index(plane.diffusion_index) + 1 if plane.direction_lps else len(scan.b_values)
+    # Images without a direction count from the end of the directions (Achieva: 33 of 33); no two volumes of one
+    # b-value share a number.
+    before = 0 if plane.direction_lps else len(scan.b_values) - 1
+    at = of_shell.index(plane.diffusion_index) if plane.diffusion_index in of_shell else 0
     blocks[4].add_new(0x12, "IS", shells.index(plane.b_value) + 1)
-    blocks[4].add_new(0x13, "IS", number)
+    blocks[4].add_new(0x13, "IS", before + at + 1)
     blocks[4].add_new(0x14, "SL", len(shells))
     blocks[4].add_new(0x15, "SL", len(scan.b_values))
 
@@ -106,6 +108,7 @@ def siemens_csa(ds: Dataset, plane: ImagePlane, *, tiles: int = 0, normal_sign: 
     """The CSA image header of one image, or of a mosaic of ``tiles`` that go along ``normal_sign`` times the normal."""
     elements: list[tuple[str, str, list[str]]] = [
         ("EchoLinePosition", "IS", ["12      "]),
+        ("AcquisitionMatrixText", "SH", ["{}p*{}".format(*plane.stored_yx.shape)]),
         ("ImagePositionPatient", "DS", []),
         ("NumberOfImagesInMosaic", "US", [f"{tiles:<8d}"] if tiles else []),
         ("SliceNormalVector", "FD", [f"{v * normal_sign:.8f}" for v in plane.stack.normal_lps]),
@@ -209,7 +212,7 @@ def _uih_type(plane: ImagePlane) -> list[str]:
 
 
 def uih_private(ds: Dataset, plane: ImagePlane, *, normal_sign: float = 1.0) -> None:
-    """b as it was (0065,1009) and as it was asked for (0065,100A); direction along row, column and normal (0065,1037)."""
+    """b as it was and as it was asked for; direction along row, column and normal (dcm2niix' notes on UIH)."""
     block = ds.private_block(0x0065, "Image Private Header", create=True)
     stack = plane.stack
     block.add_new(0x14, "DS", [decimal(normal_sign * v) for v in stack.normal_lps])
