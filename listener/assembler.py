@@ -32,6 +32,7 @@ from ichor.messages import (
 from ichor.pipeline import PipelineSpec
 from ichor.series.evidence import Sender
 from ichor.series.manifest import put_manifest
+from ichor.series.rules import RULES, Rule
 from ichor.store.protocol import Blobs
 from ichor.types import Job, Stage
 from listener.assembly_store import AssemblyStore
@@ -53,6 +54,7 @@ def run_assembler(
     state_path: Path,
     pipelines: Sequence[PipelineSpec],
     study_wait: float,
+    rules: Sequence[Rule] = RULES,
     clock: Clock,
     stop: threading.Event,
     on_ready: Callable[[], None],
@@ -63,11 +65,13 @@ def run_assembler(
     ----------
     study_wait
         Longest wait, in seconds, for an open series that would be a better input.
+    rules
+        Rules of routing, the site's own among them.
     """
     store = AssemblyStore(state_path)
     subscription = bus.subscribe([INSTANCES], _GROUP)
     assembler = Assembler(
-        bus=bus, blobs=blobs, store=store, pipelines=pipelines, study_wait=study_wait, clock=clock
+        bus=bus, blobs=blobs, store=store, pipelines=pipelines, study_wait=study_wait, clock=clock, rules=rules
     )  # fmt: skip
     try:
         on_ready()
@@ -147,12 +151,14 @@ class Assembler:
         pipelines: Sequence[PipelineSpec],
         study_wait: float,
         clock: Clock,
+        rules: Sequence[Rule] = RULES,
     ) -> None:
         self._bus = bus
         self._blobs = blobs
         self._store = store
         self._pipelines = pipelines
         self._study_wait = study_wait
+        self._rules = rules
         self._clock = clock
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._senders = _Senders(store.senders())
@@ -218,8 +224,12 @@ class Assembler:
         held = self._held.get(uid)
         if held is None:
             study = StudyAssembly(
-                uid=uid, pipelines=self._pipelines, study_wait=self._study_wait, senders=self._senders
-            )  # fmt: skip
+                uid=uid,
+                pipelines=self._pipelines,
+                study_wait=self._study_wait,
+                senders=self._senders,
+                rules=self._rules,
+            )
             held = self._held[uid] = _Held(study, self._store.load(study) or 0)
             while len(self._held) > _IN_MEMORY:
                 self._held.popitem(last=False)

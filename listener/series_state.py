@@ -10,6 +10,7 @@ from ichor.reasons import Reason
 from ichor.series.evidence import CountTally, Decision, Sender, SeriesView, decide
 from ichor.series.grid import Grid, build_grid
 from ichor.series.roles import Verdict, facts_of, judge
+from ichor.series.rules import RULES, Rule
 from ichor.types import Grade, Instance, SeriesStatus
 
 _ENOUGH_TO_GUESS = 8  # images whose facts tell what a growing series is meant for
@@ -74,6 +75,7 @@ class Member:
 @dataclass(slots=True, kw_only=True)
 class SeriesState:
     uid: str
+    rules: Sequence[Rule] = RULES
     members: dict[str, Member] = field(default_factory=dict)
     tally: CountTally = field(default_factory=CountTally)
     brought: dict[str, int] = field(default_factory=dict)  # association -> images it was the first to bring
@@ -181,12 +183,12 @@ class SeriesState:
 
     def judge(self) -> None:
         """What it is, now that it is decided."""
-        self.verdict = judge(facts_of(self.instances, self.grid, conflict=self.conflict))
+        self.verdict = judge(facts_of(self.instances, self.grid, conflict=self.conflict), rules=self.rules)
 
     def guess(self) -> None:
         """What it is meant for, by its first images: enough to know whether anything should wait for it."""
         first = [m.instance for _, m in zip(range(_ENOUGH_TO_GUESS), self.members.values(), strict=False)]
-        self.verdict = judge(facts_of(first, None))
+        self.verdict = judge(facts_of(first, None), rules=self.rules)
 
     def reopen(self) -> None:
         """More came: what was decided no longer stands."""
@@ -217,7 +219,7 @@ class SeriesState:
             modality=next(iter(self.members.values())).instance.modality,
             instances=len(self.members),
             grade=self.grade,
-            evidence=self.decision.evidence,
+            evidence=self.decision.evidence + (verdict.evidence() if verdict and self.grade.complete else ()),
             roles=roles,
             reason=reason,
         )

@@ -16,6 +16,7 @@ from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
 from ichor.series.evidence import LONGEST_QUIET, Sender
 from ichor.series.manifest import build_manifest
+from ichor.series.rules import RULES, Rule
 from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority, unique
 from ichor.uids import content_digest, job_id_of
 from listener.series_state import Associations, Member, SeriesState, contradict
@@ -70,6 +71,7 @@ class StudyAssembly:
     pipelines: Sequence[PipelineSpec]
     study_wait: float
     senders: MutableMapping[str, Sender]
+    rules: Sequence[Rule] = RULES
     series: dict[str, SeriesState] = field(default_factory=dict)
     associations: Associations = field(default_factory=Associations)
     home: dict[str, str] = field(default_factory=dict)  # SOP Instance UID -> Series Instance UID
@@ -109,12 +111,15 @@ class StudyAssembly:
     def restore(self, member: Member) -> None:
         """Put back an image as it was kept; what was decided is put back by who kept it."""
         instance = member.instance
-        series = self.series.setdefault(instance.series_instance_uid, SeriesState(uid=instance.series_instance_uid))
+        series = self._series(instance.series_instance_uid)
         series.put(member)
         for name in member.associations:
             series.brought[name] = series.brought.get(name, 0) + 1
         self.home[instance.sop_instance_uid] = series.uid
         self.patients[instance.patient_sha256] += 1
+
+    def _series(self, uid: str) -> SeriesState:
+        return self.series.setdefault(uid, SeriesState(uid=uid, rules=self.rules))
 
     def _take(self, instance: Instance, *, association: str, now: float) -> None:
         self.associations.begin(association, instance.calling_ae)
@@ -141,7 +146,7 @@ class StudyAssembly:
             self._correct(series, member, instance, now=now)
 
     def _add(self, instance: Instance, *, association: str, now: float) -> None:
-        series = self.series.setdefault(instance.series_instance_uid, SeriesState(uid=instance.series_instance_uid))
+        series = self._series(instance.series_instance_uid)
         sender = self._sender(instance.calling_ae)
         if series.members:
             pause = now - series.last_at
@@ -200,7 +205,7 @@ class StudyAssembly:
                 del self.series[series.uid]
             else:
                 series.reopen()
-            series = self.series.setdefault(instance.series_instance_uid, SeriesState(uid=instance.series_instance_uid))
+            series = self._series(instance.series_instance_uid)
             for name in member.associations:
                 series.brought[name] = series.brought.get(name, 0) + 1
             series.reopen()

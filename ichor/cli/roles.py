@@ -129,6 +129,7 @@ def _assemble(settings: Settings, folder: DataFolder) -> Role:
             state_path=folder.assembly,
             pipelines=tuple(installed()),
             study_wait=settings.study.wait,
+            rules=settings.routing(),
             clock=SystemClock(),
             stop=stop,
             on_ready=on_ready,

@@ -126,7 +126,7 @@ def _assembled(before: StudyAssembled | None, now: StudyAssembled) -> list[Line]
 
 def _series(old: SeriesStatus | None, new: SeriesStatus) -> list[str]:
     name = f"{new.modality} series …{short(new.series_instance_uid)}"
-    proof = "; ".join(e.detail for e in new.evidence)
+    proof = "; ".join(e.detail for e in new.evidence if e.what != "rule")
     texts = []
     if old is None or old.grade is not new.grade or (new.grade.complete and old.instances != new.instances):
         if new.grade is Grade.OPEN:
@@ -143,6 +143,9 @@ def _series(old: SeriesStatus | None, new: SeriesStatus) -> list[str]:
         texts.append(f"{name} can serve as {', '.join(new.roles)}")
     if new.grade.complete and not new.roles and new.reason and (old is None or old.reason != new.reason):
         texts.append(f"{name} is not used: {new.reason}")
+    rules = [e.detail for e in new.evidence if e.what == "rule"]
+    if rules and (old is None or rules != [e.detail for e in old.evidence if e.what == "rule"]):
+        texts.append(f"{name}, by the rules of routing: {'; '.join(rules)}")
     return texts
 
 

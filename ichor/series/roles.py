@@ -1,130 +1,46 @@
-"""Which roles a series can play: rules as data over facts of the whole series, each with its reason. Decides nothing else.
-
-A rule has two lists of checks. The first says whether the series is meant at all: a bone kernel is *not a candidate*.
-The second says whether one that is meant can be used: a lossy head CT is a *refused candidate*, and a study in which
-all candidates are refused gets the answer "not analysed" with that reason.
-"""
+"""Which roles a series can play: facts of the whole series, put to the rules of `ichor.series.rules`. Decides nothing else."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ichor.reasons import Reason
+from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid
-from ichor.series.kernels import KernelClass, kernel_class
-from ichor.types import Instance
+from ichor.series.kernels import kernel_class
+from ichor.series.planes import Plane, planes_of
+from ichor.series.rules import B0_LIMIT, RULES, Check, Rule, SeriesFacts
+from ichor.types import AxisName, Component, Evidence, GradientTable, Instance, Kind, SequenceFacts, unique
 
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_LOCALIZER_WORDS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"})
 _HEAD_WORDS = ("HEAD", "BRAIN", "SKULL", "CRANI", "CEREBR", "KOPF", "SCHAEDEL", "TETE", "CRANE")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesFacts:
-    """A series in the words that rules use. None where nothing is known.
-
-    ``kind``: image, localizer, derived, secondary_capture, report. ``tilt``: angle of the normal to the table, degrees.
-    ``thickness``: largest slice thickness, or the largest spacing where no header has one, mm.
-    """
-
-    kind: str
-    modality: str
-    images: int
-    head: bool | None
-    contrast: bool
-    kernel: KernelClass
-    tilt: float | None
-    multiframe: bool
-    lossy: bool
-    conflict: bool
-    defect: str | None
-    positions: int | None
-    coverage: float | None
-    spacing: float | None
-    thickness: float | None
-    finding: str | None
-    series_number: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """``fact`` must stand in ``relation`` to ``value``; an unknown fact (None) passes. Else: ``reason``."""
-
-    fact: str
-    relation: str
-    value: Any
-    reason: str
-
-    def reason_against(self, facts: SeriesFacts) -> str | None:
-        """None when the check holds. A reason ``*`` is the fact itself."""
-        actual = getattr(facts, self.fact)
-        if actual is None or RELATIONS[self.relation](actual, self.value):
-            return None
-        return str(actual) if self.reason == "*" else self.reason
-
-
-RELATIONS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "is": operator.eq,
-    "is not": operator.ne,
-    "at most": operator.le,
-    "at least": operator.ge,
+_NOT_IMAGE = {
+    Kind.LOCALIZER: Reason.LOCALIZER,
+    Kind.SECONDARY_CAPTURE: Reason.SECONDARY_CAPTURE,
+    Kind.TRACE: Reason.TRACE,
+    Kind.ADC: Reason.PARAMETER_MAP,
+    Kind.FA: Reason.PARAMETER_MAP,
+    Kind.MIP: Reason.PROJECTION,
+    Kind.REFORMAT: Reason.REFORMAT,
+    Kind.DERIVED: Reason.DERIVED,
+    Kind.REPORT: Reason.REPORT,
 }
+_TIMES = (AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION)
+_SAME_DIRECTION = 1e-3  # of the cosine: 2.6 degrees
+_SHELL = 0.95  # b within 5 % of the highest is one shell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """What a series must be to be meant for ``role`` (``meant``) and to be usable for it (``usable``).
-
-    ``rank`` names facts and how they order candidates, best first: (fact, preferred value or "most" or "least", step);
-    numbers are compared in steps, so that two reconstructions of one scan do not differ by the ends of their range.
-    """
+class Said:
+    """What one rule says of a series: ``plays``, ``refused`` or ``not meant``; the latter two with a reason."""
 
     role: str
-    meant: tuple[Check, ...]
-    usable: tuple[Check, ...]
-    rank: tuple[tuple[str, Any, float], ...]
-
-
-THICKNESS_LIMIT_MM = 5.05  # 5 mm and what rounding adds
-TILT_LIMIT_DEG = 40.0  # gantries tilt to 30
-
-RULES: tuple[Rule, ...] = (
-    Rule(
-        role="ncct_head",
-        meant=(
-            Check(fact="kind", relation="is not", value="report", reason=Reason.REPORT),
-            Check(fact="kind", relation="is not", value="localizer", reason=Reason.LOCALIZER),
-            Check(fact="kind", relation="is not", value="secondary_capture", reason=Reason.SECONDARY_CAPTURE),
-            Check(fact="kind", relation="is not", value="derived", reason=Reason.DERIVED),
-            Check(fact="modality", relation="is", value="CT", reason="not a CT"),
-            Check(fact="head", relation="is", value=True, reason=Reason.NOT_HEAD),
-            Check(fact="contrast", relation="is", value=False, reason=Reason.CONTRAST),
-            Check(fact="kernel", relation="is not", value=KernelClass.SHARP, reason=Reason.BONE_KERNEL),
-            Check(fact="tilt", relation="at most", value=TILT_LIMIT_DEG, reason=Reason.NOT_AXIAL),
-        ),
-        usable=(
-            Check(fact="lossy", relation="is", value=False, reason=Reason.LOSSY),
-            Check(fact="conflict", relation="is", value=False, reason=Reason.DUPLICATE_OTHER_BYTES),
-            Check(fact="defect", relation="is", value=None, reason="*"),
-            Check(fact="multiframe", relation="is", value=False, reason=Reason.MULTIFRAME),
-            Check(fact="images", relation="at least", value=2, reason=Reason.ONE_SLICE),
-            Check(fact="finding", relation="is", value=None, reason="*"),
-            Check(fact="positions", relation="at least", value=2, reason=Reason.ONE_SLICE),
-            Check(fact="thickness", relation="at most", value=THICKNESS_LIMIT_MM, reason=Reason.TOO_THICK),
-        ),
-        rank=(
-            ("kernel", KernelClass.SOFT, 1),
-            ("coverage", "most", 20),
-            ("thickness", "most", 0.5),
-            ("series_number", "least", 1),
-        ),
-    ),
-)
+    rule: str
+    answer: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,97 +48,206 @@ class Verdict:
     """What the rules say of one series. ``rank`` per role: lower sorts first, comparable within a role.
 
     ``refused``: role -> reason, for a series that is meant for the role and cannot be used. ``reason``: why it plays
-    none, in the words of the rule that came nearest.
+    none, in the words of the rule that came nearest. ``said``: every rule, in order.
     """
 
     roles: tuple[str, ...]
     rank: Mapping[str, tuple[float, ...]]
     refused: Mapping[str, str]
     reason: str | None
+    said: tuple[Said, ...] = ()
 
     @property
     def meant(self) -> frozenset[str]:
         """Roles that it plays, or would play if it could be used."""
         return frozenset(self.roles) | frozenset(self.refused)
 
+    @property
+    def rule(self) -> str | None:
+        """The rule that gives it its first role."""
+        return next((said.rule for said in self.said if said.answer == "plays"), None)
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What each rule said, in few lines: those that say no for one reason share a line."""
+        lines = [
+            f"{said.rule}: plays {said.role}" if said.answer == "plays" else f"{said.rule}: refused, {said.reason}"
+            for said in self.said
+            if said.answer != "not meant"
+        ]
+        against: dict[str | None, list[str]] = {}
+        for said in self.said:
+            if said.answer == "not meant":
+                against.setdefault(said.reason, []).append(said.rule)
+        lines += [f"not {', '.join(rules)}: {reason}" for reason, rules in against.items()]
+        return tuple(Evidence(what="rule", detail=line) for line in lines)
+
 
 def judge(facts: SeriesFacts, *, rules: Sequence[Rule] = RULES) -> Verdict:
     """Apply every rule."""
-    roles, refused, rank, reason = [], {}, {}, None
-    for rule in rules:
-        against = next((r for c in rule.meant if (r := c.reason_against(facts))), None)
+    said: list[Said] = []
+    rank: dict[str, tuple[float, ...]] = {}
+    plays: dict[str, tuple[float, ...]] = {}
+    refused: dict[str, str] = {}
+    nearest, reason = -1, None
+    for number, rule in enumerate(rules):
+        passed, against = _first_against(rule.meant, facts)
         if against is not None:
-            reason = reason or against
+            said.append(Said(role=rule.role, rule=rule.name, answer="not meant", reason=against))
+            if passed > nearest:
+                nearest, reason = passed, against
             continue
-        rank[rule.role] = _rank(facts, rule)
-        against = next((r for c in rule.usable if (r := c.reason_against(facts))), None)
+        place = (float(number), *_rank(facts, rule))
+        rank.setdefault(rule.role, place)
+        _, against = _first_against(rule.usable, facts)
         if against is None:
-            roles.append(rule.role)
+            plays.setdefault(rule.role, place)
+            said.append(Said(role=rule.role, rule=rule.name, answer="plays"))
         else:
-            refused[rule.role] = against
-    if refused and not roles:
-        reason = next(iter(refused.values()))
-    return Verdict(roles=tuple(roles), rank=rank, refused=refused, reason=None if roles else reason)
+            refused.setdefault(rule.role, against)
+            said.append(Said(role=rule.role, rule=rule.name, answer="refused", reason=against))
+    refused = {role: why for role, why in refused.items() if role not in plays}
+    return Verdict(
+        roles=tuple(plays),
+        rank={**rank, **plays},
+        refused=refused,
+        reason=None if plays else next(iter(refused.values()), reason),
+        said=tuple(said),
+    )
 
 
 def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool = False) -> SeriesFacts:
     """Facts of a series. Without ``grid`` (a series that is still coming) what depends on it is unknown."""
     first = next((i for i in instances if i.defect is None), instances[0])
-    images = [i for i in instances if i.geometry is not None]
-    defects = [i.defect for i in instances if i.defect is not None]
+    planes = grid.planes if grid is not None else tuple(p for i in instances for p in planes_of(i))
     stack = grid.stacks[0] if grid is not None and grid.stacks else None
-    thick = [i.geometry.slice_thickness for i in images if i.geometry and i.geometry.slice_thickness]
+    axes = {axis.name: axis for axis in grid.axes} if grid is not None else {}
+    geometries = [plane.geometry for plane in planes]
+    thick = [g.slice_thickness for g in geometries if g.slice_thickness]
+    spaced = next((g for g in geometries if g.pixel_spacing), None)
     head = [_is_head(i.body_part) for i in instances if i.body_part]
-    multiframe = any(i.pixels is not None and i.pixels.frames > 1 for i in instances)
+    kind = _kind(instances, planes)
+    slots = [plane.slot for plane in planes]
+    components = {slot.component for slot in slots}
+    sequence = next((i.sequence for i in instances if i.sequence is not None), None) or SequenceFacts()
+    echoes = [slot.echo_time for slot in slots if slot.echo_time is not None]
+    weights = _weights(planes, grid)
+    times = axes.get(AxisName.TIME)
     return SeriesFacts(
-        kind=_kind(first, all_defective=len(defects) == len(instances)),
+        kind=kind,
+        not_image=_NOT_IMAGE.get(kind),
+        dialect=first.dialect,
         modality=first.modality,
-        images=len(instances),
+        manufacturer=(first.manufacturer or "").upper() or None,
+        images=len(planes) or len(instances),
         head=any(head) if head else None,
         contrast=any(i.contrast for i in instances),
         kernel=kernel_class(first.kernel),
-        tilt=_tilt(images),
-        multiframe=multiframe,
+        tilt=_tilt(planes),
+        multiframe=any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in instances),
         lossy=any(i.pixels is not None and i.pixels.lossy for i in instances),
         conflict=conflict,
-        defect=next(iter(defects), None),
+        defect=next((i.defect for i in instances if i.defect is not None), None),
+        finding=next(iter(grid.findings), None) if grid is not None else None,
+        axes=tuple(name.value for name in axes) if grid is not None else None,
+        volumes=int(np.prod([axis.size for axis in grid.axes], dtype=np.int64)) if grid is not None else None,
         positions=len(stack.positions) if stack else None,
         coverage=stack.coverage if stack else None,
         spacing=stack.spacing if stack else None,
         thickness=max(thick) if thick else (stack.spacing if stack else None),
-        finding=_finding(grid),
+        field_of_view=min(spaced.rows * spaced.pixel_spacing[0], spaced.columns * spaced.pixel_spacing[1])
+        if spaced is not None and spaced.pixel_spacing
+        else None,
         series_number=first.series_number,
+        component=next(iter(components)) if len(components) == 1 else None,
+        magnitude=bool(components & {None, Component.MAGNITUDE}) if components else None,
+        time_points=int(np.prod([axes[n].size for n in _TIMES if n in axes], dtype=np.int64)) if grid else None,
+        duration=float(times.values[-1]) - float(times.values[0]) if times is not None else None,
+        diffusion=weights.weighted,
+        b_max=weights.b_max,
+        b0_volumes=weights.b0_volumes,
+        directions=weights.directions,
+        gradients=weights.problem,
+        acquisition_type=sequence.acquisition_type,
+        scanning_sequence=sequence.scanning_sequence or None,
+        sequence_variant=sequence.sequence_variant or None,
+        sequence_name=(sequence.sequence_name or "").upper() or None,
+        echo_time=min(echoes, default=sequence.echo_time),
+        repetition_time=sequence.repetition_time,
+        inversion_time=sequence.inversion_time,
+        flip_angle=sequence.flip_angle,
+        words=_words(instances) or None,
+        whole=grid is not None,
     )
 
 
-def _finding(grid: Grid | None) -> str | None:
-    return next(iter(grid.findings), None) if grid is not None else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    weighted: bool | None = None
+    b_max: float | None = None
+    b0_volumes: int | None = None
+    directions: int | None = None
+    problem: str | None = None
 
 
-def _kind(first: Instance, *, all_defective: bool) -> str:
-    """What sort of object the series is made of, by its first object."""
-    types = first.image_type
-    if first.sop_class_uid.startswith(_SECONDARY_CAPTURE):
-        return "secondary_capture"
-    if first.geometry is None and first.pixels is None and not all_defective:
-        return "report"
-    if _LOCALIZER_WORDS & set(types):
-        return "localizer"
-    if types[:1] == ("DERIVED",):
-        # Lossy compression makes an image DERIVED (PS3.3 C.7.6.1.1.2) and changes nothing else in Image Type.
-        compressed = first.pixels is not None and first.pixels.lossy and types[1:3] == ("PRIMARY", "AXIAL")
-        return "image" if compressed else "derived"
-    return "image"
+def _weights(planes: Sequence[Plane], grid: Grid | None) -> _Weights:
+    """Diffusion weighting of the volumes; of single images, while the grid is not known."""
+    stated = [plane.slot.diffusion for plane in planes if plane.slot.diffusion is not None]
+    weighted = any(d.b_value > B0_LIMIT for d in stated)
+    if grid is None:
+        return _Weights(weighted=weighted or None)
+    axis = next((axis for axis in grid.axes if axis.name is AxisName.DIFFUSION), None)
+    b_values = [float(b) for b in axis.values] if axis is not None else sorted({d.b_value for d in stated})
+    table = gradient_table(grid)
+    made = isinstance(table, GradientTable)
+    return _Weights(
+        weighted=weighted,
+        b_max=max(b_values, default=None),
+        b0_volumes=sum(b <= B0_LIMIT for b in b_values),
+        directions=_directions(table) if isinstance(table, GradientTable) else 0,
+        problem=None if made or table is None else str(table),
+    )
+
+
+def _directions(table: GradientTable) -> int:
+    """Directions of the shell of the highest b-value that differ; a direction and its opposite measure the same."""
+    b_values = np.asarray(table.b_values)
+    directions = np.asarray(table.directions_lps)
+    left = directions[(b_values > B0_LIMIT) & (b_values >= _SHELL * b_values.max(initial=0.0)) & directions.any(axis=1)]
+    count = 0
+    while len(left):
+        count += 1
+        left = left[np.abs(left @ left[0]) < 1 - _SAME_DIRECTION]
+    return count
+
+
+def _first_against(checks: Sequence[Check], facts: SeriesFacts) -> tuple[int, str | None]:
+    """(checks that hold before, reason of the first that does not)."""
+    for passed, check in enumerate(checks):
+        against = check.reason_against(facts)
+        if against is not None:
+            return passed, against
+    return len(checks), None
+
+
+def _kind(instances: Sequence[Instance], planes: Sequence[Plane]) -> Kind:
+    """That of the images which make the array; without images, that of most objects."""
+    kinds = Counter(plane.slot.kind for plane in planes) or Counter(i.kind for i in instances)
+    return kinds.most_common(1)[0][0]
+
+
+def _words(instances: Iterable[Instance]) -> tuple[str, ...]:
+    said = {(i.image_type, i.sequence.contrast_words if i.sequence is not None else ()) for i in instances}
+    return unique(sorted({word for types, words in said for word in (*types[2:], *words) if word}))
 
 
 def _is_head(body_part: str | None) -> bool:
     return any(word in (body_part or "") for word in _HEAD_WORDS)
 
 
-def _tilt(images: Sequence[Instance]) -> float | None:
+def _tilt(planes: Iterable[Plane]) -> float | None:
     """Angle between the slice normal and the patient's long axis, degrees."""
-    for image in images:
-        orientation = image.geometry.orientation_lps if image.geometry else None
+    for plane in planes:
+        orientation = plane.geometry.orientation_lps
         if orientation is not None:
             normal = np.cross(orientation[:3], orientation[3:])
             return float(np.degrees(np.arccos(min(1.0, abs(float(normal[2]) / float(np.linalg.norm(normal)))))))

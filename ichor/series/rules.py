@@ -52,7 +52,7 @@ class SeriesFacts:
     series_number: Annotated[int | None, "Series Number (0020,0011)"]
     component: Annotated[Component | None, "of complex images, where all have the same"]
     magnitude: Annotated[bool | None, "false: phase, real or imaginary images only"]
-    time_points: Annotated[int | None, "volumes along the axes of time"]
+    time_points: Annotated[int | None, "along the axes time, temporal_position and acquisition"]
     duration: Annotated[float | None, "from the first to the last time point, s"]
     diffusion: Annotated[bool | None, "weighted by b > 5 s/mm2"]
     b_max: Annotated[float | None, "s/mm2"]
@@ -157,7 +157,8 @@ _MR = Check(fact="modality", relation="is", value="MR", reason=Reason.NOT_MR)
 _HEAD = Check(fact="head", relation="is", value=True, reason=Reason.NOT_HEAD)
 _MAGNITUDE = Check(fact="magnitude", relation="is", value=True, reason=Reason.NOT_MAGNITUDE)
 _NOT_DIFFUSION = Check(fact="diffusion", relation="is", value=False, reason=Reason.IS_DIFFUSION)
-_ONE_TIME = Check(fact="time_points", relation="at most", value=1, reason=Reason.TIME_SERIES)
+# Two or three passes are a scan that was repeated: meant, and refused for its further axis.
+_NO_TIMES = Check(fact="time_points", relation="at most", value=4, reason=Reason.TIME_SERIES)
 
 
 def _axes(*names: AxisName) -> Check:
@@ -176,11 +177,11 @@ def _sequence(relation: str, *names: str, reason: str) -> Check:
 
 
 _ORDER = (("coverage", "most", 20), ("series_number", "least", 1))
-_T1 = (_IMAGE, _MR, _HEAD, _MAGNITUDE, _NOT_DIFFUSION, _ONE_TIME)
+_T1 = (_IMAGE, _MR, _HEAD, _MAGNITUDE, _NOT_DIFFUSION, _NO_TIMES)
 _3D_T1 = Check(fact="acquisition_type", relation="is", value="3D", reason=Reason.NOT_T1, known=True)
 _T1_USABLE = (*SOUND, _axes(), *_BRAIN)
 _T1_RANK = (("contrast", False, 1), ("spacing", "least", 0.5), *_ORDER)
-_SWI = (_IMAGE, _MR, _HEAD, _MAGNITUDE, _NOT_DIFFUSION, _ONE_TIME)
+_SWI = (_IMAGE, _MR, _HEAD, _MAGNITUDE, _NOT_DIFFUSION, _NO_TIMES)
 _SWI_USABLE = (*SOUND, _axes(AxisName.COMPONENT, AxisName.ECHO, AxisName.IMAGE_TYPE), *_BRAIN)
 _DWI_IMAGE = (_MR, _HEAD, _MAGNITUDE, Check(fact="diffusion", relation="is", value=True, reason=Reason.NO_DIFFUSION, known=True))  # fmt: skip
 _DWI_SOUND = (
@@ -204,7 +205,7 @@ RULES: tuple[Rule, ...] = (
             Check(fact="contrast", relation="is", value=False, reason=Reason.CONTRAST),
             Check(fact="kernel", relation="is not", value=KernelClass.SHARP, reason=Reason.BONE_KERNEL),
             Check(fact="tilt", relation="at most", value=TILT_LIMIT_DEG, reason=Reason.NOT_AXIAL),
-            _ONE_TIME,
+            _NO_TIMES,
         ),
         usable=(
             *SOUND,
@@ -271,7 +272,7 @@ RULES: tuple[Rule, ...] = (
         ),
         usable=(
             *SOUND,
-            _axes(AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION, AxisName.REPETITION),
+            _axes(AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION),
             *_BRAIN,
         ),
         rank=(("contrast", True, 1), ("time_points", "most", 1), *_ORDER),

@@ -12,7 +12,7 @@ from ichor.messages import AssociationClosed
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
 from ichor.series.evidence import DEFAULT_QUIET, SETTLE, Sender
-from ichor.types import Findings, Grade, Instance, Job, Manifest, ManifestRef, Priority
+from ichor.types import Findings, Grade, Instance, Job, Kind, Manifest, ManifestRef, Priority, Slot
 from listener.study import Step, StudyAssembly
 
 WAIT = 10.0
@@ -260,9 +260,7 @@ def test_an_open_series_that_could_be_better_is_waited_for_and_no_longer_than_st
     assert play.jobs[-1].revision == 2
 
 
-@pytest.mark.parametrize(
-    "change", [{"kernel": "H70h"}, {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, {"kernel": None}]
-)
+@pytest.mark.parametrize("change", [{"kernel": "H70h"}, {"slot": Slot(kind=Kind.LOCALIZER)}, {"kernel": None}])
 def test_an_open_series_that_cannot_be_better_delays_nothing(change: dict[str, object]) -> None:
     play = Play(dict(PROVEN))
     play.bring([make_slice(series="1.2.3.2", number=n + 1, **change) for n in range(5)], "a2")  # type: ignore[arg-type]
@@ -380,7 +378,7 @@ def test_our_own_objects_start_nothing_and_reopen_nothing() -> None:
 def test_without_a_candidate_the_reason_says_what_there_was() -> None:
     play = Play()
     play.bring(make_slice(number=n + 1, kernel="H70h") for n in range(8))
-    play.bring([make_slice(series="1.2.3.2", number=1, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))])
+    play.bring([make_slice(series="1.2.3.2", number=1, slot=Slot(kind=Kind.LOCALIZER))])
     play.release()
     view = play.study.view(play.now)
     assert (view.open, view.jobs) == (False, ())

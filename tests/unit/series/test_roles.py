@@ -1,18 +1,21 @@
-"""Rules: what is a head CT, what is not, and what is one and cannot be used."""
+"""Rules: what plays which role, what is no candidate, and what is one and cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from contract.arrivals import make_slice
 
 from ichor.reasons import Reason
+from ichor.series.__main__ import document
 from ichor.series.grid import build_grid
 from ichor.series.kernels import KernelClass, kernel_class
 from ichor.series.roles import Verdict, facts_of, judge
-from ichor.types import Instance
+from ichor.series.rules import RULES, Check, Rule, check_fits, extended, rank_fits
+from ichor.types import Component, Diffusion, Instance, Kind, SequenceFacts, Slot
 
 Change = Callable[[Instance], Instance]
 
@@ -30,6 +33,10 @@ def geometry(instance: Instance, **changes: object) -> Instance:
     return replace(instance, geometry=replace(instance.geometry, **changes))  # type: ignore[arg-type]
 
 
+def of_kind(instance: Instance, kind: Kind) -> Instance:
+    return replace(instance, kind=kind, slot=replace(instance.slot, kind=kind))
+
+
 def pixels(instance: Instance, **changes: object) -> Instance:
     assert instance.pixels is not None
     return replace(instance, pixels=replace(instance.pixels, **changes))  # type: ignore[arg-type]
@@ -44,11 +51,12 @@ def test_a_soft_axial_head_ct_plays_the_role() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda i: replace(i, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")), Reason.LOCALIZER),
-        (lambda i: replace(i, image_type=("DERIVED", "SECONDARY", "MPR")), Reason.DERIVED),
-        (lambda i: replace(i, sop_class_uid="1.2.840.10008.5.1.4.1.1.7"), Reason.SECONDARY_CAPTURE),
-        (lambda i: replace(i, geometry=None, pixels=None), Reason.REPORT),
-        (lambda i: replace(i, modality="MR"), "not a CT"),
+        (lambda i: of_kind(i, Kind.LOCALIZER), Reason.LOCALIZER),
+        (lambda i: of_kind(i, Kind.DERIVED), Reason.DERIVED),
+        (lambda i: of_kind(i, Kind.REFORMAT), Reason.REFORMAT),
+        (lambda i: of_kind(i, Kind.SECONDARY_CAPTURE), Reason.SECONDARY_CAPTURE),
+        (lambda i: replace(i, kind=Kind.REPORT, geometry=None, pixels=None), Reason.REPORT),
+        (lambda i: replace(i, modality="XA"), Reason.NOT_CT),
         (lambda i: replace(i, body_part="CHEST"), Reason.NOT_HEAD),
         (lambda i: replace(i, contrast=True), Reason.CONTRAST),
         (lambda i: replace(i, kernel="H70h"), Reason.BONE_KERNEL),
@@ -70,7 +78,8 @@ def test_what_is_no_candidate_says_why(change: Change, reason: str) -> None:
         (lambda i: pixels(i, frames=12), Reason.MULTIFRAME),
         (lambda i: geometry(i, slice_thickness=8.0), Reason.TOO_THICK),
         (lambda i: geometry(i, pixel_spacing=None), Reason.NO_GEOMETRY),
-        (lambda i: geometry(i, position_lps=(0.0, 0.0, 0.0)), Reason.SAME_PLACE),
+        (lambda i: geometry(i, position_lps=(0.0, 0.0, 0.0)), Reason.ONE_SLICE),
+        (lambda i: geometry(i, position_lps=(0.0, 0.0, 5.0 * max(i.instance_number or 0, 3))), Reason.SAME_PLACE),
     ],
 )
 def test_a_candidate_that_cannot_be_used_is_refused_with_the_reason(change: Change, reason: str) -> None:
@@ -114,6 +123,271 @@ def test_an_open_series_may_outrank_until_its_facts_say_otherwise() -> None:
     growing = judge(facts_of(series(2), None)).rank["ncct_head"]
     unknown = judge(facts_of(series(2, kernel=None), None)).rank["ncct_head"]
     assert tuple(growing) < tuple(whole) < tuple(unknown)
+
+
+# --- MR -------------------------------------------------------------------------------------------------------------
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+PLAIN = Slot()
+SIX = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, 0.8, 0), (0.6, 0, 0.8), (0, 0.6, 0.8))
+
+
+def mr(
+    slot: Slot = PLAIN, *, volume: int = 0, slices: int = 20, spacing: float = 5.0, size: int = 64, dx: float = 3.5,
+    sequence: SequenceFacts | None = None, **changes: object,
+) -> list[Instance]:  # fmt: skip
+    """The slices of one volume of an MR series."""
+    made = []
+    for number in range(slices):
+        image = make_slice(number=volume * slices + number + 1, z=spacing * number, spacing=spacing)
+        assert image.geometry is not None
+        image = replace(
+            image, modality="MR", sop_class_uid=MR, kernel=None, image_type=("ORIGINAL", "PRIMARY", "M"),
+            geometry=replace(image.geometry, rows=size, columns=size, pixel_spacing=(dx, dx)),
+            slot=slot, kind=slot.kind, sequence=sequence or SequenceFacts(),
+        )  # fmt: skip
+        made.append(replace(image, **changes))  # type: ignore[arg-type]
+    return made
+
+
+def diffusion(
+    weights: Sequence[tuple[float, Sequence[float] | None]], *, kind: Kind = Kind.IMAGE, **how: object
+) -> list[Instance]:
+    """One volume for each (b-value, direction)."""
+    made = []
+    for volume, (b, direction) in enumerate(weights):
+        unit = None if direction is None else (float(direction[0]), float(direction[1]), float(direction[2]))
+        isotropic = b > 5 and unit is None
+        slot = Slot(
+            kind=kind, diffusion=Diffusion(b_value=b, direction_lps=unit, isotropic=isotropic), acquisition=volume + 1
+        )
+        made += mr(slot, volume=volume, **how)  # type: ignore[arg-type]
+    return made
+
+
+def tensor(b: float = 1000.0, **how: object) -> list[Instance]:
+    return diffusion([(0.0, None), *((b, d) for d in SIX)], **how)
+
+
+def times(count: int, *, interval: float = 1.8, sequence: SequenceFacts, **how: object) -> list[Instance]:
+    made: list[Instance] = []
+    for volume in range(count):
+        slot = Slot(time=36_000.0 + interval * volume, temporal_position=volume + 1)
+        made += mr(slot, volume=volume, sequence=sequence, **how)  # type: ignore[arg-type]
+    return made
+
+
+BOLUS = SequenceFacts(scanning_sequence=("EP", "GR"), echo_time=30.0, repetition_time=1800.0)
+MPRAGE = SequenceFacts(
+    scanning_sequence=("GR", "IR"), acquisition_type="3D", echo_time=2.9, repetition_time=2300.0, inversion_time=900.0,
+    flip_angle=9.0,
+)  # fmt: skip
+SPOILED = SequenceFacts(
+    scanning_sequence=("GR",), acquisition_type="3D", echo_time=3.7, repetition_time=8.1, flip_angle=8.0
+)
+SPIN_ECHO = SequenceFacts(scanning_sequence=("SE",), acquisition_type="2D", echo_time=10.0, repetition_time=550.0)
+T1_FLAIR = SequenceFacts(
+    scanning_sequence=("SE", "IR"), acquisition_type="2D", echo_time=24.0, repetition_time=2500.0, inversion_time=860.0
+)
+T2_FLAIR = replace(T1_FLAIR, echo_time=120.0, repetition_time=9000.0, inversion_time=2500.0)
+T2 = replace(SPIN_ECHO, echo_time=90.0, repetition_time=4000.0)
+ANGIOGRAPHY = replace(SPOILED, repetition_time=22.0, flip_angle=18.0)
+STEADY_STATE = replace(SPOILED, repetition_time=5.5, echo_time=2.6, flip_angle=50.0)
+SUSCEPTIBILITY = SequenceFacts(
+    scanning_sequence=("GR",), acquisition_type="3D", echo_time=20.0, repetition_time=28.0, flip_angle=15.0
+)
+
+
+def test_a_b0_and_six_directions_are_a_dwi_fit_for_a_tensor() -> None:
+    found = verdict(tensor())
+    assert (found.roles, found.rule, found.reason) == (("dwi",), "dwi_tensor", None)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [(0.0, None), *((1000.0, d) for d in SIX[:3])],  # three directions
+        [(0.0, None), *((1000.0, d) for d in (*SIX[:3], (-1, 0, 0), (0, -1, 0), (0, 0, -1)))],  # opposite ones
+    ],
+)
+def test_few_directions_are_a_dwi_for_lesions_that_ranks_behind_a_tensor(weights: list[tuple[float, object]]) -> None:
+    few, six = verdict(diffusion(weights)), verdict(tensor())  # type: ignore[arg-type]
+    assert (few.roles, few.rule) == (("dwi",), "dwi_lesion")
+    assert tuple(six.rank["dwi"]) < tuple(few.rank["dwi"])
+    said = {s.rule: s for s in few.said}
+    assert (said["dwi_tensor"].answer, said["dwi_tensor"].reason) == ("not meant", Reason.FEW_DIRECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("series", "reason"),
+    [
+        (lambda: tensor(slices=2, spacing=3.0), Reason.TOO_LITTLE_BRAIN),
+        (lambda: tensor(size=16, dx=2.0), Reason.TOO_LITTLE_BRAIN),
+        (lambda: diffusion([(1000.0, d) for d in SIX]), Reason.NO_B0),
+        (lambda: tensor(b=300.0), Reason.B_VALUE),
+        (lambda: tensor(defect=Reason.PIXELS_SHORT), Reason.PIXELS_SHORT),
+    ],
+)
+def test_a_dwi_that_cannot_be_used_says_why(series: Callable[[], list[Instance]], reason: str) -> None:
+    found = verdict(series())
+    assert (found.roles, dict(found.refused), found.reason) == ((), {"dwi": reason}, reason)
+
+
+def test_an_adc_map_is_an_adc_and_nothing_else() -> None:
+    found = verdict(mr(Slot(kind=Kind.ADC)))
+    assert found.roles == ("adc",)
+    assert verdict(mr(Slot(kind=Kind.FA))).reason == Reason.PARAMETER_MAP
+
+
+def test_a_bolus_over_sixty_times_is_a_perfusion_series() -> None:
+    assert verdict(times(60, sequence=BOLUS)).roles == ("dsc_perfusion",)
+
+
+def said_by(rule: str, slices: list[Instance]) -> tuple[str, str | None]:
+    (said,) = [s for s in verdict(slices).said if s.rule == rule]
+    return said.answer, said.reason
+
+
+@pytest.mark.parametrize(
+    ("count", "interval", "sequence", "reason"),
+    [
+        (19, 1.8, BOLUS, Reason.FEW_TIMES),
+        (60, 1.8, replace(BOLUS, echo_time=9.0), Reason.NOT_T2_STAR),
+        (60, 1.8, replace(BOLUS, echo_time=None), Reason.NOT_T2_STAR),
+        (60, 1.8, replace(BOLUS, scanning_sequence=("SE", "EP")), Reason.NOT_T2_STAR),
+        (200, 1.8, BOLUS, Reason.LONG_SERIES),
+    ],
+)
+def test_other_time_series_are_no_perfusion(count: int, interval: float, sequence: SequenceFacts, reason: str) -> None:
+    series = times(count, interval=interval, sequence=sequence, slices=12)
+    assert said_by("dsc_perfusion", series) == ("not meant", reason)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "rule"),
+    [
+        (MPRAGE, "t1_inversion_3d"),
+        (SPOILED, "t1_gradient_3d"),
+        (SPIN_ECHO, "t1_spin_echo"),
+        (T1_FLAIR, "t1_inversion_spin_echo"),
+        (SequenceFacts(contrast_words=("T1",)), "t1_named"),
+    ],
+)
+def test_t1_by_its_sequence(sequence: SequenceFacts, rule: str) -> None:
+    found = verdict(mr(sequence=sequence))
+    assert (found.roles, found.rule) == (("t1",), rule)
+
+
+@pytest.mark.parametrize("sequence", [T2_FLAIR, T2, ANGIOGRAPHY, STEADY_STATE, SequenceFacts()])
+def test_what_is_not_t1_plays_no_role(sequence: SequenceFacts) -> None:
+    found = verdict(mr(sequence=sequence))
+    assert (found.roles, dict(found.refused)) == ((), {})
+    assert found.reason is not None
+
+
+def test_t1_before_contrast_ranks_first() -> None:
+    before, after = verdict(mr(sequence=MPRAGE)), verdict(mr(sequence=MPRAGE, contrast=True))
+    assert before.roles == after.roles == ("t1",)
+    assert tuple(before.rank["t1"]) < tuple(after.rank["t1"])
+
+
+def test_susceptibility_by_name_or_by_sequence() -> None:
+    assert verdict(mr(sequence=SUSCEPTIBILITY)).rule == "swi_gradient_3d"
+    named = mr(image_type=("ORIGINAL", "PRIMARY", "M", "SWI"))
+    assert verdict(named).rule == "swi_named"
+    phase = mr(Slot(component=Component.PHASE), sequence=SUSCEPTIBILITY)
+    assert verdict(phase).reason == Reason.NOT_MAGNITUDE
+
+
+def test_ct_perfusion_is_no_plain_head_ct() -> None:
+    slices = [
+        replace(make_slice(number=20 * t + n, z=5.0 * n), slot=Slot(time=10.0 + t, temporal_position=t + 1))
+        for t in range(20)
+        for n in range(1, 9)
+    ]
+    assert said_by("ncct_head", slices) == ("not meant", Reason.TIME_SERIES)
+
+
+def test_a_head_ct_scanned_twice_in_one_series_is_refused_not_overlooked() -> None:
+    slices = [
+        replace(make_slice(number=8 * t + n, z=5.0 * n, acquisition=t + 1), slot=Slot(acquisition=t + 1))
+        for t in range(2)
+        for n in range(1, 9)
+    ]
+    assert verdict(slices).refused == {"ncct_head": Reason.OTHER_AXES}
+
+
+# --- what is said of it ---------------------------------------------------------------------------------------------
+
+
+def test_every_rule_speaks_and_those_of_one_reason_share_a_line() -> None:
+    found = verdict(series())
+    assert [s.rule for s in found.said] == [rule.name for rule in RULES]
+    lines = [e.detail for e in found.evidence()]
+    assert lines[0] == "ncct_head: plays ncct_head"
+    assert lines[1].endswith(f": {Reason.NOT_MR}")
+    assert len(lines) < len(RULES)
+    assert all(any(rule.name in line for line in lines) for rule in RULES)
+
+
+def test_an_unknown_fact_that_must_be_known_fails_only_when_the_series_is_whole() -> None:
+    slices = mr(sequence=SequenceFacts(scanning_sequence=("GR",)))
+    assert "t1" in judge(facts_of(slices, None)).meant
+    assert "t1" not in verdict(slices).meant
+
+
+# --- a site's own -----------------------------------------------------------------------------------------------------
+
+
+def own(name: str = "scout", role: str = "scouting") -> Rule:
+    check = Check(fact="kind", relation="is", value="localizer", reason="not a localizer")
+    return Rule(name=name, role=role, about="", meant=(check,), usable=(), rank=())
+
+
+def test_a_rule_of_the_site_gives_a_role_of_its_own() -> None:
+    slices = series(change=lambda i: replace(i, kind=Kind.LOCALIZER, slot=Slot(kind=Kind.LOCALIZER)))
+    found = judge(facts_of(slices, build_grid(slices)), rules=extended([own()]))
+    assert (found.roles, found.rule) == (("scouting",), "scout")
+
+
+def test_a_rule_with_our_name_stands_in_its_place_and_one_can_be_switched_off() -> None:
+    names = [rule.name for rule in RULES]
+    replaced = extended([own("t1_named", "t1"), own()], without=["adc"])
+    assert [r.name for r in replaced] == ["scout", *(name for name in names if name != "adc")]
+    assert next(r for r in replaced if r.name == "t1_named").meant == own().meant
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (Check(fact="kernl", relation="is", value="soft", reason="r"), ("kernl", "kernel")),
+        (Check(fact="kernel", relation="equals", value="soft", reason="r"), ("equals", "at most")),
+        (Check(fact="kernel", relation="is", value="mild", reason="r"), ("mild", "soft, sharp, unknown")),
+        (Check(fact="kernel", relation="at most", value="soft", reason="r"), ("at most", "one of")),
+        (Check(fact="images", relation="at least", value=2.5, reason="r"), ("2.5", "whole number")),
+        (Check(fact="lossy", relation="is", value=1, reason="r"), ("lossy", "true or false")),
+        (Check(fact="words", relation="has any of", value="T1", reason="r"), ("T1", "a list")),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_named_with_what_is_allowed(check: Check, words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"fact|relation|value") as caught:
+        check_fits(check)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_our_own_checks_can_be_made() -> None:
+    for rule in RULES:
+        for check in (*rule.meant, *rule.usable):
+            if check.value is not None:
+                check_fits(check)
+        for fact, prefer, step in rule.rank:
+            rank_fits(fact, prefer, step=step)
+
+
+def test_the_page_of_rules_is_what_the_code_says() -> None:
+    """After a wanted change: python -m ichor.series > docs/series.md."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "series.md"
+    assert page.read_text() == document()
 
 
 @pytest.mark.parametrize(
