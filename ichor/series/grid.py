@@ -174,7 +174,9 @@ def missing_texts(grid: Grid, *, most: int = 10) -> tuple[str, ...]:
         noun = "slice" if len(positions) == 1 else "slices"
         texts.append(f"{noun} at {listed} mm{more}" + (f" of {of}" if of else ""))
     rest = len(grid.missing) - named
-    return (*texts, f"{rest} more slices") if rest else tuple(texts)
+    if rest:
+        texts.append("1 more slice" if rest == 1 else f"{rest} more slices")
+    return tuple(texts)
 
 
 def _sequence(instance: Instance) -> tuple[int, int, int, str]:

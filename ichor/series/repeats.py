@@ -16,7 +16,8 @@ from ichor.types import AxisName
 
 _MOST_CELLS = 4096  # that hold repeats: more is no series of images
 _ALIGNMENTS_TRIED = 8  # places where an incomplete run of times may begin
-_STEADY = 0.75  # of the least step between volumes: times that scatter more are not told to be of one volume
+_NEAR = 0.25  # of the least step between volumes: a time that fits
+_STEADY = 0.75  # of that step: times that scatter more are not told to be of one volume
 _FEW = 4  # below so many volumes, steps may differ from slice to slice (a second pass in reverse order)
 
 
@@ -87,8 +88,7 @@ def _by_cell(tell: Callable[..., Codes | None], numbers: Numbers, *, place: Code
 def by_time(times: Numbers, *, place: Codes) -> Codes | None:
     """Rank of each image's time at its place, where slices of one volume have times of their own.
 
-    Places that lack images are laid against the full ones: to where their times fit best, and begin within the range
-    in which full ones begin (every slice is measured once in each repetition).
+    Places that lack images are laid against the full ones.
     """
     order, start, size = _columns(place, times)
     t = times[order]
@@ -164,17 +164,25 @@ def _counted(codes: Codes) -> Label:
 
 
 def _fit(times: Numbers, course: Numbers, *, low: float, high: float) -> Codes | None:
-    """Volumes that ``times`` (m,) ascending belong to, given the ``course`` (v,) of full places from 0."""
+    """Volumes that ``times`` (m,) ascending belong to, given the ``course`` (v,) of full places from 0.
+
+    Slices of one volume are measured within one step of the course, so all places begin within it. Where several
+    beginnings fit as well the earliest is taken: what lacks then is the end, as while images are still being sent.
+    """
     begins = times[0] - course[: len(course) - len(times) + 1]
-    outside = np.maximum(np.maximum(low - begins, begins - high), 0.0)
+    step = float(np.diff(course).min())
+    outside = np.maximum(np.maximum(high - step - begins, begins - low - step), 0.0)
     best: tuple[float, Codes] | None = None
     for k in np.argsort(outside, kind="stable")[:_ALIGNMENTS_TRIED].tolist():
         local = times - begins[k]
         right = np.clip(np.searchsorted(course, local), 1, len(course) - 1)
-        nearest = np.where(local - course[right - 1] <= course[right] - local, right - 1, right)
+        nearest = np.where(local - course[right - 1] <= course[right] - local, right - 1, right).astype(np.int64)
         if (np.diff(nearest) <= 0).any():
             continue
-        cost = float(np.abs(local - course[nearest]).sum() + outside[k])
+        residual = np.abs(local - course[nearest])
+        if outside[k] == 0 and residual.max() <= _NEAR * step:
+            return nearest
+        cost = float(residual.sum() + outside[k])
         if best is None or cost < best[0]:
-            best = cost, nearest.astype(np.int64)
+            best = cost, nearest
     return best[1] if best is not None else None

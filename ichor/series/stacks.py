@@ -91,7 +91,7 @@ def placed(geometry: Geometry) -> bool:
 
 
 def pile_up(planes: Sequence[Plane]) -> list[Pile]:
-    """Group placed planes; in order of Stack ID where all have one, else largest first.
+    """Group placed planes; in order of Stack ID where all have one, else largest first, then in order of acquisition.
 
     Stacks with different Stack IDs are one when together they make one even row of slices without a double (slabs
     that continue each other): so a form that keeps no Stack ID gives the same. Images of one position that lie
@@ -113,7 +113,7 @@ def pile_up(planes: Sequence[Plane]) -> list[Pile]:
     if None not in ids and len(set(ids)) == len(ids):
         piles.sort(key=lambda pile: _id_order(pile.stack_id or ""))
     else:
-        piles.sort(key=lambda p: (-len(p.positions), tuple(p.axes_lps[2]), tuple(p.positions), _corner(p, origins)))
+        piles.sort(key=lambda pile: _first_come(pile, planes, origins))
     return piles
 
 
@@ -242,8 +242,15 @@ def _side_by_side(planes: Sequence[Plane], origins: Numbers, pile: Pile) -> list
     ]
 
 
-def _corner(pile: Pile, origins: Numbers) -> tuple[float, ...]:
-    return tuple(origins[pile.members[np.argmin(pile.place)]].tolist())
+def _first_come(pile: Pile, planes: Sequence[Plane], origins: Numbers) -> tuple[object, ...]:
+    """Largest first; the rest only orders stacks of one size as the scanner did, and always alike."""
+    own = [planes[k] for k in pile.members.tolist()]
+    times = [plane.slot.time for plane in own]
+    known = [time for time in times if time is not None]
+    number = min(plane.instance.instance_number or 0 for plane in own)
+    corner = origins[pile.members[np.argmin(pile.place)]]
+    time = min(known) if len(known) == len(times) else 0.0
+    return -len(pile.positions), time, number, min(plane.index for plane in own), tuple(corner.tolist())
 
 
 def _id_order(stack_id: str) -> tuple[int, int, str]:
