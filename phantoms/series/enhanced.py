@@ -42,6 +42,7 @@ class Flavour:
     shared_geometry: bool = True  # orientation and pixel measures in the shared groups
     b_matrices: bool = False  # Diffusion Directionality BMATRIX, with direction and matrix
     temporal_index: bool = True
+    timed_diffusion: bool = True  # False: all frames of a diffusion series have one time
     philips_private: bool = False  # classic private attributes once more in (2005,140F)
 
 
@@ -58,7 +59,10 @@ SIEMENS_WHOLE = Flavour(
     dimensions=("stack", "slice", "volume"), b_matrices=True,
 )  # fmt: skip
 CANON = Flavour(  # Temporal Position Index counts diffusion volumes (a Galan's files)
-    manufacturer="CANON_MEC", software="V6.1SP3002*", dimensions=("volume", "echo", "stack", "slice")
+    manufacturer="CANON_MEC",
+    software="V6.1SP3002*",
+    dimensions=("volume", "echo", "stack", "slice"),
+    timed_diffusion=False,
 )
 GE = Flavour(
     manufacturer="GE MEDICAL SYSTEMS", software="30\\LX\\MR30.0", temporal_index=False,
@@ -140,10 +144,11 @@ def _shared(scan: Scan, plane: ImagePlane, flavour: Flavour) -> Dataset:
 
 def _frame(plane: ImagePlane, scan: Scan, flavour: Flavour, dimensions: Sequence[str]) -> Dataset:
     groups = Dataset()
-    at = date_time_text(plane.time + 0.05 * plane.slice_index)
+    timed = flavour.timed_diffusion or not scan.b_values
+    at = date_time_text(plane.time + 0.05 * plane.slice_index if timed else 0.0)
     indices = _indices(plane, scan)
     content = _item(
-        FrameAcquisitionDateTime=at, FrameReferenceDateTime=date_time_text(plane.time), FrameAcquisitionDuration=50.0,
+        FrameAcquisitionDateTime=at, FrameReferenceDateTime=at, FrameAcquisitionDuration=50.0,
         StackID=str(plane.stack_index + 1), InStackPositionNumber=plane.slice_index + 1,
         DimensionIndexValues=[indices[name] for name in dimensions],
     )  # fmt: skip

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ichor.types import Axis, AxisName, Component, Float64Array, Kind
 
 StoredArray = npt.NDArray[np.int32]
+VOLUME_TIME = 1.8  # s from one volume of a diffusion series to the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ class Scan:
                     echo_index=index.get(AxisName.ECHO, 0),
                     echo_time=float(self._value(index, AxisName.ECHO, 30.0)),
                     time_index=index.get(AxisName.TIME, 0),
-                    time=float(self._value(index, AxisName.TIME, 0.0)),
+                    time=float(self._value(index, AxisName.TIME, VOLUME_TIME * index.get(AxisName.DIFFUSION, 0))),
                     diffusion_index=index.get(AxisName.DIFFUSION, 0),
                     b_value=self.b_values[index[AxisName.DIFFUSION]] if self.b_values else None,
                     direction_lps=self.directions_lps[index[AxisName.DIFFUSION]] if self.directions_lps else None,
@@ -169,6 +170,7 @@ class Scan:
                     kind=extra.kind,
                     b_value=extra.b_value,
                     diffusion_index=self.size_of(AxisName.DIFFUSION) + n,
+                    time=VOLUME_TIME * (self.volumes + n),
                 )
 
     def _scaling(self) -> tuple[Float64Array, Float64Array]:

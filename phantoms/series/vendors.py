@@ -53,7 +53,7 @@ def philips_private(ds: Dataset, plane: ImagePlane, scan: Scan) -> None:
     blocks[0].add_new(0x0D, "FL", plane.intercept)
     blocks[0].add_new(0x0E, "FL", 0.25)  # display to floating point values: not the standard's rescale
     blocks[0].add_new(0x11, "CS", _LETTER[plane.component])
-    blocks[0].add_new(0xA0, "FL", plane.time)
+    blocks[0].add_new(0xA0, "FL", plane.time if scan.size_of(AxisName.TIME) > 1 else 0.0)
     if plane.b_value is None or not scan.b_values:
         return
     shells = sorted(set(scan.b_values))
@@ -199,7 +199,8 @@ def _canon(ds: Dataset, plane: ImagePlane, scan: Scan) -> None:
     ds.AcquisitionNumber = 8
     ds.EchoNumbers = plane.echo_index + 1
     ds.NumberOfTemporalPositions = scan.size_of(AxisName.TIME)
-    ds.AcquisitionTime = ds.ContentTime = clock_text(plane.time)
+    if scan.size_of(AxisName.TIME) > 1:  # all images of a diffusion series have one time (a Galan's files)
+        ds.AcquisitionTime = ds.ContentTime = clock_text(plane.time)
     ds.StackID, ds.InStackPositionNumber = str(plane.stack_index + 1), plane.slice_index + 1
     ds.TemporalPositionIndex = 1  # 1 in all images, whatever the volume (a Galan's files)
     standard_diffusion(ds, plane, zero_direction=True)
@@ -227,7 +228,6 @@ def uih_private(ds: Dataset, plane: ImagePlane, *, normal_sign: float = 1.0) -> 
 def _uih(ds: Dataset, plane: ImagePlane, _scan: Scan) -> None:
     ds.AcquisitionTime = clock_text(plane.time + 0.05 * plane.slice_index)
     ds.ContentTime = clock_text(plane.time)
-    ds.AcquisitionNumber = plane.volume + 1
     ds.EchoNumbers = plane.echo_index + 1
     uih_private(ds, plane)
 
