@@ -14,7 +14,7 @@ from ichor.series.grid import Grid
 from ichor.series.kernels import kernel_class
 from ichor.series.planes import Plane, planes_of
 from ichor.series.rules import B0_LIMIT, RULES, Check, Rule, SeriesFacts
-from ichor.types import AxisName, Component, Evidence, GradientTable, Instance, Kind, SequenceFacts, unique
+from ichor.types import Axis, AxisName, Component, Evidence, GradientTable, Instance, Kind, SequenceFacts, unique
 
 _HEAD_WORDS = ("HEAD", "BRAIN", "SKULL", "CRANI", "CEREBR", "KOPF", "SCHAEDEL", "TETE", "CRANE")
 _NOT_IMAGE = {
@@ -161,7 +161,7 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         component=next(iter(components)) if len(components) == 1 else None,
         magnitude=bool(components & {None, Component.MAGNITUDE}) if components else None,
         time_points=int(np.prod([axes[n].size for n in _TIMES if n in axes], dtype=np.int64)) if grid else None,
-        duration=float(times.values[-1]) - float(times.values[0]) if times is not None else None,
+        duration=float(np.ptp(_numbers(times))) if times is not None and _numbers(times) else None,
         diffusion=weights.weighted,
         b_max=weights.b_max,
         b0_volumes=weights.b0_volumes,
@@ -196,7 +196,7 @@ def _weights(planes: Sequence[Plane], grid: Grid | None) -> _Weights:
     if grid is None:
         return _Weights(weighted=weighted or None)
     axis = next((axis for axis in grid.axes if axis.name is AxisName.DIFFUSION), None)
-    b_values = [float(b) for b in axis.values] if axis is not None else sorted({d.b_value for d in stated})
+    b_values = _numbers(axis) if axis is not None else sorted({d.b_value for d in stated})
     table = gradient_table(grid)
     made = isinstance(table, GradientTable)
     return _Weights(
@@ -218,6 +218,11 @@ def _directions(table: GradientTable) -> int:
         count += 1
         left = left[np.abs(left @ left[0]) < 1 - _SAME_DIRECTION]
     return count
+
+
+def _numbers(axis: Axis) -> list[float]:
+    """Values of an axis, without those that say that nothing is stated."""
+    return [float(value) for value in axis.values if not isinstance(value, str)]
 
 
 def _first_against(checks: Sequence[Check], facts: SeriesFacts) -> tuple[int, str | None]:

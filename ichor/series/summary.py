@@ -151,9 +151,10 @@ def _stacks(grid: Grid) -> list[dict[str, Any]]:
     ]
 
 
-def _b_values(grid: Grid) -> list[float] | None:
+def _b_values(grid: Grid) -> list[float | None] | None:
+    """Of a series without a table; null for volumes that state none."""
     axis: Axis | None = next((axis for axis in grid.axes if axis.name is AxisName.DIFFUSION), None)
-    return [float(b) for b in axis.values] if axis is not None else None
+    return [None if isinstance(b, str) else float(b) for b in axis.values] if axis is not None else None
 
 
 def _left_out(grid: Grid) -> list[dict[str, Any]]:
