@@ -318,6 +318,9 @@ class StudyAssembly:
         if self.published.get(pipeline.name) == key:
             return None
         if not self._identity_settled(wish, now):
+            # Meanwhile the last job's result is held: should the correction be taken back, it takes another.
+            if pipeline.name in self.published:
+                self.published[pipeline.name] = ""
             return None
         if any(job.pipeline == pipeline.name and job.revision >= self.revision for job in self.jobs):
             self.revision += 1
