@@ -1,10 +1,9 @@
-"""From a manifest to one scalar volume by reading pixels where the manifest says they lie. Parses no DICOM header."""
+"""From a manifest to scalar arrays by reading pixels where the manifest says they lie. Parses no DICOM header."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,29 @@ import numpy.typing as npt
 
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.series.grid import build_grid
+from ichor.series.decoding import FrameFormat, decode_frame, frame_format, read_frames
+from ichor.series.gradients import gradient_table
+from ichor.series.grid import Grid, Stack, build_grid
+from ichor.series.planes import Plane
 from ichor.store.protocol import SpoolReader
-from ichor.types import Geometry, Instance, Manifest, ManifestRef, Pixels, Volume
+from ichor.types import AxisName, GradientTable, Instance, Manifest, ManifestRef, Volume, unique
 
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _UNITS = {"CT": "[hnsf'U]"}  # UCUM of Hounsfield units
-_INT16 = np.iinfo(np.int16)
+_FLOAT32_INTEGER = 1 << 24  # every integer up to here is a float32
 
 
 def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> Volume:
-    """Build the volume of a series of single-frame images.
+    """Build the array of a series that is one stack.
 
-    The array is (z, y, x), slices ascending along the normal, rescale applied once: int16 where that is exact (slope 1
-    and an integer intercept in all slices, every value in range), else float32. Memory is the result and one frame per
-    thread. CT values are in HU.
+    The array is (*axes, z, y, x), slices ascending along the normal, rescale applied once. It is int16 where that is
+    exact: slope and intercept are integers, every value is in range. Else float32; where that would not keep stored
+    values apart, int32 for integer slope and intercept, else float64. CT values are in HU. Memory is the
+    result and one stored image.
 
     Parameters
     ----------
     manifest
-        Of a series that plays a role: one image per position, one geometry.
+        Of a whole series, or one with gaps between slices.
     spool
         Where its ``location`` keys lead.
     ref
@@ -40,150 +42,200 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     Raises
     ------
     Unreadable
-        With a reason of `ichor.reasons.Reason`, when the series is not one volume or its pixels do not decode.
+        With a reason of `ichor.reasons.Reason`, when the series is no array, lacks images, or its pixels do not decode.
     """
-    _check(manifest.instances)
-    grid = build_grid(manifest.instances)
+    grid = _whole_grid(manifest.instances)
+    if len(grid.stacks) != 1:
+        raise Unreadable(Reason.MIXED_GEOMETRY)
+    return _volume(manifest, grid, 0, spool=spool, ref=ref)
+
+
+def build_volumes(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> tuple[Volume, ...]:
+    """Build one array per stack, in order of the grid; as `build_volume` in everything else."""
+    grid = _whole_grid(manifest.instances)
+    return tuple(_volume(manifest, grid, stack, spool=spool, ref=ref) for stack in range(len(grid.stacks)))
+
+
+def _whole_grid(instances: Sequence[Instance]) -> Grid:
+    grid = build_grid(instances)
+    needed = {plane.instance.sop_instance_uid for plane in grid.planes}
+    beside = {plane.instance.sop_instance_uid for plane in grid.left_out} - needed
+    for instance in instances:
+        if instance.sop_instance_uid not in beside:
+            _check(instance)
     if grid.findings:
         raise Unreadable(grid.findings[0])
-    slices = [images[0] for images in grid.stacks[0].members]
-    geometries = [_geometry(i) for i in slices]
-    array = _read_slices(slices, spool=spool)
-    first = geometries[0]
-    orientation = np.asarray(first.orientation_lps, dtype=np.float64)
-    row = orientation[:3] / np.linalg.norm(orientation[:3])
-    # Rounded cosines are made exactly perpendicular, so that the normal is a unit vector.
-    column = orientation[3:] - (orientation[3:] @ row) * row
-    column /= np.linalg.norm(column)
-    assert first.pixel_spacing is not None
+    if not grid.arranged:
+        raise Unreadable(Reason.NO_GEOMETRY)
+    if (grid.cells < 0).any():
+        raise Unreadable(Reason.SHORT)
+    return grid
+
+
+def _check(instance: Instance) -> None:
+    if instance.defect is not None:
+        raise Unreadable(instance.defect)
+    if instance.pixels is None:
+        raise Unreadable(Reason.NO_PIXELS)
+    if instance.pixels.lossy:
+        raise Unreadable(Reason.LOSSY)
+    if instance.pixels.frames != 1 and len(instance.frames) != instance.pixels.frames:
+        raise Unreadable(Reason.MULTIFRAME)
+
+
+def _volume(manifest: Manifest, grid: Grid, index: int, *, spool: SpoolReader, ref: ManifestRef | None) -> Volume:
+    stack = grid.stacks[index]
+    cells, axes = grid.cells, grid.axes
+    if axes and axes[0].name is AxisName.STACK:
+        cells, axes = cells[index], axes[1:]
+    planes = [grid.planes[k] for k in cells.ravel().tolist()]
+    array = _read(planes, stack, spool=spool).reshape(*cells.shape, stack.rows, stack.columns)
+    gradients = gradient_table(grid) if any(axis.name is AxisName.DIFFUSION for axis in axes) else None
+    notes = [*manifest.notes, *grid.notes]
+    if isinstance(gradients, Reason):
+        notes.append(gradients)
     return Volume(
         array=array,
-        origins_lps=np.asarray([g.position_lps for g in geometries], dtype=np.float64),
-        row_lps=row,
-        column_lps=column,
-        pixel_spacing=first.pixel_spacing,
-        slice_thickness=max((g.slice_thickness for g in geometries if g.slice_thickness), default=None),
-        frame_of_reference_uid=first.frame_of_reference_uid,
-        unit=_UNITS.get(slices[0].modality, "1"),
-        sources=tuple(slices),
+        origins_lps=np.asarray(stack.origins_lps, dtype=np.float64),
+        row_lps=np.asarray(stack.row_lps, dtype=np.float64),
+        column_lps=np.asarray(stack.column_lps, dtype=np.float64),
+        pixel_spacing=stack.pixel_spacing,
+        slice_thickness=max((p.geometry.slice_thickness for p in planes if p.geometry.slice_thickness), default=None),
+        frame_of_reference_uid=stack.frame_of_reference_uid,
+        unit=_unit(planes),
+        sources=_sources(planes),
+        axes=axes,
+        gradients=gradients if isinstance(gradients, GradientTable) else None,
         manifest=ref,
-        notes=manifest.notes,
+        notes=unique(notes),
     )
 
 
-def _check(instances: Sequence[Instance]) -> None:
-    for instance in instances:
-        if instance.defect is not None:
-            raise Unreadable(instance.defect)
-        if instance.pixels is None:
-            raise Unreadable(Reason.NO_PIXELS)
-        if instance.pixels.lossy:
-            raise Unreadable(Reason.LOSSY)
-        if instance.pixels.frames != 1:
-            raise Unreadable(Reason.MULTIFRAME)
+def _unit(planes: Sequence[Plane]) -> str:
+    units = {plane.instance.unit or _UNITS.get(plane.instance.modality, "1") for plane in planes}
+    return units.pop() if len(units) == 1 else "1"
 
 
-def _geometry(instance: Instance) -> Geometry:
-    assert instance.geometry is not None  # the grid has no finding
-    return instance.geometry
+def _sources(planes: Iterable[Plane]) -> tuple[Instance, ...]:
+    """Every object once, in order of its first plane: for single images, one per plane."""
+    return tuple({plane.instance.sop_instance_uid: plane.instance for plane in planes}.values())
 
 
-def _pixels(instance: Instance) -> Pixels:
-    assert instance.pixels is not None  # checked
-    return instance.pixels
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The planes of one object and the cell that each goes to."""
+
+    form: FrameFormat
+    planes: list[tuple[int, Plane]]
 
 
-def _read_slices(slices: Sequence[Instance], *, spool: SpoolReader) -> npt.NDArray[Any]:
-    geometry = _geometry(slices[0])
-    shape = len(slices), geometry.rows, geometry.columns
-    if all(_pixels(i).rescale_slope == 1.0 and _pixels(i).rescale_intercept.is_integer() for i in slices):
-        integers = np.empty(shape, dtype=np.int16)
-        if _fill(integers, slices, spool=spool):
-            return integers
-        del integers  # a value does not fit into 16 bits
-    result = np.empty(shape, dtype=np.float32)
-    _fill(result, slices, spool=spool)
-    return result
+def _read(planes: Sequence[Plane], stack: Stack, *, spool: SpoolReader) -> npt.NDArray[Any]:
+    """Rescaled values (n, rows, columns) of every plane, in the first type that keeps them all."""
+    objects: dict[str, _Wanted] = {}
+    for cell, plane in enumerate(planes):
+        uid = plane.instance.sop_instance_uid
+        if uid not in objects:
+            objects[uid] = _Wanted(form=frame_format(plane.instance), planes=[])
+        objects[uid].planes.append((cell, plane))
+    shape = len(planes), stack.rows, stack.columns
+    for dtype in _types(list(objects.values())):
+        try:
+            result = np.empty(shape, dtype=dtype)
+        except MemoryError as error:
+            raise Unreadable(Reason.PIXELS_SHORT) from error
+        if all(_fill(result, wanted, spool=spool) for wanted in objects.values()):
+            return result
+        del result  # a value does not fit
+    raise AssertionError("float64 takes everything")
 
 
-def _fill(result: npt.NDArray[Any], slices: Sequence[Instance], *, spool: SpoolReader) -> bool:
-    """Rescaled values of every slice into ``result``; False when one does not fit."""
-    exact = result.dtype == np.int16
+def _types(objects: Sequence[_Wanted]) -> list[type[np.generic]]:
+    """Types to try, narrowest first; the last one always fits."""
+    integers = all(
+        plane.rescale_slope.is_integer() and plane.rescale_intercept.is_integer()
+        for wanted in objects
+        for _, plane in wanted.planes
+    )
+    if integers:
+        return [np.int16, np.float32, np.int32, np.float64]
+    scales = {
+        (wanted.form.value_range, plane.rescale_slope, plane.rescale_intercept)
+        for wanted in objects
+        for _, plane in wanted.planes
+    }
+    return [np.float32] if all(_apart_in_float32(*scale) for scale in scales) else [np.float64]
 
-    def fill(k: int) -> bool:
-        pixels = _pixels(slices[k])
-        stored = _decode(slices[k], pixels, spool=spool)
-        if not exact:
-            result[k] = stored.astype(np.float64) * pixels.rescale_slope + pixels.rescale_intercept
-            return True
-        offset = int(pixels.rescale_intercept)
-        if int(stored.min()) + offset < _INT16.min or int(stored.max()) + offset > _INT16.max:
+
+def _apart_in_float32(values: tuple[int, int], slope: float, intercept: float) -> bool:
+    """Whether neighbouring stored values stay apart, with half a step to spare."""
+    largest = max(abs(value * slope + intercept) for value in values)
+    return bool(2 * np.spacing(np.float32(largest)) <= abs(slope))
+
+
+def _fill(result: npt.NDArray[Any], wanted: _Wanted, *, spool: SpoolReader) -> bool:
+    """Rescaled values of the planes of one object into ``result``; False when one does not fit."""
+    for stored, planes in _stored_frames(wanted, spool=spool):
+        for cell, plane in planes:
+            image = _tile(stored, plane)
+            if image.shape != result.shape[1:]:
+                raise Unreadable(Reason.MIXED_GEOMETRY)
+            if not _put(result, cell, image, plane, form=wanted.form):
+                return False
+    return True
+
+
+def _stored_frames(
+    wanted: _Wanted, *, spool: SpoolReader
+) -> Iterator[tuple[npt.NDArray[Any], list[tuple[int, Plane]]]]:
+    """Every frame that is needed of one object, once, with the planes that it holds."""
+    frames: dict[int, list[tuple[int, Plane]]] = {}
+    for cell, plane in wanted.planes:
+        frames.setdefault(plane.index if plane.instance.frames else 0, []).append((cell, plane))
+    instance = wanted.planes[0][1].instance
+    indices = sorted(frames)  # as they lie in the file
+    for index, data in zip(indices, read_frames(instance, indices, spool=spool), strict=True):
+        yield decode_frame(data, wanted.form), frames[index]
+
+
+def _tile(stored: npt.NDArray[Any], plane: Plane) -> npt.NDArray[Any]:
+    tiling = plane.instance.tiling
+    if tiling is None or plane.instance.frames:
+        return stored
+    row, column = divmod(plane.index, tiling.across)
+    return stored[
+        row * tiling.rows : (row + 1) * tiling.rows, column * tiling.columns : (column + 1) * tiling.columns
+    ]  # fmt: skip
+
+
+def _put(result: npt.NDArray[Any], cell: int, image: npt.NDArray[Any], plane: Plane, *, form: FrameFormat) -> bool:
+    slope, intercept = plane.rescale_slope, plane.rescale_intercept
+    if slope.is_integer() and intercept.is_integer() and result.dtype != np.float64:
+        low, high = _limits(result.dtype)
+        scale, offset = int(slope), int(intercept)
+        if not _within(form.value_range, scale, offset, low, high) and not _within(
+            (int(image.min()), int(image.max())), scale, offset, low, high
+        ):
             return False
-        np.add(stored, offset, out=result[k], dtype=np.int32, casting="unsafe")
+        if scale == 1 and offset == 0:
+            result[cell] = image
+        else:
+            # What fits into the result fits into this on the way there.
+            wide = np.int32 if scale == 1 and form.bits_stored <= 16 else np.int64
+            np.add(
+                image if scale == 1 else image * np.int64(scale), offset, out=result[cell], dtype=wide, casting="unsafe"
+            )
         return True
-
-    threads = min(len(slices), os.cpu_count() or 1, 8)
-    # Native frames are copies: threads would only wait for each other.
-    if threads == 1 or not any(_pixels(i).encapsulated for i in slices):
-        return all(fill(k) for k in range(len(slices)))
-    with ThreadPoolExecutor(threads) as pool:
-        return all(list(pool.map(fill, range(len(slices)))))
+    result[cell] = image if (slope, intercept) == (1.0, 0.0) else image.astype(np.float64) * slope + intercept
+    return True
 
 
-def _decode(instance: Instance, pixels: Pixels, *, spool: SpoolReader) -> npt.NDArray[Any]:
-    """Stored values (rows, columns) of one frame, sign extended, bits above Bits Stored cut off."""
-    geometry = _geometry(instance)
-    shape = geometry.rows, geometry.columns
-    if pixels.samples_per_pixel != 1 or pixels.bits_allocated not in (8, 16, 32):
-        raise Unreadable(Reason.UNSUPPORTED_PIXELS)
-    if pixels.encapsulated:
-        raw = _read(spool, instance, pixels.offset, pixels.length)
-        stored = _decompress(raw, instance, pixels, shape=shape)
-    else:
-        size = pixels.bits_allocated // 8
-        needed = shape[0] * shape[1] * size
-        if pixels.length < needed:
-            raise Unreadable(Reason.PIXELS_SHORT)
-        raw = _read(spool, instance, pixels.offset, needed)
-        order = ">" if instance.transfer_syntax_uid == _BIG_ENDIAN else "<"
-        kind = f"{order if size > 1 else '|'}{'i' if pixels.signed else 'u'}{size}"
-        stored = np.frombuffer(raw, dtype=kind).reshape(shape)
-    unused = pixels.bits_allocated - pixels.bits_stored
-    if unused:
-        # Old writers put overlay bits there (PS3.5 section 8.1.1).
-        native = stored.astype(stored.dtype.newbyteorder("="))
-        stored = (native << unused) >> unused
-    return stored
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    if dtype == np.float32:
+        return -_FLOAT32_INTEGER, _FLOAT32_INTEGER
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
 
 
-def _read(spool: SpoolReader, instance: Instance, offset: int, length: int) -> bytes:
-    try:
-        return spool.read_range(instance.location, offset, length)
-    except KeyError as error:
-        # Only retention takes files away; a manifest of a study that was opened again may still name them.
-        raise Unreadable(Reason.REMOVED) from error
-
-
-def _decompress(raw: bytes, instance: Instance, pixels: Pixels, *, shape: tuple[int, int]) -> npt.NDArray[Any]:
-    from pydicom.encaps import encapsulate, generate_frames
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
-
-    try:
-        decoder = get_decoder(UID(instance.transfer_syntax_uid))
-        frame = next(iter(generate_frames(raw, number_of_frames=1)))
-        about: dict[str, Any] = {
-            "rows": shape[0], "columns": shape[1], "number_of_frames": 1, "samples_per_pixel": 1,
-            "bits_allocated": pixels.bits_allocated, "bits_stored": pixels.bits_stored,
-            "photometric_interpretation": pixels.photometric, "pixel_representation": int(pixels.signed),
-            "pixel_keyword": "PixelData",
-        }  # fmt: skip
-        array, _ = decoder.as_array(encapsulate([frame], has_bot=False), raw=True, index=0, **about)
-    except NotImplementedError as error:
-        raise Unreadable(Reason.UNSUPPORTED_SYNTAX) from error
-    except Exception as error:  # codecs raise anything on damaged input, and the input is a stranger's
-        raise Unreadable(f"{Reason.UNSUPPORTED_SYNTAX}: the pixel data are damaged") from error
-    if array.shape != shape:
-        raise Unreadable(Reason.PIXELS_SHORT)
-    result: npt.NDArray[Any] = array
-    return result
+def _within(values: tuple[int, int], scale: int, offset: int, low: int, high: int) -> bool:
+    ends = [value * scale + offset for value in values]
+    return low <= min(ends) and max(ends) <= high
