@@ -176,7 +176,7 @@ def _fit(times: Numbers, course: Numbers, *, low: float, high: float) -> Codes |
     for k in np.argsort(outside, kind="stable")[:_ALIGNMENTS_TRIED].tolist():
         local = times - begins[k]
         right = np.clip(np.searchsorted(course, local), 1, len(course) - 1)
-        nearest = np.where(local - course[right - 1] <= course[right] - local, right - 1, right).astype(np.int64)
+        nearest: Codes = np.where(local - course[right - 1] <= course[right] - local, right - 1, right).astype(np.int64)
         if (np.diff(nearest) <= 0).any():
             continue
         residual = np.abs(local - course[nearest])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ichor.reasons import Reason
 from ichor.series.grid import build_grid, slice_gaps
-from ichor.types import Instance
+from ichor.types import AxisName, Dialect, Diffusion, Frame, Instance, Kind, Slot, Tiling
 
 
 def stack(positions: list[float], thickness: list[float] | float = 5.0, tilt: float = 0.0) -> list[Instance]:
@@ -127,3 +128,224 @@ def test_cosines_that_scatter_by_rounding_stay_one_stack() -> None:
     assert geometry is not None
     slices[2] = replace(slices[2], geometry=replace(geometry, orientation_lps=(0.9999999, 1e-5, 0, 0, 1, 0)))
     assert build_grid(slices).findings == ()
+
+
+def moved(images: list[Instance], **changes: object) -> list[Instance]:
+    """The same images under other UIDs with other geometry."""
+    found = []
+    for image in images:
+        assert image.geometry is not None
+        geometry = replace(image.geometry, **changes)  # type: ignore[arg-type]
+        found.append(replace(image, sop_instance_uid=f"{image.sop_instance_uid}.7", geometry=geometry))
+    return found
+
+
+def test_two_series_in_one_uid_are_told_by_their_frames_of_reference() -> None:
+    slices = stack([0.0, 5.0, 10.0])
+    grid = build_grid([*slices, *moved(slices, frame_of_reference_uid="1.9")])
+    assert grid.findings == (Reason.MIXED_GEOMETRY,)
+    assert [len(s.positions) for s in grid.stacks] == [3, 3]
+    assert grid.cells.size == 0
+
+
+def test_a_lone_slice_across_is_mixed_geometry_and_the_rest_is_the_first_stack() -> None:
+    slices = stack([0.0, 5.0, 10.0])
+    lone = moved(slices[:1], orientation_lps=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+    grid = build_grid([*lone, *slices])
+    assert grid.findings == (Reason.MIXED_GEOMETRY,)
+    assert [len(s.positions) for s in grid.stacks] == [3, 1]
+
+
+def test_groups_of_planes_of_one_size_are_stacks_of_one_array() -> None:
+    slices = stack([0.0, 5.0, 10.0])
+    across = [
+        replace(i, geometry=replace(i.geometry, orientation_lps=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0),  # type: ignore[type-var]
+                                    position_lps=(10.0 * k, 0.0, 0.0)))
+        for k, i in enumerate(moved(slices))
+    ]  # fmt: skip
+    grid = build_grid([*across, *slices])
+    assert [(axis.name, axis.values) for axis in grid.axes] == [(AxisName.STACK, (1, 2))]
+    assert grid.shape == (2, 3, 64, 64)
+    assert grid.findings == ()
+    assert grid.gapless
+
+
+def with_stack(images: list[Instance], name: str) -> list[Instance]:
+    return [replace(i, slot=Slot(stack=name), sop_instance_uid=f"{i.sop_instance_uid}.{name}") for i in images]
+
+
+def test_parallel_stacks_are_told_by_their_stack_ids() -> None:
+    low, high = stack([0.0, 4.0, 8.0]), stack([50.0, 54.0, 58.0])
+    grid = build_grid(with_stack(high, "2") + with_stack(low, "10"))
+    assert [(axis.name, axis.values) for axis in grid.axes] == [(AxisName.STACK, ("2", "10"))]
+    assert [s.positions for s in grid.stacks] == [(50.0, 54.0, 58.0), (0.0, 4.0, 8.0)]
+    assert grid.gapless
+
+
+def test_slabs_that_continue_each_other_are_one_stack_whatever_their_ids() -> None:
+    low, high = stack([0.0, 4.0, 8.0]), stack([12.0, 16.0, 20.0])
+    grid = build_grid(with_stack(low, "1") + with_stack(high, "2"))
+    assert (grid.shape, grid.axes) == ((6, 64, 64), ())
+
+
+def test_an_image_missing_in_one_of_two_stacks_is_named_with_its_stack() -> None:
+    low, high = stack([0.0, 4.0, 8.0, 12.0]), stack([50.0, 54.0, 58.0, 62.0])
+    twice = [
+        replace(i, sop_instance_uid=f"{i.sop_instance_uid}.{t}", slot=replace(i.slot, temporal_position=t))
+        for i in with_stack(low, "1") + with_stack(high, "2")
+        for t in (1, 2)
+    ]
+    grid = build_grid(i for i in twice if not i.sop_instance_uid.endswith("3.2.2"))
+    (missing,) = grid.missing
+    assert (missing.stack, missing.position, missing.indices) == (1, 58.0, (1, 1))
+
+
+def test_stacks_side_by_side_are_not_two_slices_at_one_place() -> None:
+    left = stack([0.0, 5.0, 10.0])
+    right = [
+        replace(i, geometry=replace(i.geometry, position_lps=(90.0, -110.0, 5.0 * k)))  # type: ignore[type-var]
+        for k, i in enumerate(moved(left))
+    ]
+    grid = build_grid([*right, *left])
+    assert [(axis.name, axis.size) for axis in grid.axes] == [(AxisName.STACK, 2)]
+    assert {s.origins_lps[0][0] for s in grid.stacks} == {-110.0, 90.0}
+
+
+def test_a_stack_knows_its_plane_and_where_its_slices_begin() -> None:
+    (found,) = build_grid(stack([0.0, 5.0, 12.0], tilt=20.0)).stacks
+    sine, cosine = np.sin(np.deg2rad(20.0)), np.cos(np.deg2rad(20.0))
+    assert found.row_lps == (1.0, 0.0, 0.0)
+    assert found.column_lps == pytest.approx((0.0, cosine, sine))
+    assert found.normal_lps == pytest.approx((0.0, -sine, cosine))
+    assert found.origins_lps == ((-110.0, -110.0, 0.0), (-110.0, -110.0, 5.0), (-110.0, -110.0, 12.0))
+    assert (found.rows, found.columns, found.pixel_spacing) == (64, 64, (0.5, 0.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(*[st.floats(-180, 180)] * 3),
+    st.lists(st.floats(0.5, 30), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_turned_and_uneven_stacks_are_exact(
+    angles: tuple[float, float, float], spacings: list[float], random: Random
+) -> None:
+    turn = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles)):
+        a, b = [k for k in range(3) if k != axis]
+        step = np.eye(3)
+        step[a, a] = step[b, b] = np.cos(angle)
+        step[a, b], step[b, a] = -np.sin(angle), np.sin(angle)
+        turn = turn @ step
+    along = np.concatenate([[0.0], np.cumsum(spacings)])
+    images = []
+    for k, place in enumerate(along):
+        made = make_slice(number=k + 1, z=0.0, thickness=None)
+        assert made.geometry is not None
+        geometry = replace(
+            made.geometry,
+            position_lps=tuple((turn @ [-100.0, -90.0, place]).tolist()),
+            orientation_lps=(*turn[:, 0].tolist(), *turn[:, 1].tolist()),
+        )
+        images.append(replace(made, geometry=geometry))
+    random.shuffle(images)
+    grid = build_grid(images)
+    assert np.diff(grid.stacks[0].positions) == pytest.approx(spacings, abs=1e-9)
+    assert [i.instance_number for i in grid.in_order] == list(range(1, len(along) + 1))
+
+
+@pytest.mark.parametrize(
+    "orientation", [(0.0,) * 6, (1.0, 0, 0, 1.0, 0, 0), (float("nan"), 0, 0, 0, 1, 0), (1e200, 0, 0, 0, 1e200, 0)]
+)
+def test_directions_that_span_no_plane_give_no_place(orientation: tuple[float, ...]) -> None:
+    slices = stack([0.0, 5.0, 10.0])
+    geometry = slices[1].geometry
+    assert geometry is not None
+    slices[1] = replace(slices[1], geometry=replace(geometry, orientation_lps=orientation))  # type: ignore[arg-type]
+    assert build_grid(slices).placeless == (slices[1],)
+
+
+def test_a_slice_a_light_year_away_names_a_bounded_number_of_missing_ones() -> None:
+    grid = build_grid(stack([0.0, 5.0, 10.0, 15.0, 20.0, 9.46e18]))
+    (gap,) = grid.gaps
+    assert (gap.before, len(gap.missing), len(grid.missing)) == (20.0, 10_000, 10_000)
+
+
+def test_objects_without_images_have_no_place() -> None:
+    slices = stack([0.0, 5.0])
+    report = replace(slices[0], sop_instance_uid="1.5", geometry=None, pixels=None)
+    grid = build_grid([report, *slices])
+    assert (grid.placeless, grid.findings) == ((report,), (Reason.NO_GEOMETRY,))
+    assert grid.in_order == (*slices, report)
+    assert not build_grid([report]).exists
+
+
+def test_tiles_of_a_mosaic_and_single_images_make_the_same_grid() -> None:
+    weightings = [Diffusion(b_value=0.0), Diffusion(b_value=1000.0, direction_lps=(0.0, 1.0, 0.0))]
+    single = [
+        replace(make_slice(number=1 + 3 * v + k, z=4.0 * k, acquisition=None), slot=Slot(diffusion=d, time=8.0 * v))
+        for v, d in enumerate(weightings)
+        for k in range(3)
+    ]
+    mosaics = []
+    for v, d in enumerate(weightings):
+        made = make_slice(number=v + 1, z=0.0, acquisition=None)
+        assert made.geometry is not None
+        whole = replace(made.geometry, rows=128, columns=128)
+        tiling = Tiling(
+            count=3, across=2, rows=64, columns=64, first_position_lps=(-110.0, -110.0, 0.0), step_lps=(0.0, 0.0, 4.0)
+        )
+        mosaics.append(replace(made, geometry=whole, tiling=tiling, slot=Slot(diffusion=d, time=8.0 * v)))
+    one, other = build_grid(single), build_grid(mosaics)
+    assert (one.axes, one.shape) == (other.axes, other.shape)
+    assert one.shape == (2, 3, 64, 64)
+    assert one.stacks[0].origins_lps == other.stacks[0].origins_lps
+    assert [other.planes[k].index for k in other.cells.ravel()] == [0, 1, 2, 0, 1, 2]
+    assert [len(m) for m in other.stacks[0].members] == [2, 2, 2]
+    assert other.in_order == tuple(mosaics)
+
+
+def test_frames_of_one_object_make_a_grid() -> None:
+    made = make_slice(number=1, z=0.0)
+    assert made.geometry is not None
+    frames = [
+        Frame(
+            geometry=replace(made.geometry, position_lps=(0.0, 0.0, 4.0 * k)),
+            slot=Slot(echo_time=echo, kind=Kind.IMAGE),
+        )
+        for k in (2, 0, 1)
+        for echo in (10.0, 5.0)
+    ]
+    trace = Frame(geometry=frames[0].geometry, slot=Slot(kind=Kind.TRACE))
+    grid = build_grid([replace(made, frames=(*frames, trace), dialect=Dialect.ENHANCED)])
+    assert [[grid.planes[k].index for k in volume] for volume in grid.cells.tolist()] == [[3, 5, 1], [2, 4, 0]]
+    assert [plane.index for plane in grid.left_out] == [6]
+    assert len(grid.in_order) == 1
+    assert grid.stacks[0].multiplicity == (2, 2)
+    assert grid.gapless
+
+
+def test_a_frame_without_a_place_leaves_its_object_without_one() -> None:
+    made = make_slice(number=1, z=0.0)
+    assert made.geometry is not None
+    here = Frame(geometry=made.geometry, slot=Slot())
+    nowhere = Frame(geometry=replace(made.geometry, position_lps=None), slot=Slot())
+    whole = replace(made, frames=(here, nowhere))
+    grid = build_grid([whole])
+    assert (grid.placeless, grid.in_order, grid.gapless) == ((whole,), (whole,), False)
+
+
+def test_memory_and_time_stay_bounded_where_every_image_differs() -> None:
+    random = np.random.default_rng(5)
+    images = [
+        replace(
+            i,
+            slot=Slot(echo_time=float(random.uniform(1, 100)), time=float(random.uniform(0, 80_000)), acquisition=n),
+            geometry=replace(i.geometry, position_lps=(0.0, 0.0, float(n % 3))),  # type: ignore[type-var]
+        )
+        for n, i in enumerate(make_slice(number=n) for n in range(600))
+    ]
+    grid = build_grid(images)
+    assert grid.findings == (Reason.NO_FULL_GRID,)
+    assert grid.cells.size == 0
+    assert len(grid.in_order) == 600
