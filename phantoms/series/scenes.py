@@ -76,11 +76,11 @@ def plain(name: str = "plain", *, seed: int = 1) -> Scan:
 def diffusion(
     name: str = "dwi", *, b_values: Sequence[float] = (0.0, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0),
     seed: int = 2, stack: Stack | None = None, trace: bool = False, adc: bool = False, phase_encoding: str = "COL",
-    slope: float = 1.0,
+    slope: float = 1.0, matrix: tuple[int, int] = (ROWS, COLUMNS),
 ) -> Scan:  # fmt: skip
     """Diffusion weighting, one direction per weighted volume; with ``trace`` and ``adc`` a volume of each."""
     stack = stack or oblique_stack()
-    shape = (len(stack.origins_lps), ROWS, COLUMNS)
+    shape = (len(stack.origins_lps), *matrix)
     directions = iter(_directions(sum(b > 5 for b in b_values), seed=seed))
     extras = (
         [Extra(kind=Kind.TRACE, stored_zyx=picture(shape, seed=seed + 100), b_value=max(b_values))] if trace else []
@@ -95,12 +95,13 @@ def diffusion(
 
 
 def perfusion(
-    name: str = "dsc", *, times: int = 60, slices: int = 20, seed: int = 3, scaled_per_image: bool = False
-) -> Scan:
+    name: str = "dsc", *, times: int = 60, slices: int = 20, seed: int = 3, scaled_per_image: bool = False,
+    matrix: tuple[int, int] = (ROWS, COLUMNS),
+) -> Scan:  # fmt: skip
     """A bolus series: ``times`` volumes, 1.8 s apart. ``scaled_per_image`` gives every image a slope of its own."""
     slopes = 1.0 + np.arange(times * slices).reshape(times, slices) % 16 / 8 if scaled_per_image else 1.0
     return Scan(
-        name=name, stored=picture((times, slices, ROWS, COLUMNS), seed=seed), stacks=(oblique_stack(slices),),
+        name=name, stored=picture((times, slices, *matrix), seed=seed), stacks=(oblique_stack(slices),),
         axes=(Axis(name=AxisName.TIME, values=tuple(round(1.8 * t, 6) for t in range(times))),), slopes=slopes,
     )  # fmt: skip
 
