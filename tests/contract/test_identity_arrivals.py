@@ -216,7 +216,7 @@ def _send(rng: random.Random, slices: list[Instance], at: float, name: str) -> I
         for number, instance in enumerate(of_it, start=start):
             at += rng.expovariate(1 / pause) + (60.0 if number == stop else 0.0)
             brought.append(replace(instance, association=association, received_at=at))
-            yield Send(at, association, (brought[-1],))
+            yield Send(at + (40.0 if rng.random() < 0.02 else 0.0), association, (brought[-1],))
             if rng.random() < 0.1:
                 yield Send(at + rng.choice([0.001, 5.0]), association, (rng.choice(brought),))
         at += 0.01
@@ -225,24 +225,16 @@ def _send(rng: random.Random, slices: list[Instance], at: float, name: str) -> I
 
 
 def _in_order(sends: list[Send]) -> list[Send]:
-    """Where two turns overlap, nobody sends an older header for the first time after a newer one.
-
-    What was sent before may still be delivered once more by the bus.
-    """
-    newest: dict[str, float] = {}
-    had: set[tuple[str, float]] = set()
-    kept = []
+    """Where two turns overlap, nobody stores an older header after a newer one; its message may still come late."""
+    newest: dict[str, tuple[float, float]] = {}  # SOP Instance UID -> (turn, when it was stored)
     for send in sends:
-        instances = []
         for instance in send.instances:
-            uid, turn = instance.sop_instance_uid, float(instance.file_sha256[0])
-            if newest.get(uid, 0.0) <= turn or (uid, instance.received_at) in had:
-                newest[uid] = max(newest.get(uid, 0.0), turn)
-                had.add((uid, instance.received_at))
-                instances.append(instance)
-        if instances or send.released is not None:
-            kept.append(replace(send, instances=tuple(instances)))
-    return kept
+            uid, stored = instance.sop_instance_uid, (float(instance.file_sha256[0]), instance.received_at)
+            newest[uid] = max(newest.get(uid, stored), stored)
+    return [
+        replace(send, instances=tuple(i for i in send.instances if i.received_at <= newest[i.sop_instance_uid][1]))
+        for send in sends
+    ]
 
 
 def check(seed: int) -> tuple[int, int]:
