@@ -21,6 +21,7 @@ class Reason(StrEnum):
     LOSSY = "lossy compressed images are not measured"
     UNSUPPORTED_SYNTAX = "transfer syntax cannot be decoded"
     UNSUPPORTED_PIXELS = "pixel format is not a single-sample grey image"
+    FRAMES_DISAGREE = "Number of Frames is not the number of frames described"
     # of a series
     LOCALIZER = "a localizer"
     DERIVED = "a derived image"
@@ -44,6 +45,7 @@ class Reason(StrEnum):
     NO_DIRECTION = "a diffusion-weighted volume has no gradient direction"
     DIFFUSION_DIFFERS = "images of one volume state different diffusion weightings"
     # of a rule of routing
+    NO_ROLE = "no role is for such images"
     NOT_CT = "not a CT"
     NOT_MR = "not an MR"
     NOT_AN_ADC_MAP = "not an ADC map"

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
-from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Protocol
 
-from ichor.identity import DIGESTED, PERSON
+from ichor.identity import DIGESTED
 from ichor.reasons import Reason
-from ichor.series.header import FLOAT_PIXELS, Header, HeaderError, find_nested, inflated, walk_header
-from ichor.types import Geometry, Instance, Pixels, Priority
+from ichor.series import pixels, rescale, sequence
+from ichor.series.header import HeaderError, Selection, inflated, walk_header
+from ichor.series.kinds import (
+    ge_component,
+    kind_of_calculation,
+    kind_of_class,
+    kind_of_types,
+    only_compressed,
+    stated_component,
+)
+from ichor.series.values import Values
+from ichor.types import (
+    Component,
+    Dialect,
+    Frame,
+    Geometry,
+    Instance,
+    Kind,
+    Pixels,
+    Priority,
+    SequenceFacts,
+    Slot,
+    Tiling,
+)
 from ichor.uids import accession_digest
 
 MADE_BY = "ICHOR"
-
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED})
-# Lossless by definition (PS3.5 annex A.4); the general JPEG-LS, JPEG 2000 and HTJ2K syntaxes may be lossy, and are so
-# for certain only when the header says it (0028,2110).
-_LOSSLESS = frozenset(
-    {
-        "1.2.840.10008.1.2.4.57",
-        "1.2.840.10008.1.2.4.70",
-        "1.2.840.10008.1.2.4.80",
-        "1.2.840.10008.1.2.4.90",
-        "1.2.840.10008.1.2.4.201",
-        "1.2.840.10008.1.2.4.202",
-        "1.2.840.10008.1.2.5",
-    }
-)
 
 _CT_CLASSES = frozenset({f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2")})
 _MR_CLASSES = frozenset({f"1.2.840.10008.5.1.4.1.1.4{end}" for end in ("", ".1", ".3", ".4")})
@@ -74,16 +78,9 @@ _SERIES_NUMBER, _ACQUISITION, _INSTANCE, _POSITION, _ORIENTATION = (
     0x00200037,
 )
 _FRAME_OF_REFERENCE, _TEMPORAL = 0x00200052, 0x00200100
-_SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _PIXEL_SPACING = (
-    0x00280002,
-    0x00280004,
-    0x00280008,
-    0x00280010,
-    0x00280011,
-    0x00280030,
-)
-_ALLOCATED, _STORED, _REPRESENTATION = 0x00280100, 0x00280101, 0x00280103
-_INTERCEPT, _SLOPE, _LOSSY = 0x00281052, 0x00281053, 0x00282110
+_PIXEL_SPACING = 0x00280030
+_CALCULATION, _COMPLEX = 0x00089207, 0x00089208
+_GE_GROUP, _GE_CREATOR, _GE_IMAGE_TYPE = 0x0043, "GEMS_PARM", 0x2F
 _REQUEST_SEQUENCE, _PRIORITY = 0x00400275, 0x00401003
 
 _COUNTS = {
@@ -91,23 +88,43 @@ _COUNTS = {
     0x00200105: "NumberOfTemporalPositions",
     0x00201002: "ImagesInAcquisition",
     0x00201209: "NumberOfSeriesRelatedInstances",
+    0x00209163: "InConcatenationTotalNumber",
     0x00280008: "NumberOfFrames",
     0x00540081: "NumberOfSlices",
     0x00540101: "NumberOfTimeSlices",
 }
-_BINARY_COUNTS = frozenset({0x00540081, 0x00540101})  # US; the others are IS
+_BINARY_COUNTS = frozenset({0x00209163, 0x00540081, 0x00540101})  # US; the others are IS
 
 _WANTED = frozenset(
     {
         _IMAGE_TYPE, _MODALITY, _MANUFACTURER, _ACCESSION, _PATIENT_ID, _ISSUER, _CONTRAST, _CONTRAST_SEQUENCE,
         _BODY_PART, _THICKNESS, _SPACING_BETWEEN, _TILT, _KERNEL, _PATIENT_POSITION, _SERIES_NUMBER, _ACQUISITION,
-        _INSTANCE, _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _TEMPORAL, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS,
-        _COLUMNS, _PIXEL_SPACING, _ALLOCATED, _STORED, _REPRESENTATION, _INTERCEPT, _SLOPE, _LOSSY, _REQUEST_SEQUENCE,
-        _PRIORITY, *_COUNTS, *DIGESTED,
+        _INSTANCE, _POSITION, _ORIENTATION, _FRAME_OF_REFERENCE, _TEMPORAL, pixels.SAMPLES, pixels.PHOTOMETRIC,
+        pixels.FRAMES, pixels.ROWS, pixels.COLUMNS, _PIXEL_SPACING, pixels.ALLOCATED, pixels.STORED,
+        pixels.REPRESENTATION, rescale.INTERCEPT, rescale.SLOPE, rescale.RESCALE_TYPE, rescale.MAPPINGS, pixels.LOSSY,
+        _CALCULATION, _COMPLEX, _REQUEST_SEQUENCE, _PRIORITY, *_COUNTS, *DIGESTED,
     }
 )  # fmt: skip
-_HASH_CHUNK = 1 << 20
+_MIB = 1 << 20
+_SELECTION = Selection(
+    _WANTED | sequence.WANTED,
+    private={(_GE_GROUP, _GE_IMAGE_TYPE)},
+    limits={sequence.PER_FRAME: 64 * _MIB, sequence.SHARED: 4 * _MIB, rescale.MAPPINGS: _MIB},
+)
+_MAX_FRAMES = 200_000
+_PRIORITIES = {priority.value: priority for priority in Priority}
 _NO_CONTRAST_WORDS = frozenset({"", "NO", "NONE", "WITHOUT", "NATIVE", "N"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    geometry: Geometry | None
+    dialect: Dialect
+    slot: Slot = field(default_factory=Slot)
+    tiling: Tiling | None = None
+    frames: tuple[Frame, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    defect: str | None = None
 
 
 class Stored(Protocol):
@@ -155,124 +172,193 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
     stored
         What the receiver wrote down; UIDs, syntax and provenance are taken from there.
     """
+    return _read(file, stored=stored, digest=True)
+
+
+def read_facts(file: BinaryIO, *, stored: Stored) -> Instance:
+    """As `read_instance`, without reading the pixels: ``content_sha256`` is empty, unless no header could be values."""
+    return _read(file, stored=stored, digest=False)
+
+
+def _read(file: BinaryIO, *, stored: Stored, digest: bool) -> Instance:
     try:
-        if stored.transfer_syntax_uid == _DEFLATED:
+        if stored.transfer_syntax_uid == pixels.DEFLATED:
             file = inflated(file)
-        header = walk_header(file, transfer_syntax_uid=stored.transfer_syntax_uid, wanted=_WANTED)
+        header = walk_header(file, transfer_syntax_uid=stored.transfer_syntax_uid, selection=_SELECTION)
     except HeaderError as error:
         return without_header(stored, Reason.CUT_SHORT if error.cut else Reason.HEADER_UNREADABLE)
     if header.pixel_offset is None and (header.cut or not header.values):
         # Half a header would look like another patient's, or like a corrected one.
         return without_header(stored, Reason.CUT_SHORT if header.cut else Reason.HEADER_UNREADABLE)
-    read = _Values(header)
-    geometry = _geometry(read)
-    pixels, defect = _pixels(header, read, stored=stored)
+    values = Values.of(header)
+    sop_class_uid, syntax = stored.sop_class_uid, stored.transfer_syntax_uid
+    modality = (values.text(_MODALITY) or "")[:16].upper()
+    manufacturer = values.text(_MANUFACTURER)
+    image_type = tuple(part.upper() for part in values.texts(_IMAGE_TYPE)[:8])
+    is_image = _should_be_image(sop_class_uid)
+    found, defect, unit = pixels.read_pixels(header, values, transfer_syntax_uid=syntax, expected=is_image)
+    told = _Told(
+        geometry=_geometry(values),
+        dialect=Dialect.MULTIFRAME if found is not None and found.frames > 1 else Dialect.CLASSIC,
+    )
+    kind, why, component = _kind(
+        values, stored=stored, image_type=image_type, manufacturer=manufacturer, lossy=bool(found and found.lossy)
+    )
+    if modality != "MR":
+        component = None
+    frames = told.frames
+    if frames:
+        frames, kind, why = _with_kinds(frames, kind=kind, why=why)
+    elif _is_trace(told.slot) and kind in (Kind.IMAGE, Kind.DERIVED):
+        kind, why = Kind.TRACE, "the diffusion weighting is isotropic"
     return Instance(
         sop_instance_uid=stored.sop_instance_uid,
-        sop_class_uid=stored.sop_class_uid,
+        sop_class_uid=sop_class_uid,
         series_instance_uid=stored.series_instance_uid,
         study_instance_uid=stored.study_instance_uid,
-        transfer_syntax_uid=stored.transfer_syntax_uid,
-        modality=(read.text(_MODALITY) or "")[:16].upper(),
+        transfer_syntax_uid=syntax,
+        modality=modality,
         location=stored.location,
         file_sha256=stored.file_sha256,
-        content_sha256=_content_digest(file, header, pixels=pixels, geometry=geometry, stored=stored),
-        identity_sha256=_named(read, PERSON)[:32] + _named(read, DIGESTED)[:32],
-        patient_sha256=_half(read.stripped(_PATIENT_ID)) + _half(read.stripped(_ISSUER)),
-        accession_sha256=accession_digest(read.stripped(_ACCESSION)),
+        content_sha256=pixels.content_digest(
+            file,
+            header,
+            pixels=found,
+            geometry=told.geometry,
+            slot=told.slot,
+            tiling=told.tiling,
+            frames=frames,
+            sop_class_uid=sop_class_uid,
+            transfer_syntax_uid=syntax,
+        )
+        if digest
+        else "",
+        identity_sha256=_identity(values),
+        patient_sha256=_half(values.stripped(_PATIENT_ID)) + _half(values.stripped(_ISSUER)),
+        accession_sha256=accession_digest(values.stripped(_ACCESSION)),
         association=stored.association,
         calling_ae=stored.calling_ae,
         called_ae=stored.called_ae,
-        priority=stored.priority(_stated_priority(header, read)),
+        priority=stored.priority(_stated_priority(values)),
         received_at=stored.received_at,
-        made_by_ichor=(read.text(_MANUFACTURER) or "").upper() == MADE_BY,
-        image_type=tuple(part.upper() for part in read.texts(_IMAGE_TYPE)[:8]),
-        series_number=read.integer(_SERIES_NUMBER),
-        instance_number=read.integer(_INSTANCE),
-        acquisition_number=read.integer(_ACQUISITION),
-        temporal_position=read.integer(_TEMPORAL),
-        body_part=(read.text(_BODY_PART) or "").upper() or None,
-        kernel=next((part for part in read.texts(_KERNEL) if part), None),
-        contrast=_contrast(read),
-        manufacturer=read.text(_MANUFACTURER),
-        patient_position=read.text(_PATIENT_POSITION),
-        counts=_counts(read),
-        geometry=geometry,
-        pixels=pixels,
-        defect=defect,
+        made_by_ichor=(manufacturer or "").upper() == MADE_BY,
+        image_type=image_type,
+        series_number=values.integer(_SERIES_NUMBER),
+        instance_number=values.integer(_INSTANCE),
+        acquisition_number=values.integer(_ACQUISITION),
+        temporal_position=values.integer(_TEMPORAL),
+        body_part=(values.text(_BODY_PART) or "").upper() or None,
+        kernel=next((part for part in values.texts(_KERNEL) if part), None),
+        contrast=_contrast(values),
+        manufacturer=manufacturer,
+        patient_position=values.text(_PATIENT_POSITION),
+        counts=_counts(values) + told.counts,
+        geometry=told.geometry,
+        pixels=found,
+        defect=defect or told.defect or _frames_defect(told.dialect, frames, pixels=found),
+        dialect=told.dialect,
+        kind=kind,
+        kind_reason=why,
+        slot=_slot(told.slot, kind=kind, component=component),
+        tiling=told.tiling,
+        frames=frames,
+        unit=unit or rescale.unit_of_rescale(values),
+        sequence=_sequence(values, image_type=image_type) if modality == "MR" and is_image else None,
     )
 
 
-class _Values:
-    """Values of a header as Python objects; None for what is missing or not what its VR says."""
+def _kind(
+    values: Values, *, stored: Stored, image_type: tuple[str, ...], manufacturer: str | None, lossy: bool
+) -> tuple[Kind, str | None, Component | None]:
+    """Kind of a whole object by its class and types, the reason for it, and the component that its header names."""
+    if not _should_be_image(stored.sop_class_uid):
+        return Kind.REPORT, "the SOP Class holds no image", None
+    kind, why, component = kind_of_types(image_type, manufacturer=manufacturer)
+    if lossy and kind is Kind.DERIVED and only_compressed(image_type):
+        kind, why = Kind.IMAGE, None
+    by_calculation = kind_of_calculation(values.text(_CALCULATION))
+    if by_calculation and kind in (Kind.IMAGE, Kind.DERIVED):
+        kind, why = by_calculation
+    kind, why = kind_of_class(stored.sop_class_uid) or (kind, why)
+    stated = stated_component(values.text(_COMPLEX)) or _ge_component(values)
+    return kind, why, stated or component
 
-    def __init__(self, header: Header) -> None:
-        self._values = header.values
-        self._order = "<" if header.little_endian else ">"
 
-    def stripped(self, tag: int) -> bytes:
-        return self._values.get(tag, b"").strip(b" \0")
+def _ge_component(values: Values) -> Component | None:
+    tag = values.private(_GE_GROUP, _GE_CREATOR, _GE_IMAGE_TYPE)
+    if tag is None:
+        return None
+    numbers = values.numbers(tag, "h", 1)
+    return ge_component(int(numbers[0])) if numbers else None
 
-    def texts(self, tag: int) -> list[str]:
-        raw = self.stripped(tag)
-        if not raw or len(raw) > 1024:
-            return []
-        return [part.strip()[:64] for part in raw.decode("ascii", "replace").split("\\")]
 
-    def text(self, tag: int) -> str | None:
-        """The value as one short text, for single values."""
-        raw = self.stripped(tag)
-        return raw[:64].decode("ascii", "replace").strip() or None if raw else None
+def _is_trace(slot: Slot) -> bool:
+    diffusion = slot.diffusion
+    return diffusion is not None and diffusion.isotropic and diffusion.b_value > 0
 
-    def unsigned(self, tag: int) -> int | None:
-        raw = self._values.get(tag, b"")
-        return int(struct.unpack(self._order + "H", raw)[0]) if len(raw) == 2 else None
 
-    def integer(self, tag: int) -> int | None:
-        parts = self.texts(tag)
-        try:
-            number = int(parts[0]) if parts else None
-        except ValueError:
-            return None
-        return number if number is not None and -(2**31) <= number < 2**31 else None
+def _slot(slot: Slot, *, kind: Kind, component: Component | None) -> Slot:
+    component = component or slot.component
+    if slot.kind is kind and slot.component is component:
+        return slot
+    return replace(slot, kind=kind, component=component)
 
-    def decimals(self, tag: int, count: int) -> tuple[float, ...] | None:
-        """Exactly ``count`` finite decimals, else None."""
-        parts = self.texts(tag)
-        if len(parts) != count:
-            return None
-        try:
-            numbers = tuple(float(part) for part in parts)
-        except ValueError:
-            return None
-        return numbers if all(math.isfinite(n) and abs(n) < 1e7 for n in numbers) else None
 
-    def decimal(self, tag: int) -> float | None:
-        numbers = self.decimals(tag, 1)
-        return numbers[0] if numbers else None
+def _with_kinds(
+    frames: tuple[Frame, ...], *, kind: Kind, why: str | None
+) -> tuple[tuple[Frame, ...], Kind, str | None]:
+    """Frames with the kind that each has by its own facts; the one kind of all, or image, and why."""
+    decided = kind in (Kind.SECONDARY_CAPTURE, Kind.LOCALIZER, Kind.REPORT)
+    told = []
+    for frame in frames:
+        slot = frame.slot
+        own = kind if decided else slot.kind
+        if _is_trace(slot) and own in (Kind.IMAGE, Kind.DERIVED):
+            own = Kind.TRACE
+        told.append(frame if own is slot.kind else replace(frame, slot=replace(slot, kind=own)))
+    kinds = {frame.slot.kind for frame in told}
+    if len(kinds) > 1:
+        return tuple(told), Kind.IMAGE, "frames are of several kinds: " + ", ".join(sorted(kinds))
+    common = kinds.pop()
+    if common is kind:
+        return tuple(told), kind, why
+    return tuple(told), common, None if common is Kind.IMAGE else f"Frame Type of all frames says {common}"
+
+
+def _frames_defect(dialect: Dialect, frames: tuple[Frame, ...], *, pixels: Pixels | None) -> str | None:
+    if dialect is not Dialect.ENHANCED or pixels is None:
+        return None
+    if not frames or len(frames) != pixels.frames or len(frames) > _MAX_FRAMES:
+        return Reason.FRAMES_DISAGREE
+    return Reason.HEADER_UNREADABLE if any(not frame.rescale_slope for frame in frames) else None
+
+
+def _sequence(values: Values, *, image_type: tuple[str, ...]) -> SequenceFacts:
+    first = values.items(sequence.PER_FRAME, most=1)
+    return sequence.read_sequence(values, image_type=image_type, frame=first[0] if first else None)
 
 
 def _positive(number: float | None) -> float | None:
     return number if number is not None and number > 0 else None
 
 
-def _geometry(read: _Values) -> Geometry | None:
-    rows, columns = read.unsigned(_ROWS), read.unsigned(_COLUMNS)
+def _geometry(values: Values) -> Geometry | None:
+    rows, columns = values.unsigned(pixels.ROWS), values.unsigned(pixels.COLUMNS)
     if not rows or not columns:
         return None
-    position = read.decimals(_POSITION, 3)
-    orientation = read.decimals(_ORIENTATION, 6)
-    spacing = read.decimals(_PIXEL_SPACING, 2)
+    position = values.decimals(_POSITION, 3)
+    orientation = values.decimals(_ORIENTATION, 6)
+    spacing = values.decimals(_PIXEL_SPACING, 2)
     return Geometry(
         rows=rows,
         columns=columns,
         position_lps=(position[0], position[1], position[2]) if position else None,
         orientation_lps=_unit_pair(orientation) if orientation else None,
         pixel_spacing=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
-        slice_thickness=_positive(read.decimal(_THICKNESS)),
-        spacing_between_slices=read.decimal(_SPACING_BETWEEN),
-        frame_of_reference_uid=read.text(_FRAME_OF_REFERENCE),
-        gantry_tilt=read.decimal(_TILT),
+        slice_thickness=_positive(values.decimal(_THICKNESS)),
+        spacing_between_slices=values.decimal(_SPACING_BETWEEN),
+        frame_of_reference_uid=values.text(_FRAME_OF_REFERENCE),
+        gantry_tilt=values.decimal(_TILT),
     )
 
 
@@ -285,156 +371,53 @@ def _unit_pair(values: tuple[float, ...]) -> tuple[float, float, float, float, f
     return a[0], a[1], a[2], b[0], b[1], b[2]
 
 
-def _is_lossy(read: _Values, transfer_syntax_uid: str) -> bool:
-    if read.text(_LOSSY) == "01":
-        return True
-    if transfer_syntax_uid in _NATIVE or transfer_syntax_uid in _LOSSLESS:
-        return False
-    # Of the syntaxes that leave it open, JPEG-LS near-lossless, J2K and HTJ2K: a header that states "00" is believed.
-    may_be_lossless = transfer_syntax_uid in {
-        "1.2.840.10008.1.2.4.81",
-        "1.2.840.10008.1.2.4.91",
-        "1.2.840.10008.1.2.4.203",
-    }
-    return not (may_be_lossless and read.text(_LOSSY) == "00")
-
-
-def _pixels(header: Header, read: _Values, *, stored: Stored) -> tuple[Pixels | None, str | None]:
-    """Where the pixels lie, and what is wrong with them."""
-    image = _should_be_image(stored.sop_class_uid)
-    if header.pixel_offset is None:
-        if header.cut:
-            return None, Reason.CUT_SHORT
-        return None, Reason.NO_PIXELS if image else None
-    rows, columns = read.unsigned(_ROWS), read.unsigned(_COLUMNS)
-    allocated = read.unsigned(_ALLOCATED)
-    if header.pixel_tag in FLOAT_PIXELS:
-        return None, Reason.UNSUPPORTED_PIXELS
-    if not rows or not columns or not allocated:
-        return None, Reason.HEADER_UNREADABLE
-    bits = read.unsigned(_STORED) or allocated
-    frames = read.integer(_FRAMES) or 1
-    samples = read.unsigned(_SAMPLES) or 1
-    slope, intercept = read.decimal(_SLOPE), read.decimal(_INTERCEPT)
-    encapsulated = header.encapsulated
-    present = header.size - header.pixel_offset
-    length = min(header.pixel_length or present, present)
-    pixels = Pixels(
-        offset=header.pixel_offset,
-        length=length,
-        encapsulated=encapsulated,
-        lossy=_is_lossy(read, stored.transfer_syntax_uid),
-        frames=frames,
-        samples_per_pixel=samples,
-        photometric=(read.text(_PHOTOMETRIC) or "")[:16],
-        bits_allocated=allocated,
-        bits_stored=bits,
-        signed=read.unsigned(_REPRESENTATION) == 1,
-        rescale_slope=1.0 if slope is None else slope,
-        rescale_intercept=0.0 if intercept is None else intercept,
-    )
-    if header.cut or header.pixel_length > present:
-        return pixels, Reason.CUT_SHORT
-    native_syntax = stored.transfer_syntax_uid in _NATIVE
-    if encapsulated == native_syntax:
-        return pixels, Reason.HEADER_UNREADABLE
-    if frames < 1 or slope == 0 or not 1 <= bits <= allocated:
-        return pixels, Reason.HEADER_UNREADABLE
-    if not encapsulated and length < (rows * columns * samples * frames * allocated + 7) // 8:
-        return pixels, Reason.PIXELS_SHORT
-    if pixels.lossy:
-        return pixels, Reason.LOSSY
-    if stored.transfer_syntax_uid == _DEFLATED:
-        # A place in the inflated data set is no place in the file.
-        return pixels, Reason.UNSUPPORTED_SYNTAX
-    if samples != 1 or allocated not in (8, 16, 32) or not pixels.photometric.startswith("MONOCHROME"):
-        return pixels, Reason.UNSUPPORTED_PIXELS
-    return pixels, None
-
-
 def _should_be_image(sop_class_uid: str) -> bool:
     return sop_class_uid not in _NO_IMAGE and not sop_class_uid.startswith(_NO_IMAGE_PREFIXES)
 
 
-def _contrast(read: _Values) -> bool:
+def _contrast(values: Values) -> bool:
     """A contrast agent is named. Writers put NONE there as often as nothing."""
-    agent = (read.text(_CONTRAST) or "").upper()
+    agent = (values.text(_CONTRAST) or "").upper()
     if agent:
         return agent not in _NO_CONTRAST_WORDS
-    return len(read.stripped(_CONTRAST_SEQUENCE)) > 8
+    return len(values.stripped(_CONTRAST_SEQUENCE)) > 8
 
 
-def _counts(read: _Values) -> tuple[tuple[str, int], ...]:
+def _counts(values: Values) -> tuple[tuple[str, int], ...]:
     found = []
     for tag, keyword in _COUNTS.items():
-        number = read.unsigned(tag) if tag in _BINARY_COUNTS else read.integer(tag)
+        number = values.unsigned(tag) if tag in _BINARY_COUNTS else values.integer(tag)
         if number is not None and number > 0:
             found.append((keyword, number))
     return tuple(found)
 
 
-def _stated_priority(header: Header, read: _Values) -> Priority | None:
+def _stated_priority(values: Values) -> Priority | None:
     """Requested Procedure Priority (0040,1003), of the object or of the request it answers."""
-    nested = find_nested(header, _REQUEST_SEQUENCE, _PRIORITY) or b""
-    stated = (read.text(_PRIORITY) or nested.strip(b" \0").decode("ascii", "replace")).upper()
-    return Priority(stated) if stated in Priority.__members__.values() else None
+    stated = values.text(_PRIORITY)
+    if stated is None:
+        nested = (item.text(_PRIORITY) for item in values.items(_REQUEST_SEQUENCE))
+        stated = next((text for text in nested if text), None)
+    return _PRIORITIES.get((stated or "").upper())
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(4, "little"))
-        total.update(part)
-    return total.hexdigest()
+# An element that is absent or empty, as the digest of identities sees it.
+_NO_IDENTITY = {tag: b"\x09\0\0\0%08x=" % tag for tag in DIGESTED}
 
 
-def _named(read: _Values, tags: Iterable[int]) -> str:
-    return _digest(b"%08x" % tag + b"=" + read.stripped(tag) for tag in tags)
+def _identity(values: Values) -> str:
+    """sha256 over length, tag and value of all that says whose the study is."""
+    parts = []
+    for tag in DIGESTED:
+        value = values.stripped(tag)
+        parts.append(
+            b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value) if value else _NO_IDENTITY[tag]
+        )
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _half(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()[:32] if value else "0" * 32
-
-
-def _content_digest(
-    file: BinaryIO, header: Header, *, pixels: Pixels | None, geometry: Geometry | None, stored: Stored
-) -> str:
-    """sha256 of the pixel bytes and of all that a number computed from them depends on.
-
-    An object without pixels (a report) has only its class here: nothing is ever computed from it, and a corrected
-    name in it must not look like another content.
-    """
-    if pixels is None:
-        return _digest([b"no pixels", stored.sop_class_uid.encode(), repr(geometry).encode()])
-    about = (
-        pixels.frames, pixels.samples_per_pixel, pixels.photometric, pixels.bits_allocated, pixels.bits_stored,
-        pixels.signed, pixels.rescale_slope, pixels.rescale_intercept, pixels.encapsulated, geometry,
-    )  # fmt: skip
-    total = hashlib.sha256(repr(about).encode())
-    if pixels.encapsulated:
-        total.update(stored.transfer_syntax_uid.encode())
-    swap = not header.little_endian and pixels.bits_allocated == 16
-    left = pixels.length
-    if not pixels.encapsulated and geometry is not None:
-        # A pad byte is no pixel.
-        bits = geometry.rows * geometry.columns * pixels.samples_per_pixel * pixels.frames * pixels.bits_allocated
-        left = min(left, (bits + 7) // 8)
-    file.seek(pixels.offset)
-    while left > 0:
-        chunk = file.read(min(left, _HASH_CHUNK))
-        if not chunk:
-            break
-        left -= len(chunk)
-        total.update(_swapped(chunk) if swap else chunk)
-    return total.hexdigest()
-
-
-def _swapped(chunk: bytes) -> bytes:
-    """16-bit words in the other byte order, so that the same pixels have one digest in both."""
-    even = bytearray(chunk)
-    count = len(even) // 2 * 2
-    even[0:count:2], even[1:count:2] = even[1:count:2], even[0:count:2]
-    return bytes(even)
 
 
 def without_header(stored: Stored, defect: str) -> Instance:
@@ -454,7 +437,7 @@ def without_header(stored: Stored, defect: str) -> Instance:
 
 
 def _modality_of_class(sop_class_uid: str) -> str:
-    """Modality that a storage class stands for, for objects whose own cannot be read."""
+    """Modality that a storage class stands for, for objects whose own cannot be values."""
     if sop_class_uid in _CT_CLASSES:
         return "CT"
     return "MR" if sop_class_uid in _MR_CLASSES else ""

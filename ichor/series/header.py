@@ -1,30 +1,34 @@
 """Walks the top level of a stored object's header: chosen values as raw bytes, and where the pixel data lie.
 
 Not a DICOM library: no value is interpreted here beyond lengths, and nothing nested is kept but the raw bytes of a
-sequence that was asked for. Bounded: every value that is kept has a largest length, every jump stays in the file,
-sequences of undefined length are walked with a counter instead of recursion.
+sequence that was asked for (`ichor.series.values` reads those). Bounded: every value that is kept has a largest
+length, every jump stays in the file, sequences of undefined length are walked with a counter instead of recursion.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Container
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXELS = frozenset({0x7FE00008, 0x7FE00009})
 UNDEFINED = 0xFFFFFFFF
+MAX_VALUE = 1 << 16  # a kept value is longer only in a header made to hurt, but for what `Selection` allows
 
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ITEM, ITEM_END, SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE  # halves swapped, as a little endian word reads
+_DELIMITERS = (ITEM_END, SEQUENCE_END)
 _CHUNK = 1 << 16
-_MAX_VALUE = 1 << 16  # a kept value is longer only in a header made to hurt
 _MAX_ELEMENTS = 200_000
+_MAX_NESTED = 5_000_000  # in sequences of undefined length: 20,000 frames of 250 elements
 _MAX_DEPTH = 64
+_MAX_KEPT = 96 << 20
 _MAX_INFLATED = 1 << 28
+
+Head: TypeAlias = Callable[[bytes, int], tuple[int, int, int]]
 
 
 class HeaderError(Exception):
@@ -35,9 +39,71 @@ class HeaderError(Exception):
         self.cut = cut
 
 
+def vr_code(vr: bytes) -> int:
+    """Two letters of a value representation as `head_of` gives them."""
+    return int.from_bytes(vr, "little")
+
+
+# PS3.5 table 7.1-1 and 7.1-2.
+LONG_VRS = frozenset(map(vr_code, (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT",
+                                   b"UV")))  # fmt: skip
+SHORT_VRS = frozenset(map(vr_code, (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT",
+                                    b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US")))  # fmt: skip
+UN, SQ = vr_code(b"UN"), vr_code(b"SQ")
+
+_LITTLE_HEAD = struct.Struct("<IHH").unpack_from
+_BIG_GROUP_ELEMENT = struct.Struct(">HH").unpack_from
+_LITTLE_SHORT, _BIG_SHORT = struct.Struct("<H").unpack_from, struct.Struct(">H").unpack_from
+LITTLE_LONG, BIG_LONG = struct.Struct("<I").unpack_from, struct.Struct(">I").unpack_from
+
+
+def _big_head(data: bytes, at: int) -> tuple[int, int, int]:
+    group, element = _BIG_GROUP_ELEMENT(data, at)
+    return element << 16 | group, _LITTLE_SHORT(data, at + 4)[0], _BIG_SHORT(data, at + 6)[0]
+
+
+def head_of(*, little_endian: bool) -> Head:
+    """Reader of an element's first 8 bytes: (tag with its halves swapped, VR code, short length)."""
+    return _LITTLE_HEAD if little_endian else _big_head
+
+
+def swapped(tag: int) -> int:
+    """``0xGGGGEEEE`` as ``0xEEEEGGGG`` and back: what four bytes of a tag are as one little endian word."""
+    return (tag & 0xFFFF) << 16 | tag >> 16
+
+
+class Selection:
+    """What a walk keeps: ``tags`` (``0xGGGGEEEE``), and private elements by (group, low byte) in whatever block.
+
+    With a private element the Private Creators of its group are kept. ``limits`` names tags whose value may be longer
+    than 64 KiB; ``private_limits`` likewise by (group, low byte).
+    """
+
+    __slots__ = ("limits", "private", "private_limits", "tags")
+
+    def __init__(
+        self,
+        tags: Iterable[int],
+        *,
+        private: Iterable[tuple[int, int]] = (),
+        limits: Mapping[int, int] | None = None,
+        private_limits: Mapping[tuple[int, int], int] | None = None,
+    ) -> None:
+        private = frozenset(private)
+        creators = (group << 16 | block for group, _ in private for block in range(0x10, 0x100))
+        self.tags = {swapped(tag): tag for tag in (*tags, *creators, PIXEL_DATA, *FLOAT_PIXELS)}
+        self.private = frozenset(low << 16 | group for group, low in private)
+        self.limits = dict(limits or {})
+        self.private_limits = {low << 16 | group: limit for (group, low), limit in (private_limits or {}).items()}
+
+    def limit(self, tag: int) -> int:
+        """Largest length in bytes of a kept value of ``tag``."""
+        return self.limits.get(tag) or self.private_limits.get(swapped(tag) & 0x00FFFFFF, MAX_VALUE)
+
+
 @dataclass(slots=True)
 class Header:
-    """What one walk found.
+    """What one walk found; ``vrs`` has the code of the value representation of each kept value, 0 where none is given.
 
     ``pixel_offset`` is that of the first byte of the value of Pixel Data, None without Pixel Data; ``pixel_length`` is
     what the header says, for encapsulated pixels up to and with the delimiter. ``cut``: the file ends inside the header
@@ -48,6 +114,7 @@ class Header:
     explicit: bool
     size: int
     values: dict[int, bytes] = field(default_factory=dict)
+    vrs: dict[int, int] = field(default_factory=dict)
     pixel_tag: int | None = None
     pixel_offset: int | None = None
     pixel_length: int = 0
@@ -55,30 +122,58 @@ class Header:
     cut: bool = False
 
 
-class _Window:
-    """Bytes of a file by absolute position, read in chunks; never more than one kept value at a time."""
+class Window:
+    """Bytes of a file by absolute position, read in chunks: ``data`` begins at ``base``."""
+
+    __slots__ = ("_file", "base", "data", "size")
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, 2)
-        self._start = 0
-        self._data = b""
+        self.base = 0
+        self.data = b""
+
+    @classmethod
+    def over(cls, data: bytes) -> Window:
+        """All of ``data`` at once."""
+        window = cls.__new__(cls)
+        window._file, window.size, window.base, window.data = BytesIO(), len(data), 0, data
+        return window
+
+    def need(self, position: int, length: int) -> None:
+        """Make ``data`` hold ``length`` bytes at ``position``.
+
+        Raises
+        ------
+        HeaderError
+            ``cut``: the file ends before.
+        """
+        start = position - self.base
+        if start >= 0 and start + length <= len(self.data):
+            return
+        if position + length > self.size:
+            raise HeaderError("ends inside an element", cut=True)
+        self._file.seek(position)
+        self.base, self.data = position, self._file.read(max(length, _CHUNK))
+        if len(self.data) < length:
+            raise HeaderError("ends inside an element", cut=True)
 
     def take(self, position: int, length: int) -> bytes:
-        start = position - self._start
-        if start < 0 or start + length > len(self._data):
-            if position + length > self.size:
-                raise HeaderError("ends inside an element", cut=True)
+        """``length`` bytes at ``position``; raises as `need` does. What is longer than a chunk leaves no copy here."""
+        if length > _CHUNK and position + length <= self.size and position + length > self.base + len(self.data):
             self._file.seek(position)
-            self._start, self._data = position, self._file.read(max(length, _CHUNK))
-            if len(self._data) < length:
+            taken = self._file.read(length)
+            if len(taken) < length:
                 raise HeaderError("ends inside an element", cut=True)
-            start = 0
-        return self._data[start : start + length]
+            return taken
+        self.need(position, length)
+        return self.data[position - self.base : position - self.base + length]
 
 
-def walk_header(file: BinaryIO, *, transfer_syntax_uid: str, wanted: Container[int]) -> Header:
-    """Read the top level up to Pixel Data, keep the values of ``wanted`` tags.
+def walk_header(file: BinaryIO, *, transfer_syntax_uid: str, selection: Selection) -> Header:
+    """Read the top level up to Pixel Data, keep the values that ``selection`` names.
+
+    Of a sequence the raw bytes of its items are kept, with delimiters where its length is undefined.
 
     Parameters
     ----------
@@ -86,9 +181,6 @@ def walk_header(file: BinaryIO, *, transfer_syntax_uid: str, wanted: Container[i
         A Part 10 file or a bare data set, seekable.
     transfer_syntax_uid
         Of the data set; deflated data sets are not read here.
-    wanted
-        Tags as integers, ``0xGGGGEEEE``. Of a sequence the raw bytes of its items are kept when its length is defined
-        and small; of an undefined length likewise.
 
     Raises
     ------
@@ -96,35 +188,182 @@ def walk_header(file: BinaryIO, *, transfer_syntax_uid: str, wanted: Container[i
         When an element cannot be right. A file that only ends too early gives a `Header` with ``cut`` instead, so
         that what was read before is not lost.
     """
-    window = _Window(file)
+    window = Window(file)
     position = _data_set_start(window)
     little = transfer_syntax_uid != "1.2.840.10008.1.2.2"
     # Senders get explicit and implicit wrong; the first element does not.
     implicit = position + 6 <= window.size and not window.take(position + 4, 2).isalpha()
     header = Header(little_endian=little, explicit=not implicit, size=window.size)
-    reader = _Elements(window, explicit=not implicit, little_endian=little)
     try:
-        while position < window.size:
-            tag, vr, length, value_at = reader.element(position)
-            if tag == PIXEL_DATA or tag in FLOAT_PIXELS:
-                header.pixel_tag, header.pixel_offset, header.pixel_length = tag, value_at, length
-                if length == UNDEFINED:
-                    header.pixel_length, header.encapsulated = reader.fragments(value_at) - value_at, True
-                break
-            if length == UNDEFINED:
-                end = reader.skip_undefined(value_at, implicit_inside=vr == b"UN")
-            else:
-                end = value_at + length
-                if end > window.size:
-                    raise HeaderError("ends inside an element", cut=True)
-            if tag in wanted and end - value_at <= _MAX_VALUE:
-                header.values[tag] = window.take(value_at, end - value_at)
-            position = end
+        _walk(window, position, header=header, selection=selection)
     except HeaderError as error:
         if not error.cut:
             raise
         header.cut = True
     return header
+
+
+def _walk(window: Window, position: int, *, header: Header, selection: Selection) -> None:
+    # Every look-up that this loop does not make is time saved: it runs 300 times per object.
+    size, values, vrs = window.size, header.values, header.vrs
+    tags, private, short_vrs, explicit = selection.tags, selection.private, SHORT_VRS, header.explicit
+    if not explicit:
+        short_vrs = frozenset()
+    head = head_of(little_endian=header.little_endian)
+    long_ = LITTLE_LONG if header.little_endian else BIG_LONG
+    data, base, kept = window.data, window.base, 0
+    at = position - base
+    for _ in range(_MAX_ELEMENTS):
+        try:
+            word, vr, length = head(data, at)
+            if vr in short_vrs:
+                start = at + 8
+            elif not explicit:
+                length, vr, start = long_(data, at + 4)[0], 0, at + 8
+            elif vr in LONG_VRS:
+                length, start = long_(data, at + 8)[0], at + 12
+            else:
+                _check_vr(vr)
+                start = at + 8
+        except struct.error:
+            position = base + at
+            if position == size:
+                return
+            window.need(position, min(12, max(8, size - position)))
+            if window.data is data:
+                raise HeaderError("ends inside an element", cut=True) from None
+            data, base, at = window.data, window.base, position - window.base
+            continue
+        if word in tags:
+            tag = tags[word]
+            if tag >= 0x7FE00008:
+                header.pixel_tag, header.pixel_offset, header.pixel_length = tag, base + start, length
+                if length == UNDEFINED:
+                    end = _end_of_fragments(window, base + start, little_endian=header.little_endian)
+                    header.pixel_length, header.encapsulated = end - base - start, True
+                return
+            wanted = True
+        else:
+            wanted = word & 1 == 1 and word >= 0x10000000 and word & 0x00FFFFFF in private
+        if length == UNDEFINED:
+            position = base + start
+            end = end_of_undefined(
+                window, position, explicit=explicit and vr != UN, little_endian=header.little_endian or vr == UN
+            )
+            length = end - position
+            if wanted and length <= selection.limit(swapped(word)) and kept + length <= _MAX_KEPT:
+                values[swapped(word)], vrs[swapped(word)] = window.take(position, length), vr or SQ
+                kept += length
+            data, base = window.data, window.base
+            at = end - base
+            continue
+        at = start + length
+        if wanted:
+            tag = swapped(word)
+            if at <= len(data) and length <= MAX_VALUE:
+                values[tag] = data[start:at]
+                vrs[tag] = vr
+            else:
+                if base + at > size:
+                    raise HeaderError("ends inside an element", cut=True)
+                if length <= selection.limit(tag) and kept + length <= _MAX_KEPT:
+                    values[tag], vrs[tag] = window.take(base + start, length), vr
+                    kept += length
+                    position = base + at
+                    data, base = window.data, window.base
+                    at = position - base
+    raise HeaderError("too many elements")
+
+
+def _check_vr(vr: int) -> None:
+    """A value representation that is not known here has the short form, as long as it is one at all."""
+    if not (0x41 <= vr & 0xFF <= 0x5A and 0x41 <= vr >> 8 <= 0x5A):
+        raise HeaderError("no value representation where one must be")
+
+
+def element_head(data: bytes, at: int, *, explicit: bool, little_endian: bool) -> tuple[int, int, int, int]:
+    """(tag with its halves swapped, VR code, length, offset of the value) of the element at ``at``.
+
+    Raises
+    ------
+    struct.error
+        When ``data`` end before it does.
+    HeaderError
+        When what stands there is no value representation.
+    """
+    word, vr, length = (_LITTLE_HEAD if little_endian else _big_head)(data, at)
+    if not explicit:
+        return word, 0, (LITTLE_LONG if little_endian else BIG_LONG)(data, at + 4)[0], at + 8
+    if vr in SHORT_VRS:
+        return word, vr, length, at + 8
+    if vr in LONG_VRS:
+        return word, vr, (LITTLE_LONG if little_endian else BIG_LONG)(data, at + 8)[0], at + 12
+    _check_vr(vr)
+    return word, vr, length, at + 8
+
+
+def end_of_undefined(window: Window, position: int, *, explicit: bool, little_endian: bool, item: bool = False) -> int:
+    """End of a sequence (or ``item``) of undefined length whose value starts at ``position``, with its delimiter.
+
+    ``explicit`` and ``little_endian`` say how it is encoded inside; what has the VR UN is Implicit VR Little Endian
+    (PS3.5 section 6.2.2, note 2), and so is all that it holds.
+
+    Raises
+    ------
+    HeaderError
+        When it is not built as PS3.5 section 7.5 says, or nested beyond reason.
+    """
+    # What is open, innermost last: (is an item, explicit, little endian); only undefined lengths are opened.
+    opened = [(item, explicit, little_endian)]
+    is_item, data, base = item, window.data, window.base
+    head, long_ = (_LITTLE_HEAD, LITTLE_LONG) if little_endian else (_big_head, BIG_LONG)
+    at = position - base
+    if at < 0:
+        window.need(position, 8)
+        data, base, at = window.data, window.base, 0
+    for _ in range(_MAX_NESTED):
+        try:
+            word, vr, length = head(data, at)
+            # Delimiters and items have no value representation, whatever the encoding (PS3.5 section 7.5).
+            delimiter = word in _DELIMITERS
+            if not is_item or not explicit or delimiter:
+                vr, length, start = 0, long_(data, at + 4)[0], at + 8
+            elif vr in SHORT_VRS:
+                start = at + 8
+            elif vr in LONG_VRS:
+                length, start = long_(data, at + 8)[0], at + 12
+            else:
+                _check_vr(vr)
+                start = at + 8
+        except struct.error:
+            position = base + at
+            window.need(position, min(12, max(8, window.size - position)))
+            if window.data is data:
+                raise HeaderError("ends inside an element", cut=True) from None
+            data, base, at = window.data, window.base, position - window.base
+            continue
+        if delimiter:
+            if is_item is not (word == ITEM_END):
+                raise HeaderError("a delimiter where none may be")
+            opened.pop()
+            at = start
+            if not opened:
+                return base + at
+            is_item, explicit, little_endian = opened[-1]
+            head, long_ = (_LITTLE_HEAD, LITTLE_LONG) if little_endian else (_big_head, BIG_LONG)
+        elif not is_item and word != ITEM:
+            raise HeaderError("a sequence holds something that is no item")
+        elif length == UNDEFINED:
+            if vr == UN:
+                explicit, little_endian, head, long_ = False, True, _LITTLE_HEAD, LITTLE_LONG
+            is_item = not is_item
+            opened.append((is_item, explicit, little_endian))
+            if len(opened) > _MAX_DEPTH:
+                raise HeaderError("nested too deeply")
+            at = start
+        else:
+            at = start + length
+    raise HeaderError("too many nested elements")
 
 
 def inflated(file: BinaryIO) -> BinaryIO:
@@ -135,7 +374,7 @@ def inflated(file: BinaryIO) -> BinaryIO:
     HeaderError
         When it does not inflate.
     """
-    window = _Window(file)
+    window = Window(file)
     file.seek(_data_set_start(window))
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -144,129 +383,35 @@ def inflated(file: BinaryIO) -> BinaryIO:
         raise HeaderError("does not inflate") from error
 
 
-def find_nested(header: Header, sequence_tag: int, tag: int) -> bytes | None:
-    """First value of ``tag`` in an item of a kept sequence; None when it is not there or not readable."""
-    raw = header.values.get(sequence_tag)
-    if raw is None:
-        return None
-    reader = _Elements(_Window(BytesIO(raw)), explicit=header.explicit, little_endian=header.little_endian)
-    position = 0
-    try:
-        while position + 8 <= len(raw):
-            item, length = reader.item(position)
-            if item != _ITEM:
-                return None
-            position += 8
-            end = len(raw) if length == UNDEFINED else position + length
-            while position + 8 <= min(end, len(raw)):
-                if reader.item(position)[0] == _ITEM_END:
-                    position += 8
-                    break
-                found, vr, size, value_at = reader.element(position)
-                if found == tag and size != UNDEFINED:
-                    return raw[value_at : value_at + size]
-                position = (
-                    reader.skip_undefined(value_at, implicit_inside=vr == b"UN")
-                    if size == UNDEFINED
-                    else value_at + size
-                )
-            else:
-                position = end
-    except HeaderError:
-        return None
-    return None
-
-
-def _data_set_start(window: _Window) -> int:
+def _data_set_start(window: Window) -> int:
     """Behind preamble and file meta information (PS3.10 section 7.1), 0 for a bare data set."""
     if window.size < 132 or window.take(128, 4) != b"DICM":
         return 0
-    meta = _Elements(window, explicit=True, little_endian=True)
     position = 132
     while position < window.size:
         if window.take(position, 2) != b"\x02\x00":
             break
-        _, _, length, value_at = meta.element(position)
+        window.need(position, min(12, window.size - position))
+        try:
+            _, _, length, start = element_head(window.data, position - window.base, explicit=True, little_endian=True)
+        except struct.error as error:
+            raise HeaderError("ends inside an element", cut=True) from error
         if length == UNDEFINED:
             raise HeaderError("file meta information of undefined length")
-        position = value_at + length
+        position = window.base + start + length
     return position
 
 
-class _Elements:
-    """Element heads in one encoding (PS3.5 section 7.1)."""
-
-    def __init__(self, window: _Window, *, explicit: bool, little_endian: bool) -> None:
-        self._window = window
-        self._explicit = explicit
-        order = "<" if little_endian else ">"
-        self._tag = struct.Struct(order + "HH")
-        self._short = struct.Struct(order + "H")
-        self._long = struct.Struct(order + "I")
-        self._left = _MAX_ELEMENTS
-
-    def element(self, position: int, *, implicit: bool = False) -> tuple[int, bytes, int, int]:
-        """(tag, VR, length, offset of the value) of the element at ``position``."""
-        self._left -= 1
-        if self._left < 0:
-            raise HeaderError("too many elements")
-        head = self._window.take(position, 8)
-        group, number = self._tag.unpack_from(head)
-        tag = group << 16 | number
-        if not self._explicit or implicit:
-            return tag, b"", self._long.unpack_from(head, 4)[0], position + 8
-        vr = head[4:6]
-        if vr in _LONG_VRS:
-            return tag, vr, self._long.unpack(self._window.take(position + 8, 4))[0], position + 12
-        if not (b"AA" <= vr <= b"ZZ" and vr.isalpha()):
-            raise HeaderError("no value representation where one must be")
-        return tag, vr, self._short.unpack_from(head, 6)[0], position + 8
-
-    def item(self, position: int) -> tuple[int, int]:
-        head = self._window.take(position, 8)
-        group, number = self._tag.unpack_from(head)
-        return group << 16 | number, self._long.unpack_from(head, 4)[0]
-
-    def fragments(self, position: int) -> int:
-        """End of encapsulated pixel data (PS3.5 annex A.4) whose value starts at ``position``."""
-        while True:
-            self._left -= 1
-            tag, length = self.item(position)
-            if tag == _SEQUENCE_END:
-                return position + 8
-            if tag != _ITEM or length == UNDEFINED or self._left < 0:
-                raise HeaderError("encapsulated pixel data hold something that is no fragment")
-            position += 8 + length
-
-    def skip_undefined(self, position: int, *, implicit_inside: bool) -> int:
-        """End of a sequence of undefined length whose value starts at ``position``, its delimiter included.
-
-        ``implicit_inside``: the VR was UN, so its content is Implicit VR (PS3.5 section 6.2.2, note 2).
-        """
-        # What is open, innermost last: True for an item, False for a sequence; only undefined lengths are opened.
-        opened = [False]
-        while opened:
-            tag, length = self.item(position)
-            if tag in (_SEQUENCE_END, _ITEM_END):
-                if opened[-1] is not (tag == _ITEM_END):
-                    raise HeaderError("a delimiter where none may be")
-                opened.pop()
-                position += 8
-            elif not opened[-1]:
-                if tag != _ITEM:
-                    raise HeaderError("a sequence holds something that is no item")
-                position += 8
-                if length == UNDEFINED:
-                    opened.append(True)
-                else:
-                    position += length
-            else:
-                _, _, length, position = self.element(position, implicit=implicit_inside)
-                if length == UNDEFINED:
-                    opened.append(False)
-                else:
-                    position += length
-            self._left -= 1
-            if self._left < 0 or len(opened) > _MAX_DEPTH:
-                raise HeaderError("nested too deeply")
-        return position
+def _end_of_fragments(window: Window, position: int, *, little_endian: bool) -> int:
+    """End of encapsulated pixel data (PS3.5 annex A.4) whose value starts at ``position``."""
+    for _ in range(_MAX_ELEMENTS):
+        window.need(position, 8)
+        word, _, length, _ = element_head(
+            window.data, position - window.base, explicit=False, little_endian=little_endian
+        )
+        if word == SEQUENCE_END:
+            return position + 8
+        if word != ITEM or length == UNDEFINED:
+            raise HeaderError("encapsulated pixel data hold something that is no fragment")
+        position += 8 + length
+    raise HeaderError("too many fragments")

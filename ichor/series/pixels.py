@@ -1,0 +1,175 @@
+"""Where the pixels of a stored object lie, how to read them, what is wrong with them, and their digest. Decodes none."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import BinaryIO
+
+from ichor.reasons import Reason
+from ichor.series.header import FLOAT_PIXELS, Header
+from ichor.series.rescale import INTERCEPT, SLOPE, real_world_mapping
+from ichor.series.values import Values
+from ichor.types import Frame, Geometry, Pixels, Slot, Tiling
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, DEFLATED})
+# Lossless by definition (PS3.5 annex A.4); the general JPEG-LS, JPEG 2000 and HTJ2K syntaxes may be lossy, and are so
+# for certain only when the header says it (0028,2110).
+_LOSSLESS = frozenset(
+    {
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.4.202",
+        "1.2.840.10008.1.2.5",
+    }
+)
+# Of the syntaxes that leave it open, JPEG-LS near-lossless, J2K and HTJ2K: a header that states "00" is believed.
+_MAY_BE_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"})
+
+SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
+ALLOCATED, STORED, REPRESENTATION, LOSSY = 0x00280100, 0x00280101, 0x00280103, 0x00282110
+_HASH_CHUNK = 1 << 20
+
+
+def read_pixels(
+    header: Header, values: Values, *, transfer_syntax_uid: str, expected: bool
+) -> tuple[Pixels | None, str | None, str | None]:
+    """Where the pixels lie, what is wrong with them, and the unit of a real-world value mapping that was taken.
+
+    Parameters
+    ----------
+    header, values
+        The walked header and its values.
+    transfer_syntax_uid
+        Of the stored object.
+    expected
+        Whether an object of this class has pixels.
+    """
+    if header.pixel_offset is None:
+        if header.cut:
+            return None, Reason.CUT_SHORT, None
+        return None, Reason.NO_PIXELS if expected else None, None
+    if header.pixel_tag in FLOAT_PIXELS:
+        return None, Reason.UNSUPPORTED_PIXELS, None
+    rows, columns, allocated = values.unsigned(ROWS), values.unsigned(COLUMNS), values.unsigned(ALLOCATED)
+    if not rows or not columns or not allocated:
+        return None, Reason.HEADER_UNREADABLE, None
+    bits = values.unsigned(STORED) or allocated
+    frames = values.integer(FRAMES) or 1
+    samples = values.unsigned(SAMPLES) or 1
+    signed = values.unsigned(REPRESENTATION) == 1
+    slope, intercept = values.decimal(SLOPE), values.decimal(INTERCEPT)
+    bits_fit = 1 <= bits <= allocated
+    mapping = real_world_mapping(values, bits_stored=bits, signed=signed) if bits_fit and bits <= 16 else None
+    present = header.size - header.pixel_offset
+    pixels = Pixels(
+        offset=header.pixel_offset,
+        length=min(header.pixel_length or present, present),
+        encapsulated=header.encapsulated,
+        lossy=_is_lossy(values, transfer_syntax_uid),
+        frames=frames,
+        samples_per_pixel=samples,
+        photometric=(values.text(PHOTOMETRIC) or "")[:16],
+        bits_allocated=allocated,
+        bits_stored=bits,
+        signed=signed,
+        rescale_slope=mapping.slope if mapping else 1.0 if slope is None else slope,
+        rescale_intercept=mapping.intercept if mapping else 0.0 if intercept is None else intercept,
+    )
+    unit = mapping.unit if mapping else None
+    native = transfer_syntax_uid in _NATIVE
+    if header.cut or header.pixel_length > present:
+        return pixels, Reason.CUT_SHORT, unit
+    if header.encapsulated == native or frames < 1 or not pixels.rescale_slope or not bits_fit:
+        return pixels, Reason.HEADER_UNREADABLE, unit
+    if not header.encapsulated and pixels.length < (rows * columns * samples * frames * allocated + 7) // 8:
+        return pixels, Reason.PIXELS_SHORT, unit
+    if pixels.lossy:
+        return pixels, Reason.LOSSY, unit
+    if transfer_syntax_uid == DEFLATED:
+        # A place in the inflated data set is no place in the file.
+        return pixels, Reason.UNSUPPORTED_SYNTAX, unit
+    if samples != 1 or allocated not in (8, 16, 32) or not pixels.photometric.startswith("MONOCHROME"):
+        return pixels, Reason.UNSUPPORTED_PIXELS, unit
+    return pixels, None, unit
+
+
+def _is_lossy(values: Values, transfer_syntax_uid: str) -> bool:
+    stated = values.text(LOSSY)
+    if stated == "01":
+        return True
+    if transfer_syntax_uid in _NATIVE or transfer_syntax_uid in _LOSSLESS:
+        return False
+    return not (transfer_syntax_uid in _MAY_BE_LOSSLESS and stated == "00")
+
+
+def content_digest(
+    file: BinaryIO,
+    header: Header,
+    *,
+    pixels: Pixels | None,
+    geometry: Geometry | None,
+    slot: Slot,
+    tiling: Tiling | None,
+    frames: tuple[Frame, ...],
+    sop_class_uid: str,
+    transfer_syntax_uid: str,
+) -> str:
+    """sha256 of the pixel bytes and of all that a number computed from them depends on, hexadecimal.
+
+    An object without pixels (a report) has only its class here: nothing is ever computed from it, and a corrected
+    name in it must not look like another content.
+    """
+    if pixels is None:
+        parts = (b"no pixels", sop_class_uid.encode(), repr(geometry).encode())
+        return hashlib.sha256(b"".join(len(part).to_bytes(4, "little") + part for part in parts)).hexdigest()
+    about = (
+        pixels.frames, pixels.samples_per_pixel, pixels.photometric, pixels.bits_allocated, pixels.bits_stored,
+        pixels.signed, pixels.rescale_slope, pixels.rescale_intercept, pixels.encapsulated, geometry,
+    )  # fmt: skip
+    total = hashlib.sha256(repr(about).encode())
+    # Digests that a site has stored were made before there were these: without them nothing is added.
+    if slot.diffusion is not None:
+        total.update(repr(_weighting(slot)).encode())
+    if tiling is not None:
+        total.update(repr(tiling).encode())
+    for frame in frames:
+        place = (frame.geometry, frame.rescale_slope, frame.rescale_intercept, _weighting(frame.slot))
+        total.update(repr(place).encode())
+    if pixels.encapsulated:
+        total.update(transfer_syntax_uid.encode())
+    swap = not header.little_endian and pixels.bits_allocated == 16
+    left = pixels.length
+    if not pixels.encapsulated and geometry is not None:
+        # A pad byte is no pixel.
+        bits = geometry.rows * geometry.columns * pixels.samples_per_pixel * pixels.frames * pixels.bits_allocated
+        left = min(left, (bits + 7) // 8)
+    file.seek(pixels.offset)
+    while left > 0:
+        chunk = file.read(min(left, _HASH_CHUNK))
+        if not chunk:
+            break
+        left -= len(chunk)
+        total.update(_swapped(chunk) if swap else chunk)
+    return total.hexdigest()
+
+
+def _weighting(slot: Slot) -> tuple[object, ...] | None:
+    """What of a diffusion weighting numbers depend on: not the name of the attribute that states it."""
+    diffusion = slot.diffusion
+    if diffusion is None:
+        return None
+    return diffusion.b_value, diffusion.direction_lps, diffusion.isotropic, diffusion.problem
+
+
+def _swapped(chunk: bytes) -> bytes:
+    """16-bit words in the other byte order, so that the same pixels have one digest in both."""
+    even = bytearray(chunk)
+    count = len(even) // 2 * 2
+    even[0:count:2], even[1:count:2] = even[1:count:2], even[0:count:2]
+    return bytes(even)
