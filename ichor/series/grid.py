@@ -129,7 +129,7 @@ def build_grid(instances: Iterable[Instance]) -> Grid:
     findings = [Reason.NO_GEOMETRY] if placeless or not piles else []
     notes = _left_out_notes(left_out)
     arrangement = None
-    if len({_shared(pile) for pile in piles}) > 1:
+    if len({_shared(pile) for pile in piles}) > 1 or _scattered(piles):
         findings.append(Reason.MIXED_GEOMETRY)
         if any(len(pile.members) > len(pile.positions) for pile in piles):
             findings.append(Reason.SAME_PLACE)
@@ -232,6 +232,11 @@ def _shared(pile: Pile) -> tuple[object, ...]:
     g = pile.geometry
     spacing = tuple(round(s, 3) for s in g.pixel_spacing or ())
     return g.rows, g.columns, spacing, g.frame_of_reference_uid, len(pile.positions)
+
+
+def _scattered(piles: Sequence[Pile]) -> bool:
+    """Single images that each look another way, by no Stack ID one acquisition: radial projections, scouts."""
+    return len(piles) > 1 and len(piles[0].positions) == 1 and any(pile.stack_id is None for pile in piles)
 
 
 def _places(piles: Sequence[Pile], count: int) -> Codes:

@@ -25,6 +25,7 @@ _SAME_ECHO_MS = 0.01
 _SAME_DIRECTION = 1e-4
 _SAME_B = 0.01
 _DAY = 86_400.0
+_MOST_ROUNDS = 32  # real series settle in two; a hostile one could be made to split one by one
 _COMPONENTS = tuple(Component)
 
 
@@ -172,14 +173,14 @@ def split_by_columns(table: Numbers, *, tolerance: Sequence[float]) -> Codes:
     """
     count = len(table)
     groups = np.zeros(count, dtype=np.int64)
-    settled = count < 2
-    while not settled:
+    for _ in range(_MOST_ROUNDS if count > 1 else 0):
         before = int(groups.max()) + 1
         for column, width in enumerate(tolerance):
             order = np.lexsort((table[:, column], groups))
             new = (np.diff(groups[order]) != 0) | (np.diff(table[order, column]) > width)
             groups[order] = np.concatenate([[0], np.cumsum(new)])
-        settled = int(groups.max()) + 1 == before
+        if int(groups.max()) + 1 == before:
+            break
     return groups
 
 

@@ -170,6 +170,12 @@ def test_groups_of_planes_of_one_size_are_stacks_of_one_array() -> None:
     assert grid.gapless
 
 
+def test_single_images_that_each_look_another_way_are_no_stacks_of_one_array() -> None:
+    first = stack([0.0])
+    turned = moved(first, orientation_lps=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+    assert build_grid([*first, *turned]).findings == (Reason.MIXED_GEOMETRY,)
+
+
 def with_stack(images: list[Instance], name: str) -> list[Instance]:
     return [replace(i, slot=Slot(stack=name), sop_instance_uid=f"{i.sop_instance_uid}.{name}") for i in images]
 
