@@ -30,6 +30,7 @@ _NOT_IMAGE = {
 }
 _TIMES = (AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION)
 _SAME_DIRECTION = 1e-3  # of the cosine: 2.6 degrees
+_GENERAL = 3  # first checks of our rules: modality, head, kind
 _SHELL = 0.95  # b within 5 % of the highest is one shell
 
 
@@ -48,7 +49,7 @@ class Verdict:
     """What the rules say of one series. ``rank`` per role: lower sorts first, comparable within a role.
 
     ``refused``: role -> reason, for a series that is meant for the role and cannot be used. ``reason``: why it plays
-    none, in the words of the rule that came nearest. ``said``: every rule, in order.
+    none, in the words of the rule that came nearest; that no role is for it, where each has its own reason. ``said``: every rule, in order.
     """
 
     roles: tuple[str, ...]
@@ -69,17 +70,26 @@ class Verdict:
 
     def evidence(self) -> tuple[Evidence, ...]:
         """What each rule said, in few lines: those that say no for one reason share a line."""
-        lines = [
-            f"{said.rule}: plays {said.role}" if said.answer == "plays" else f"{said.rule}: refused, {said.reason}"
-            for said in self.said
-            if said.answer != "not meant"
-        ]
-        against: dict[str | None, list[str]] = {}
-        for said in self.said:
-            if said.answer == "not meant":
-                against.setdefault(said.reason, []).append(said.rule)
-        lines += [f"not {', '.join(rules)}: {reason}" for reason, rules in against.items()]
-        return tuple(Evidence(what="rule", detail=line) for line in lines)
+        return tuple(Evidence(what="rule", detail=line) for line in said_lines(self.said))
+
+
+def said_lines(said: Sequence[Said]) -> list[str]:
+    """What rules said, in words: those that say no for one reason share a line, and a role stands for all its rules."""
+    lines = [
+        f"{one.rule}: plays {one.role}" if one.answer == "plays" else f"{one.rule}: refused, {one.reason}"
+        for one in said
+        if one.answer != "not meant"
+    ]
+    rules_of = Counter(one.role for one in said)
+    against: dict[str | None, list[Said]] = {}
+    for one in said:
+        if one.answer == "not meant":
+            against.setdefault(one.reason, []).append(one)
+    for reason, those in against.items():
+        agreed = Counter(one.role for one in those)
+        names = unique([one.role if agreed[one.role] == rules_of[one.role] else one.rule for one in those])
+        lines.append(f"not {', '.join(names)}: {reason}")
+    return lines
 
 
 def judge(facts: SeriesFacts, *, rules: Sequence[Rule] = RULES) -> Verdict:
@@ -89,10 +99,14 @@ def judge(facts: SeriesFacts, *, rules: Sequence[Rule] = RULES) -> Verdict:
     plays: dict[str, tuple[float, ...]] = {}
     refused: dict[str, str] = {}
     nearest, reason = -1, None
+    own_ways: set[str] = set()  # roles whose rules failed at a check that is theirs alone
     for number, rule in enumerate(rules):
         passed, against = _first_against(rule.meant, facts)
         if against is not None:
             said.append(Said(role=rule.role, rule=rule.name, answer="not meant", reason=against))
+            shared = any(rule.meant[passed] in other.meant for other in rules if other.role != rule.role)
+            if passed >= _GENERAL and not shared:
+                own_ways.add(rule.role)
             if passed > nearest:
                 nearest, reason = passed, against
             continue
@@ -110,7 +124,7 @@ def judge(facts: SeriesFacts, *, rules: Sequence[Rule] = RULES) -> Verdict:
         roles=tuple(plays),
         rank={**rank, **plays},
         refused=refused,
-        reason=None if plays else next(iter(refused.values()), reason),
+        reason=None if plays else next(iter(refused.values()), Reason.NO_ROLE if len(own_ways) > 1 else reason),
         said=tuple(said),
     )
 

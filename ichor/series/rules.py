@@ -177,13 +177,13 @@ def _sequence(relation: str, *names: str, reason: str) -> Check:
 
 
 _ORDER = (("coverage", "most", 20), ("series_number", "least", 1))
-_T1 = (_IMAGE, _MR, _HEAD, _MAGNITUDE, _NOT_DIFFUSION, _NO_TIMES)
+_T1 = (_MR, _HEAD, _IMAGE, _MAGNITUDE, _NOT_DIFFUSION, _NO_TIMES)
 _3D_T1 = Check(fact="acquisition_type", relation="is", value="3D", reason=Reason.NOT_T1, known=True)
 _T1_USABLE = (*SOUND, _axes(), *_BRAIN)
 _T1_RANK = (("contrast", False, 1), ("spacing", "least", 0.5), *_ORDER)
-_SWI = (_IMAGE, _MR, _HEAD, _MAGNITUDE, _NOT_DIFFUSION, _NO_TIMES)
+_SWI = (_MR, _HEAD, _IMAGE, _MAGNITUDE, _NOT_DIFFUSION, _NO_TIMES)
 _SWI_USABLE = (*SOUND, _axes(AxisName.COMPONENT, AxisName.ECHO, AxisName.IMAGE_TYPE), *_BRAIN)
-_DWI_IMAGE = (_MR, _HEAD, _MAGNITUDE, Check(fact="diffusion", relation="is", value=True, reason=Reason.NO_DIFFUSION, known=True))  # fmt: skip
+_DIFFUSION = Check(fact="diffusion", relation="is", value=True, reason=Reason.NO_DIFFUSION, known=True)
 _DWI_SOUND = (
     *SOUND,
     Check(fact="gradients", relation="is", value=None, reason="*"),
@@ -224,8 +224,11 @@ RULES: tuple[Rule, ...] = (
         role="dwi",
         about="diffusion-weighted, a b0 and six directions or more: fit for a tensor, and for what needs b0 and b1000",
         meant=(
+            _MR,
+            _HEAD,
             _IMAGE,
-            *_DWI_IMAGE,
+            _MAGNITUDE,
+            _DIFFUSION,
             Check(fact="directions", relation="at least", value=LEAST_DIRECTIONS, reason=Reason.FEW_DIRECTIONS),
         ),
         usable=(*_DWI_SOUND, *_between("b_max", 500, 3100, reason=Reason.B_VALUE), *_BRAIN),
@@ -236,8 +239,11 @@ RULES: tuple[Rule, ...] = (
         role="dwi",
         about="diffusion-weighted, a b0 and b near 1000, by few directions or trace: fit for lesions, not for a tensor",
         meant=(
+            _MR,
+            _HEAD,
             Check(fact="kind", relation="one of", value=(Kind.IMAGE, Kind.TRACE), reason=Reason.NO_DIFFUSION),
-            *_DWI_IMAGE,
+            _MAGNITUDE,
+            _DIFFUSION,
         ),
         usable=(*_DWI_SOUND, *_between("b_max", 700, 1600, reason=Reason.B_VALUE), *_BRAIN),
         rank=_ORDER,
@@ -247,9 +253,9 @@ RULES: tuple[Rule, ...] = (
         role="adc",
         about="apparent diffusion coefficient, as the scanner computed it",
         meant=(
-            Check(fact="kind", relation="is", value=Kind.ADC, reason=Reason.NOT_AN_ADC_MAP),
             _MR,
             _HEAD,
+            Check(fact="kind", relation="is", value=Kind.ADC, reason=Reason.NOT_AN_ADC_MAP),
         ),
         usable=(*SOUND, _axes(), *_BRAIN),
         rank=_ORDER,
@@ -259,9 +265,9 @@ RULES: tuple[Rule, ...] = (
         role="dsc_perfusion",
         about="time series of T2*-weighted images while a bolus passes",
         meant=(
-            _IMAGE,
             _MR,
             _HEAD,
+            _IMAGE,
             _MAGNITUDE,
             _NOT_DIFFUSION,
             Check(fact="time_points", relation="at least", value=LEAST_TIMES, reason=Reason.FEW_TIMES, known=True),
