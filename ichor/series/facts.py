@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Protocol
 
-from ichor.identity import DIGESTED
+from ichor.identity import DIGESTED, PERSON
 from ichor.reasons import Reason
 from ichor.series import pixels, rescale, sequence
 from ichor.series.header import HeaderError, Selection, inflated, walk_header
@@ -406,9 +407,14 @@ _NO_IDENTITY = {tag: b"\x09\0\0\0%08x=" % tag for tag in DIGESTED}
 
 
 def _identity(values: Values) -> str:
-    """sha256 over length, tag and value of all that says whose the study is."""
+    """Whose the study is: half a digest of the person (`ichor.identity.person_of`), half of all that is copied."""
+    return _named(values, PERSON)[:32] + _named(values, DIGESTED)[:32]
+
+
+def _named(values: Values, tags: Iterable[int]) -> str:
+    """sha256 over length, tag and value."""
     parts = []
-    for tag in DIGESTED:
+    for tag in tags:
         value = values.stripped(tag)
         parts.append(
             b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value) if value else _NO_IDENTITY[tag]
