@@ -7,7 +7,6 @@ Positions come from Image Position (Patient) projected on the slice normal, axes
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,13 +18,13 @@ from ichor.series.axes import Arrangement, arrange
 from ichor.series.gaps import SAME_PLACE_MM, Gap, slice_gaps
 from ichor.series.labels import Codes, Value, labels_of
 from ichor.series.planes import Plane, planes_of
+from ichor.series.selection import by_kind, left_out_notes
 from ichor.series.stacks import Pile, Stack, pile_up, placed
-from ichor.types import Axis, AxisName, Instance, Kind
+from ichor.types import Axis, AxisName, Instance
 
 __all__ = ["SAME_PLACE_MM", "Gap", "Grid", "Missing", "Stack", "build_grid", "missing_texts", "slice_gaps"]
 
 _MOST_MISSING = 10_000
-_B0 = 5.0  # s/mm2; up to here an image counts as not diffusion weighted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +107,7 @@ def build_grid(instances: Iterable[Instance]) -> Grid:
 
     Tilted and uneven sets are exact: only the projection on the normal counts.
 
-    Images of kind ``image`` make the array; those of other kinds are left out, unless the series has nothing else: then
-    the most frequent kind does. Isotropic diffusion images beside directional ones are left out too; a series of b0 and
-    trace images alone is one array.
+    `ichor.series.selection` says which images make the array.
     """
     planes: list[Plane] = []
     placeless: list[Instance] = []
@@ -119,7 +116,7 @@ def build_grid(instances: Iterable[Instance]) -> Grid:
         planes += found
         if not found:
             placeless.append(instance)
-    chosen, left_out = _by_kind(planes)
+    chosen, left_out = by_kind(planes)
     lying = [plane for plane in chosen if placed(plane.geometry)]
     if len(lying) < len(chosen):
         lost = {p.instance.sop_instance_uid: p.instance for p in chosen if not placed(p.geometry)}
@@ -127,7 +124,7 @@ def build_grid(instances: Iterable[Instance]) -> Grid:
     piles = pile_up(lying)
     place = _places(piles, len(lying))
     findings = [Reason.NO_GEOMETRY] if placeless or not piles else []
-    notes = _left_out_notes(left_out)
+    notes = left_out_notes(left_out)
     arrangement = None
     if len({_shared(pile) for pile in piles}) > 1 or _scattered(piles):
         findings.append(Reason.MIXED_GEOMETRY)
@@ -168,7 +165,9 @@ def missing_texts(grid: Grid, *, most: int = 10) -> tuple[str, ...]:
     for indices, positions in list(places.items())[:most]:
         listed = ", ".join(f"{position:.1f}" for position in positions[:most])
         named += min(len(positions), most)
-        of = ", ".join(f"{axis.name} {k + 1} of {axis.size}" for axis, k in zip(grid.axes, indices, strict=False))
+        of = ", ".join(
+            f"{axis.name.replace('_', ' ')} {k + 1} of {axis.size}" for axis, k in zip(grid.axes, indices, strict=False)
+        )
         more = "" if len(positions) <= most else f" and {len(positions) - most} more"
         named += max(0, len(positions) - most)
         noun = "slice" if len(positions) == 1 else "slices"
@@ -186,45 +185,6 @@ def _sequence(instance: Instance) -> tuple[int, int, int, str]:
         instance.instance_number or 0,
         instance.sop_instance_uid,
     )
-
-
-def _by_kind(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
-    """(those that make the array, those left out)."""
-    kinds = Counter(_kind(plane) for plane in planes)
-    if len(kinds) == 1 and not any(plane.slot.diffusion for plane in planes):
-        return list(planes), []
-    wanted = {Kind.IMAGE} if Kind.IMAGE in kinds else {max(kinds, key=lambda k: (kinds[k], k))} if kinds else set()
-    weighted = [p.slot.diffusion for p in planes if _kind(p) is Kind.IMAGE and _b_value(p) > _B0]
-    directional = any(diffusion is not None and not diffusion.isotropic for diffusion in weighted)
-    if Kind.TRACE in kinds and not directional and all(p.slot.diffusion for p in planes if _kind(p) is Kind.IMAGE):
-        wanted.add(Kind.TRACE)
-    chosen: list[Plane] = []
-    left_out: list[Plane] = []
-    for plane in planes:
-        isotropic = directional and plane.slot.diffusion is not None and plane.slot.diffusion.isotropic
-        beside = _kind(plane) not in wanted or (isotropic and _b_value(plane) > _B0)
-        (left_out if beside else chosen).append(plane)
-    return chosen, left_out
-
-
-def _kind(plane: Plane) -> Kind:
-    """Of a frame, what its own functional groups say; else what either place says that is more than ``image``."""
-    if plane.instance.frames or plane.slot.kind is not Kind.IMAGE:
-        return plane.slot.kind
-    return plane.instance.kind
-
-
-def _b_value(plane: Plane) -> float:
-    diffusion = plane.slot.diffusion
-    return diffusion.b_value if diffusion is not None else 0.0
-
-
-def _left_out_notes(left_out: Sequence[Plane]) -> tuple[str, ...]:
-    kinds = Counter(
-        Kind.TRACE if plane.slot.diffusion is not None and plane.slot.diffusion.isotropic else _kind(plane)
-        for plane in left_out
-    )
-    return tuple(f"{count} {kind} images are no part of the array" for kind, count in sorted(kinds.items()))
 
 
 def _shared(pile: Pile) -> tuple[object, ...]:

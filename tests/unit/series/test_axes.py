@@ -204,6 +204,14 @@ def test_a_series_of_nothing_but_adc_is_an_array_of_adc() -> None:
     assert (grid.shape, grid.left_out) == ((4, 64, 64), ())
 
 
+def test_without_images_the_most_frequent_kind_makes_the_array() -> None:
+    maps = volumes([{"kind": Kind.ADC, "image_type": name} for name in ("A", "B")], slices=4)
+    trace = replace(image(50, z=0.0, slot={"kind": Kind.TRACE, "diffusion": B0}), instance_number=50)
+    grid = build_grid([*maps, trace])
+    assert (grid.shape, [p.instance for p in grid.left_out]) == ((2, 4, 64, 64), [trace])
+    assert grid.notes == ("no part of the array: 1 of kind trace",)
+
+
 def test_a_picture_without_a_place_beside_the_images_is_left_out() -> None:
     slices = volumes([{}], slices=4)
     capture = image(99, z=0.0, kind=Kind.SECONDARY_CAPTURE, geometry={"position_lps": None})
@@ -280,11 +288,11 @@ def test_missing_slots_in_words() -> None:
     images = time_series(temporal_position=lambda v, _: v + 1)
     grid = build_grid([i for k, i in enumerate(images) if k not in (3 * 20 + 6, 3 * 20 + 7, 9 * 20)])
     assert missing_texts(grid) == (
-        "slices at 18.0, 21.0 mm of temporal_position 4 of 60",
-        "slice at 0.0 mm of temporal_position 10 of 60",
+        "slices at 18.0, 21.0 mm of temporal position 4 of 60",
+        "slice at 0.0 mm of temporal position 10 of 60",
     )
     assert missing_texts(grid, most=1) == (
-        "slices at 18.0 mm and 1 more of temporal_position 4 of 60",
+        "slices at 18.0 mm and 1 more of temporal position 4 of 60",
         "1 more slice",
     )
     plain = [image(k, z=5.0 * k) for k in (0, 1, 3, 4)]
