@@ -51,6 +51,17 @@ class AssociationClosed:
     closed_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentAnnounced:
+    """A sender asked to commit objects of this study (Storage Commitment Push Model): what it believes to have sent."""
+
+    study_instance_uid: str
+    association: str
+    calling_ae: str
+    sop_instance_uids: tuple[str, ...]  # of this study, as the journal knows them
+    unknown: int  # objects of the same request that the journal does not know, of whatever study
+
+
 # --- topic `results`: the outbox; one consumer group per destination -------------------------------------------------
 
 
@@ -168,13 +179,14 @@ class DeliveryChanged:
 
 
 Data = (
-    InstancesReceived | AssociationClosed | ResultReady | ReceiveRefused | StudyAssembled | JobStarted
+    InstancesReceived | AssociationClosed | ContentAnnounced | ResultReady | ReceiveRefused | StudyAssembled | JobStarted
     | JobSuperseded | JobDone | JobFailed | DeliveryChanged | Job
 )  # fmt: skip
 
 _TYPES: dict[str, type] = {
     "ichor.instances.received.v1": InstancesReceived,
     "ichor.association.closed.v1": AssociationClosed,
+    "ichor.content.announced.v1": ContentAnnounced,
     "ichor.result.ready.v1": ResultReady,
     "ichor.receive.refused.v1": ReceiveRefused,
     "ichor.study.assembled.v1": StudyAssembled,

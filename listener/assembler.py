@@ -23,6 +23,7 @@ from ichor.messages import (
     EVENTS,
     INSTANCES,
     AssociationClosed,
+    ContentAnnounced,
     Envelope,
     InstancesReceived,
     jobs_topic,
@@ -177,6 +178,9 @@ class Assembler:
         elif isinstance(message, AssociationClosed):
             held = self._hold(message.study_instance_uid)
             held.study.close(message)
+        elif isinstance(message, ContentAnnounced):
+            held = self._hold(message.study_instance_uid)
+            held.study.announce(message)
         else:
             raise UnknownMessage(f"message type {envelope.type!r} does not belong on this topic")
         if held.study.series:

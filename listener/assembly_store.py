@@ -36,6 +36,10 @@ CREATE TABLE senders (ae TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, envelope TEXT NOT NULL);
 PRAGMA user_version = {_VERSION};
 """
+# Came later; a version that does not know it loses evidence, nothing else.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS announced (study TEXT NOT NULL, sop TEXT NOT NULL, UNIQUE (study, sop));
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,10 @@ class _SeriesRecord:
     decided_at: float
     decision: Decision
     replaced: frozenset[str] = frozenset()
+    product_learned: bool = False
+    lone_learned: bool = False
+    objects_learned: bool = False
+    announced_learned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,7 @@ class _StudyRecord:
     jobs: list[Job]
     published: dict[str, str]
     series: dict[str, _SeriesRecord]
+    unknown: int = 0
 
 
 _INSTANCE: TypeAdapter[Instance] = TypeAdapter(Instance)
@@ -88,6 +97,7 @@ class AssemblyStore:
             raise CannotStart(f"the assembler's state has version {version}, this version knows {_VERSION} at most")
         if version == 0:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        self._db.executescript(_ADDED)
 
     def senders(self) -> dict[str, Sender]:
         """What was learned of every sender."""
@@ -106,6 +116,10 @@ class AssemblyStore:
         record = _STUDY.validate_json(row[1])
         study.revision, study.settled = record.revision, record.settled
         study.jobs, study.published = list(record.jobs), dict(record.published)
+        study.unknown = record.unknown
+        study.announced = {
+            sop for (sop,) in self._db.execute("SELECT sop FROM announced WHERE study = ?", (study.uid,))
+        }
         for name, calling_ae, still_open, released, stored in self._db.execute(
             "SELECT name, calling_ae, open, released, stored FROM associations WHERE study = ? ORDER BY rowid",
             (study.uid,),
@@ -161,6 +175,9 @@ class AssemblyStore:
                 ],
             )
             db.executemany(
+                "INSERT OR IGNORE INTO announced VALUES (?, ?)", [(study.uid, sop) for sop in study.announced_changed]
+            )
+            db.executemany(
                 "INSERT INTO senders VALUES (?, ?) ON CONFLICT (ae) DO UPDATE SET state = excluded.state",
                 [(ae, _SENDER.dump_json(study.senders[ae]).decode()) for ae in senders],
             )
@@ -174,6 +191,7 @@ class AssemblyStore:
                 db.execute("ROLLBACK")
             raise
         study.changed.clear()
+        study.announced_changed.clear()
         study.associations.changed.clear()
 
     def publish_outbox(self, publish: Callable[[str, list[Envelope]], None]) -> None:
@@ -229,9 +247,14 @@ def _record(study: StudyAssembly) -> _StudyRecord:
                 decided_at=s.decided_at,
                 decision=s.decision,
                 replaced=frozenset(s.replaced),
+                product_learned=s.product_learned,
+                lone_learned=s.lone_learned,
+                objects_learned=s.objects_learned,
+                announced_learned=s.announced_learned,
             )
             for uid, s in study.series.items()
         },
+        unknown=study.unknown,
     )
 
 
@@ -239,7 +262,9 @@ def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
     series.last_at, series.longest_pause = kept.last_at, kept.longest_pause
     series.split, series.contradicted, series.count_learned = kept.split, kept.contradicted, kept.count_learned
     series.several_learned, series.one_learned = kept.several_learned, kept.one_learned
-    series.parts_learned = kept.parts_learned
+    series.parts_learned, series.product_learned = kept.parts_learned, kept.product_learned
+    series.lone_learned, series.objects_learned = kept.lone_learned, kept.objects_learned
+    series.announced_learned = kept.announced_learned
     series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
     series.decision, series.replaced = kept.decision, set(kept.replaced)
     if series.grade is Grade.OPEN:

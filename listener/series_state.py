@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ichor.identity import person_of
 from ichor.reasons import Reason
-from ichor.series.evidence import CountTally, Decision, Sender, SeriesView, decide
+from ichor.series.evidence import Announced, CountTally, Decision, Sender, SeriesView, decide
 from ichor.series.grid import Grid, build_grid
 from ichor.series.roles import Verdict, facts_of, judge
 from ichor.series.rules import RULES, Rule
@@ -87,6 +87,10 @@ class SeriesState:
     several_learned: bool = False
     one_learned: bool = False
     parts_learned: bool = False
+    product_learned: bool = False
+    lone_learned: bool = False
+    objects_learned: bool = False
+    announced_learned: bool = False
     replaced: set[str] = field(default_factory=set)  # identities that headers were corrected away from
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on
@@ -154,13 +158,35 @@ class SeriesState:
     def due(self) -> float | None:
         return self.decision.look_at if self.undecided else None
 
-    def decide(self, associations: Associations, sender: Sender, *, elsewhere: Callable[[], int], now: float) -> bool:
+    def decide(
+        self, associations: Associations, sender: Sender, *, elsewhere: Callable[[], int], now: float,
+        announced: Announced | None = None,
+    ) -> bool:  # fmt: skip
         """Look again; True when the grade or what it is meant for changed."""
         before = self.grade, self.verdict
+        self.decision = self._look(associations, sender, elsewhere=elsewhere, now=now, announced=announced)
+        self.stale = False
+        if self.grade is not Grade.OPEN:
+            self.undecided = False
+            self.decided_at = now
+            self.judge()
+        elif self.verdict is None or len(self.members) <= _ENOUGH_TO_GUESS:
+            self.guess()
+        return before != (self.grade, self.verdict)
+
+    def confirm(self, associations: Associations, sender: Sender, *, now: float, announced: Announced) -> None:
+        """What its sender asked to commit speaks for a series that was decided without a count."""
+        found = self._look(associations, sender, elsewhere=lambda: 0, now=now, announced=announced)
+        if found.grade is Grade.COUNTED:
+            self.decision = found
+
+    def _look(
+        self, associations: Associations, sender: Sender, *, elsewhere: Callable[[], int], now: float,
+        announced: Announced | None,
+    ) -> Decision:  # fmt: skip
         receiving, released = associations.way_of(self.uid, self.brought, images=len(self.members))
         view = SeriesView(
             tally=self.tally,
-            instances=lambda: self.instances,
             grid=lambda: self.grid,
             associations=len(self.brought),
             receiving=receiving,
@@ -170,16 +196,9 @@ class SeriesState:
             split=self.split,
             contradicted=self.contradicted,
             elsewhere=elsewhere,
+            announced=announced,
         )
-        self.decision = decide(view, sender, now=now)
-        self.stale = False
-        if self.grade is not Grade.OPEN:
-            self.undecided = False
-            self.decided_at = now
-            self.judge()
-        elif self.verdict is None or len(self.members) <= _ENOUGH_TO_GUESS:
-            self.guess()
-        return before != (self.grade, self.verdict)
+        return decide(view, sender, now=now)
 
     def judge(self) -> None:
         """What it is, now that it is decided."""

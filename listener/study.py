@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from ichor.messages import AssociationClosed, StudyAssembled
+from ichor.messages import AssociationClosed, ContentAnnounced, StudyAssembled
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
-from ichor.series.evidence import LONGEST_QUIET, Sender
+from ichor.series.counts import OF_OBJECTS, Claim, Reading
+from ichor.series.evidence import LONGEST_QUIET, Announced, Sender
 from ichor.series.manifest import build_manifest
 from ichor.series.rules import RULES, Rule
 from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority, unique
@@ -81,6 +82,9 @@ class StudyAssembly:
     jobs: list[Job] = field(default_factory=list)
     published: dict[str, str] = field(default_factory=dict)  # pipeline -> key of what its last job was about
     changed: set[str] = field(default_factory=set)  # SOP Instance UIDs to be written
+    announced: set[str] = field(default_factory=set)  # SOP Instance UIDs that a sender asked to commit
+    announced_changed: set[str] = field(default_factory=set)  # of these, those to be written
+    unknown: int = 0  # further ones that nobody has seen
     _amended: list[Grade] = field(default_factory=list)
     _waits: list[float] = field(default_factory=list)
     _replan: bool = True  # something happened that jobs may depend on
@@ -107,6 +111,17 @@ class StudyAssembly:
         for uid, series in self.series.items():
             if uid in ours or message.association in series.brought:
                 series.stale = True
+
+    def announce(self, message: ContentAnnounced) -> None:
+        """A sender asked to commit what it believes to have sent: a count of every series that it names."""
+        if not self.series:
+            return
+        named = set(message.sop_instance_uids)
+        self.unknown = message.unknown if named >= self.announced else max(self.unknown, message.unknown)
+        self.announced_changed |= named - self.announced
+        self.announced |= named
+        for series in self.series.values():
+            series.stale = True
 
     def restore(self, member: Member) -> None:
         """Put back an image as it was kept; what was decided is put back by who kept it."""
@@ -163,35 +178,63 @@ class StudyAssembly:
             sender = sender.after_late_images()
         if not series.undecided:
             self._replan = True
+        sender = self._contradict_announcement(series, instance, sender)
         series.put(Member(instance, files={instance.file_sha256}, associations={association}))
         series.brought[association] = series.brought.get(association, 0) + 1
         series.last_at = now
         series.reopen()
-        claim = series.tally.claim()
-        if (
-            claim is not None
-            and claim.expected is not None
-            and claim.here > claim.expected
-            and not series.count_learned
-        ):
-            series.count_learned = True
-            series.contradicted = not sender.doubts_counts
-            sender = sender.after_wrong_count()
-        if not series.one_learned and series.tally.says_one:
-            series.one_learned = True
-            sender = sender.after_one()
-        if claim is not None and claim.reading == "parts" and not series.parts_learned:
-            series.parts_learned = True
-            sender = sender.after_parts()
-        if claim is not None and not series.several_learned and len(series.tally.acquisitions) > 1:
-            series.several_learned = True
-            sender = sender.after_several()
+        sender = self._learn_from_more(series, sender)
         self.senders[instance.calling_ae] = sender
         self.home[instance.sop_instance_uid] = series.uid
         self._replan = self._replan or self.patients[instance.patient_sha256] == 0
         self.patients[instance.patient_sha256] += 1
         self.changed.add(instance.sop_instance_uid)
         self._more()
+
+    @staticmethod
+    def _learn_from_more(series: SeriesState, sender: Sender) -> Sender:
+        """What one more image says of the meaning of its sender's counts."""
+        tally = series.tally
+        claim = tally.claim()
+        if tally.enhanced > 1 and not series.objects_learned:
+            series.objects_learned = True
+            sender = sender.after_several_objects()
+        if not series.one_learned and tally.says_one:
+            series.one_learned = True
+            sender = sender.after_one()
+        if claim is None:
+            return sender
+        more = claim.expected is not None and claim.here > claim.expected
+        if claim.reading is Reading.PRODUCT:
+            if more and not series.product_learned:
+                series.product_learned = True
+                sender = sender.after_wrong_product()
+            return sender
+        if more and not series.count_learned:
+            series.count_learned = True
+            series.contradicted = not sender.doubts_counts
+            sender = sender.after_wrong_count()
+        if claim.reading is Reading.PARTS and not series.parts_learned:
+            series.parts_learned = True
+            sender = sender.after_parts()
+        if not series.several_learned and len(tally.acquisitions) > 1:
+            series.several_learned = True
+            sender = sender.after_several()
+        return sender
+
+    def _contradict_announcement(self, series: SeriesState, instance: Instance, sender: Sender) -> Sender:
+        """An image follows of a series that its sender had asked to commit as if it were whole."""
+        if (
+            not self.announced
+            or self.unknown
+            or series.announced_learned
+            or instance.sop_instance_uid in self.announced
+        ):
+            return sender
+        if not series.members or not self.announced.issuperset(series.members):
+            return sender
+        series.announced_learned = True
+        return sender.after_wrong_announcement()
 
     def _correct(self, series: SeriesState, member: Member, instance: Instance, *, now: float) -> None:
         """The same pixels under a new header: the newest identity wins, nothing is computed again."""
@@ -272,7 +315,10 @@ class StudyAssembly:
         due = series.due()
         if series.undecided and (series.stale or (due is not None and now >= due)):
             sender = self._sender(series.sender_ae)
-            changed = series.decide(self.associations, sender, elsewhere=lambda: self._elsewhere(series), now=now)
+            changed = series.decide(
+                self.associations, sender, elsewhere=lambda: self._elsewhere(series), now=now,
+                announced=self._announced_of(series),
+            )  # fmt: skip
             self._replan = self._replan or changed
             if series.grade is Grade.OPEN:
                 return None
@@ -284,12 +330,26 @@ class StudyAssembly:
             return series.grade
         if series.stale:
             series.stale = False
+            announced = self._announced_of(series)
+            if announced is not None and series.grade in (Grade.REGULAR, Grade.QUIET):
+                sender = self._sender(series.sender_ae)
+                series.confirm(self.associations, sender, now=now, announced=announced)
             self._learn_count(series)
         return None
 
+    def _announced_of(self, series: SeriesState) -> Announced | None:
+        if not self.announced and not self.unknown:
+            return None
+        here = sum(uid in self.announced for uid in series.members)
+        # What came after the request may be what was unknown then.
+        unnamed = sum(uid not in self.announced for uid in self.home) if self.unknown else 0
+        pending = sum(uid not in self.home for uid in self.announced)
+        absent = pending + max(0, self.unknown - unnamed)
+        return Announced(here=here, absent=absent, alone=len(self.series) == 1)
+
     def _stays_below_its_count(self, series: SeriesState) -> bool:
         """All was sent, nothing is missing inside, and the count says more; one series of a study speaks for all."""
-        if series.grade is not Grade.SHORT or series.tally.claim() is None or series.grid.gaps:
+        if series.grade is not Grade.SHORT or series.tally.claim() is None or series.grid.missing:
             return False
         _, released = self.associations.way_of(series.uid, series.brought, images=len(series.members))
         others = (other for other in self.series.values() if other is not series)
@@ -298,11 +358,37 @@ class StudyAssembly:
     def _learn_count(self, series: SeriesState) -> None:
         """A count that agreed and still does when all has been sent is a right one."""
         sending = any(name in series.brought for name in self.associations.open)
-        claim = series.tally.claim()
-        agrees = claim is not None and claim.met and series.grade.complete
-        if agrees and not sending and not series.count_learned and not series.several_learned:
+        if sending or not series.grade.complete:
+            return
+        sender = self._sender(series.sender_ae)
+        tally = series.tally
+        claim = tally.claim()
+        if claim is not None and claim.met:
+            sender = self._learn_right(series, claim, sender)
+        if tally.enhanced == 1 == tally.images and not series.lone_learned:
+            series.lone_learned = True
+            sender = sender.after_lone_object()
+        announced = self._announced_of(series)
+        if (
+            announced is not None
+            and announced.absent == 0
+            and announced.here == tally.images
+            and not series.announced_learned
+        ):
+            series.announced_learned = True
+            sender = sender.after_right_announcement()
+        self.senders[series.sender_ae] = sender
+
+    @staticmethod
+    def _learn_right(series: SeriesState, claim: Claim, sender: Sender) -> Sender:
+        if claim.reading is Reading.PRODUCT:
+            if not series.product_learned:
+                series.product_learned = True
+                sender = sender.after_right_product()
+        elif claim.reading not in OF_OBJECTS and not series.count_learned and not series.several_learned:
             series.count_learned = True
-            self.senders[series.sender_ae] = self._sender(series.sender_ae).after_right_count()
+            sender = sender.after_right_count()
+        return sender
 
     def _elsewhere(self, series: SeriesState) -> int:
         acquisitions = series.tally.acquisitions

@@ -1,183 +1,47 @@
 """Is a series whole? A pure decision from counts, grid, associations and what its sender did before. No timer, no I/O.
 
 Grades (docs/contract.md): ``counted`` when a count agrees with a gapless grid; ``regular`` when there is no count but every
-association that brought the series was released, its grid has no gap and its sender never split a series; ``quiet``
-when only silence speaks; ``short`` when images are known to be missing; else ``open``.
+association that brought the series was released, its grid has no gap and its sender is not known to split series;
+``quiet`` when only silence speaks; ``short`` when images are known to be missing; else ``open``.
 
 A count in a header is that of an *acquisition* ((0020,1002), PS3.3 C.7.6.1), which is mostly, not always, that of the
 series: the first half of a series of two acquisitions looks like a whole one. So a count that agrees is believed at
 once only from a sender whose counts have come true before; else when the association is released, or when nothing has
-followed for a while. `Doubt` names what asks for more than that.
+followed for a while. `Doubt` names what asks for more than that. What is no count of the series in its own words
+(slices of a volume times volumes, the frames of one object, what a sender asks to commit) is believed later still.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from ichor.series.grid import Grid
-from ichor.types import Evidence, Grade, Instance
+from ichor.series.counts import OF_OBJECTS, Claim, CountTally, Reading
+from ichor.series.grid import Grid, missing_texts
+from ichor.series.senders import DEFAULT_QUIET, FOLDER, KNOWN_AFTER, LONGEST_QUIET, SHORTEST_QUIET, Sender
+from ichor.types import Evidence, Grade
 
-DEFAULT_QUIET = 10.0  # seconds, until a sender is known
-SHORTEST_QUIET = 3.0
-LONGEST_QUIET = 30.0
-KNOWN_AFTER = 20  # series of a sender, before its quiet time may fall below the default
+__all__ = [
+    "DEFAULT_QUIET", "FOLDER", "KNOWN_AFTER", "LONGEST_QUIET", "SHORTEST_QUIET", "Announced", "Claim", "CountTally",
+    "Decision", "Reading", "Sender", "SeriesView", "decide",
+]  # fmt: skip
+
 SETTLE = 2.0  # seconds of silence that confirm a count of a sender whose counts nobody has confirmed yet
 GLANCE = 0.01  # seconds to see whether one more follows, at most, when its counts were confirmed
 _FEW = 4  # images: too few for a count and a grid to confirm each other
-_HIGH_COUNTS = 5  # series in a row that stayed below their count: the count means something else
-_FORGIVE = 20  # right counts that make up for a wrong one
-_FORGET = 0.98  # per series: an old long pause loses its weight
+_MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
-    """What one calling AE title has taught us. Values, not identities; updated by the functions below."""
+class Announced:
+    """What the sender asked to commit: ``here`` images of this series, ``absent`` objects that nobody has seen.
 
-    series: int = 0  # decided
-    splits: int = 0  # series that came over several released associations
-    several: int = 0  # series of several acquisitions
-    parts: int = 0  # of these, such whose counts were those of one acquisition each
-    ones: int = 0  # series that say 1 and have more images
-    counts_right: int = 0  # counts of one acquisition that agreed and stayed right to the end
-    counts_wrong: int = 0  # counts that more images contradicted
-    counts_high: int = 0  # series in a row that never reached their count
-    longest_pause: float = 0.0  # within one series, fading
-
-    @property
-    def trusts_counts(self) -> bool:
-        return self.counts_right > 0 and not self.doubts_counts
-
-    @property
-    def doubts_counts(self) -> bool:
-        forgiven = self.counts_right >= _FORGIVE * self.counts_wrong
-        return not forgiven or self.counts_high >= _HIGH_COUNTS
-
-    @property
-    def quiet(self) -> float:
-        """Seconds of silence after which a series of this sender is taken as it is."""
-        least = SHORTEST_QUIET if self.series >= KNOWN_AFTER else DEFAULT_QUIET
-        return min(max(least, 1.5 * self.longest_pause), LONGEST_QUIET)
-
-    def after_pause(self, seconds: float) -> Sender:
-        """A further image of a series came ``seconds`` after the one before. Hours teach nothing about waiting."""
-        if seconds <= self.longest_pause or seconds > 2 * LONGEST_QUIET:
-            return self
-        return replace(self, longest_pause=seconds)
-
-    def after_series(self) -> Sender:
-        return replace(self, series=self.series + 1, longest_pause=self.longest_pause * _FORGET)
-
-    def after_split(self) -> Sender:
-        return replace(self, splits=self.splits + 1)
-
-    def after_several(self) -> Sender:
-        return replace(self, several=self.several + 1)
-
-    def after_parts(self) -> Sender:
-        return replace(self, parts=self.parts + 1)
-
-    def after_one(self) -> Sender:
-        return replace(self, ones=self.ones + 1)
-
-    def after_right_count(self) -> Sender:
-        return replace(self, counts_right=self.counts_right + 1, counts_high=0)
-
-    def after_wrong_count(self) -> Sender:
-        return replace(self, counts_wrong=self.counts_wrong + 1)
-
-    def after_high_count(self) -> Sender:
-        return replace(self, counts_high=self.counts_high + 1)
-
-    def after_late_images(self) -> Sender:
-        """Images came that a count had announced: it was not too high."""
-        return replace(self, counts_high=0)
-
-
-class CountTally:
-    """Counts that the headers of a series state, kept up image by image so that asking costs nothing."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self._per_acquisition: Counter[int | None] = Counter()
-        self._stated: dict[tuple[str, int | None], Counter[int]] = {}
-
-    def add(self, instance: Instance, by: int = 1) -> None:
-        """Count an image in, or out with ``by=-1``."""
-        self.images += by
-        acquisition = instance.acquisition_number
-        self._per_acquisition[acquisition] += by
-        stated = dict(instance.counts)
-        slices = stated.pop("NumberOfSlices", None)
-        if slices is not None:
-            stated["NumberOfSlices"] = slices * stated.get("NumberOfTimeSlices", 1)
-        for keyword in ("ImagesInAcquisition", "NumberOfSeriesRelatedInstances", "NumberOfSlices"):
-            if keyword in stated:
-                group = acquisition if keyword == "ImagesInAcquisition" else None
-                self._stated.setdefault((keyword, group), Counter())[stated[keyword]] += by
-
-    @property
-    def acquisitions(self) -> frozenset[int | None]:
-        return frozenset(number for number, images in self._per_acquisition.items() if images > 0)
-
-    def images_of(self, acquisitions: frozenset[int | None]) -> int:
-        """Images of these numbered acquisitions."""
-        return sum(self._per_acquisition[number] for number in acquisitions if number is not None)
-
-    @property
-    def says_one(self) -> bool:
-        """A header says that its acquisition has one image, and there are more (diffusion sets do, for 500)."""
-        ones = any(key[0] == "ImagesInAcquisition" and values[1] > 0 for key, values in self._stated.items())
-        return ones and self.images > len(self.acquisitions)
-
-    def claim(self) -> Claim | None:
-        """What the counts say together; None when no header has one."""
-        stated = {key: sorted(v for v, n in values.items() if n > 0) for key, values in self._stated.items()}
-        stated = {key: values for key, values in stated.items() if values}
-        if not stated:
-            return None
-        if any(len(values) > 1 for values in stated.values()):
-            return Claim(expected=None, here=self.images)
-        whole = {values[0] for (keyword, _), values in stated.items() if keyword != "ImagesInAcquisition"}
-        reading = ""
-        parts = {group: v[0] for (keyword, group), v in stated.items() if keyword == "ImagesInAcquisition"}
-        if set(parts.values()) == {1} and self.images > len(parts):
-            parts = {}  # diffusion sets say 1 for 500 images: no count at all
-        if parts:
-            # One acquisition: its count. Several: each may state its own images or all of the series.
-            stated_count = next(iter(parts.values()))
-            of_series = (
-                len(parts) > 1
-                and set(parts.values()) == {stated_count}
-                and self.images <= stated_count
-                and all(self._per_acquisition[group] < stated_count for group in parts)
-            )
-            total = stated_count if of_series else sum(parts.values())
-            whole.add(total)
-            reading = "series" if of_series else "parts" if len(parts) > 1 and self.images > max(parts.values()) else ""
-        if not whole:
-            return None
-        if len(whole) > 1:
-            return Claim(expected=None, here=self.images)
-        return Claim(expected=whole.pop(), here=self.images, reading=reading)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """``expected`` images against those ``here``; None when the counts contradict each other.
-
-    ``reading``: of several acquisitions each states the images of the ``series``, or has shown to state its own
-    (``parts``); empty for one acquisition.
+    An object that is not here may be of any series; ``alone`` says that the study has one only.
     """
 
-    expected: int | None
     here: int
-    reading: str = ""
-
-    @property
-    def met(self) -> bool:
-        return self.expected == self.here
+    absent: int
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +49,6 @@ class SeriesView:
     """What a decision looks at. ``grid`` is called only when the answer depends on it."""
 
     tally: CountTally
-    instances: Callable[[], Sequence[Instance]]
     grid: Callable[[], Grid]
     associations: int  # that brought it
     receiving: bool  # one of them is open
@@ -195,6 +58,7 @@ class SeriesView:
     split: bool  # over several released associations
     contradicted: bool = False  # its own count was the first of its sender to be proved wrong
     elsewhere: Callable[[], int] = lambda: 0  # images of the same acquisition in other series of the study
+    announced: Announced | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,65 +75,96 @@ class Decision:
 def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     """Grade a series from what is known at ``now``."""
     claim = view.tally.claim()
-    silence = now - view.last_at
     # Times are compared as sums, as `look_at` gives them: a difference of floats can fall short of them for ever.
-    quiet_at = view.last_at + sender.quiet
-    quiet = now >= quiet_at
+    quiet = now >= view.last_at + sender.quiet
     said = _Said(view, sender, claim)
-
     hollow = _hollow(view, sender, claim) if claim is not None else None
     if claim is not None and claim.met and hollow is None:
-        grid = view.grid()
-        if grid.gapless:
-            doubts = _doubts(view)
-            if sender.trusts_counts:
-                settle_at = view.last_at + min(GLANCE, 1.5 * view.longest_pause)
-            else:
-                settle_at = view.last_at + max(SETTLE, 4 * view.longest_pause)
-            sure = (
-                (view.released and not (doubts and (sender.splits or view.split)))
-                or (not doubts and now >= settle_at)
-                or quiet
-            )
-            if sure:
-                return Decision(grade=Grade.COUNTED, evidence=said.all(grid))
-            look_at = quiet_at if doubts else min(settle_at, quiet_at)
-            return Decision(
-                grade=Grade.OPEN, evidence=said.all(grid, *doubts), look_at=look_at, reason="the count is not confirmed"
-            )
-        if quiet:
-            # Nothing is missing by the count: the scanner left the hole, or put two images at one place.
-            return Decision(
-                grade=Grade.QUIET, evidence=said.all(grid, said.quiet(silence)), notes=_gap_notes(grid)
-            )  # fmt: skip
-        return Decision(
-            grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="count and grid disagree"
-        )  # fmt: skip
-
-    lacking = claim is not None and claim.expected is not None and claim.here < claim.expected
-    explained = lacking and claim is not None and claim.here + view.elsewhere() == claim.expected
-    if lacking and not explained and not sender.doubts_counts:
+        doubts = _doubts(view)
+        confirmed_at = _confirmed_at(view, sender, claim, doubts=bool(doubts))
+        return _counted(view, sender, said, doubts, confirmed_at=confirmed_at, now=now)
+    if _lacks(view, sender, claim):
         assert claim is not None
-        # While it is being sent, a hurry would only make a short series of a slow one.
-        patience = max(sender.quiet, DEFAULT_QUIET) if view.receiving else sender.quiet
-        if now >= view.last_at + patience:
-            grid = view.grid()
-            return Decision(
-                grade=Grade.SHORT,
-                evidence=said.all(grid, said.quiet(silence)),
-                reason=f"{claim.here} of {claim.expected} images{_places(grid)}",
-                notes=_gap_notes(grid),
-            )
-        return Decision(
-            grade=Grade.OPEN,
-            evidence=said.all(None),
-            look_at=view.last_at + patience,
-            reason=f"{claim.here} of {claim.expected} images",
-        )
+        return _lacking(view, sender, said, claim, now=now)
+    announced = view.announced
+    if announced is not None and _names_all(view, announced) and not sender.announced_wrong:
+        settle = GLANCE if sender.announced_right else SETTLE
+        confirmed_at = view.last_at + settle
+        if view.split and not sender.announced_right:
+            confirmed_at = view.last_at + sender.quiet
+        return _counted(view, sender, said, (), confirmed_at=confirmed_at, now=now)
+    return _by_silence(view, sender, said, no_count=claim is None or _means_nothing(view, hollow), quiet=quiet, now=now)
 
-    # No count that means anything: the way it came, the grid and silence have to do.
-    no_count = claim is None or (hollow is not None and not view.contradicted)
-    trusted_way = view.released and not view.split and sender.splits == 0 and no_count
+
+def _counted(
+    view: SeriesView, sender: Sender, said: _Said, doubts: tuple[Evidence, ...], *, confirmed_at: float, now: float
+) -> Decision:
+    """A count agrees: is the grid gapless, and is the count confirmed?"""
+    grid = view.grid()
+    quiet_at = view.last_at + sender.quiet
+    quiet = now >= quiet_at
+    if grid.gapless:
+        if now >= confirmed_at or quiet:
+            return Decision(grade=Grade.COUNTED, evidence=said.all(grid))
+        return Decision(
+            grade=Grade.OPEN, evidence=said.all(grid, *doubts), look_at=min(confirmed_at, quiet_at),
+            reason="the count is not confirmed",
+        )  # fmt: skip
+    if quiet:
+        # Nothing is missing by the count: the scanner left the hole, or put two images at one place.
+        return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(now)), notes=_gap_notes(grid))
+    return Decision(grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="count and grid disagree")
+
+
+def _confirmed_at(view: SeriesView, sender: Sender, claim: Claim, *, doubts: bool) -> float:
+    """When a count that agrees is believed, if nothing comes; minus infinity: now."""
+    never, at_once = float("inf"), float("-inf")
+    slow = view.last_at + max(SETTLE, 4 * view.longest_pause)
+    if claim.reading in OF_OBJECTS:
+        # The next object of the series may come by the next association.
+        if view.released and not view.split and not sender.splits:
+            return at_once
+        return slow if sender.lone_objects and not (doubts or sender.splits) else never
+    if view.released and not (doubts and (sender.splits or view.split)):
+        return at_once
+    if doubts:
+        return never
+    if claim.reading is Reading.PRODUCT or not sender.trusts_counts:
+        return slow
+    return view.last_at + min(GLANCE, 1.5 * view.longest_pause)
+
+
+def _lacks(view: SeriesView, sender: Sender, claim: Claim | None) -> bool:
+    """A count that means something says more than there is."""
+    if claim is None or claim.expected is None or claim.here >= claim.expected:
+        return False
+    if claim.reading is Reading.PRODUCT:
+        return not sender.doubts_products
+    return not sender.doubts_counts and claim.here + view.elsewhere() != claim.expected
+
+
+def _lacking(view: SeriesView, sender: Sender, said: _Said, claim: Claim, *, now: float) -> Decision:
+    # While it is being sent, a hurry would only make a short series of a slow one.
+    patience = max(sender.quiet, DEFAULT_QUIET) if view.receiving else sender.quiet
+    reason = f"{claim.here} of {claim.expected} images"
+    if now < view.last_at + patience:
+        return Decision(
+            grade=Grade.OPEN, evidence=said.all(None), look_at=view.last_at + patience, reason=reason
+        )  # fmt: skip
+    grid = view.grid()
+    return Decision(
+        grade=Grade.SHORT, evidence=said.all(grid, said.quiet(now)), reason=reason + _places(grid),
+        notes=_gap_notes(grid),
+    )  # fmt: skip
+
+
+def _by_silence(
+    view: SeriesView, sender: Sender, said: _Said, *, no_count: bool, quiet: bool, now: float
+) -> Decision:  # fmt: skip
+    """No count that means anything: the way it came, the grid and silence have to do."""
+    quiet_at = view.last_at + sender.quiet
+    absent = view.announced.absent if view.announced is not None else 0
+    trusted_way = view.released and not view.split and not sender.splits_series and no_count and not absent
     if not trusted_way and not quiet:
         reason = (
             "its association is open"
@@ -278,34 +173,55 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
         )
         return Decision(grade=Grade.OPEN, evidence=said.all(None), look_at=quiet_at, reason=reason)
     grid = view.grid()
-    whole = not grid.exists or (not grid.gaps and grid.even and not grid.placeless)
-    if trusted_way and whole:
-        return Decision(grade=Grade.REGULAR, evidence=said.all(grid, Evidence(what="sender", detail="never split one")))
+    if trusted_way and (not grid.exists or grid.gapless):
+        word = "never split one" if not sender.splits else f"split none of its last {sender.unsplit} series"
+        return Decision(grade=Grade.REGULAR, evidence=said.all(grid, Evidence(what="sender", detail=word)))
     if not quiet:
         return Decision(
             grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="the grid is not regular"
         )  # fmt: skip
-    if grid.gaps:
-        return Decision(
-            grade=Grade.SHORT,
-            evidence=said.all(grid, said.quiet(silence)),
-            reason=f"a gap{_places(grid)}",
-            notes=_gap_notes(grid),
-        )
-    return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(silence)))
+    evidence = said.all(grid, said.quiet(now))
+    reason: str | None = None
+    if grid.gaps or grid.missing:
+        reason = f"a gap{_places(grid)}" if grid.gaps else _places(grid).removeprefix(", ")
+    elif absent and view.announced is not None and view.announced.alone:
+        reason = f"{absent} of the objects that the sender announced are not here{_places(grid)}"
+    if reason is not None:
+        return Decision(grade=Grade.SHORT, evidence=evidence, reason=reason, notes=_gap_notes(grid))
+    notes = (f"{absent} objects that the sender announced are not here",) if absent else ()
+    return Decision(grade=Grade.QUIET, evidence=evidence, notes=notes)
+
+
+def _names_all(view: SeriesView, announced: Announced) -> bool:
+    return announced.absent == 0 and announced.here == view.tally.images
+
+
+def _means_nothing(view: SeriesView, hollow: Evidence | None) -> bool:
+    return hollow is not None and not view.contradicted
 
 
 def _hollow(view: SeriesView, sender: Sender, claim: Claim) -> Evidence | None:
     """Why a count of this sender says nothing about a series, even when it agrees."""
-    if sender.doubts_counts:
-        return Evidence(what="doubt", detail="this sender's counts were contradicted before")
-    if sender.ones and view.tally.images == 1:
-        return Evidence(what="doubt", detail="this sender says 1 whatever there is")
-    if sender.parts and claim.reading == "series":
-        return Evidence(what="doubt", detail="this sender counts the images of each acquisition")
-    if sender.several and len(view.tally.acquisitions) == 1:
-        return Evidence(what="doubt", detail="a count is of one acquisition, this sender's series have several")
-    return None
+    doubt = None
+    if claim.reading is Reading.PRODUCT:
+        if sender.doubts_products:
+            doubt = "slices times volumes was not the number of images of this sender before"
+        elif claim.expected is not None and claim.here > claim.expected:
+            doubt = "there are more images than slices times volumes"
+    elif claim.reading in OF_OBJECTS:
+        if sender.several_objects and claim.reading is not Reading.CONCATENATION:
+            doubt = "this sender's series have several objects"
+        elif claim.reading is Reading.VOLUME and (not sender.lone_objects or view.split or sender.splits):
+            doubt = "a count is of one object, the series may have more"
+    elif sender.doubts_counts:
+        doubt = "this sender's counts were contradicted before"
+    elif sender.ones and view.tally.images == 1:
+        doubt = "this sender says 1 whatever there is"
+    elif sender.parts and claim.reading is Reading.SERIES:
+        doubt = "this sender counts the images of each acquisition"
+    elif sender.several and len(view.tally.acquisitions) == 1:
+        doubt = "a count is of one acquisition, this sender's series have several"
+    return Evidence(what="doubt", detail=doubt) if doubt else None
 
 
 def _doubts(view: SeriesView) -> tuple[Evidence, ...]:
@@ -313,27 +229,30 @@ def _doubts(view: SeriesView) -> tuple[Evidence, ...]:
     found = []
     if len(view.tally.acquisitions) > 1:
         found.append("the series has several acquisitions")
-    if view.tally.images < _FEW:
+    if view.tally.planes < _FEW:
         found.append("too few images for a grid")
-    numbers = [i.instance_number for i in view.instances() if i.instance_number is not None]
-    if numbers and (len(set(numbers)) != len(numbers) or min(numbers) > 1 or max(numbers) > len(numbers)):
+    if view.tally.numbers_speak_of_more:
         found.append("instance numbers speak of more images")
     return tuple(Evidence(what="doubt", detail=text) for text in found)
 
 
 def _places(grid: Grid) -> str:
-    missing = [place for gap in grid.gaps for place in gap.missing]
-    if not missing:
-        return "" if not grid.exists else ", none missing inside the grid"
-    listed = ", ".join(f"{place:.1f}" for place in missing[:20])
-    return f", missing at {listed} mm along the normal" + (" and more" if len(missing) > 20 else "")
+    """What is missing, bounded."""
+    if not grid.missing:
+        return ", none missing inside the grid" if grid.exists else ""
+    if grid.axes:
+        return f", missing {'; '.join(missing_texts(grid))}"
+    places = [slot.position for slot in grid.missing]
+    listed = ", ".join(f"{place:.1f}" for place in places[:_MOST_PLACES])
+    return f", missing at {listed} mm along the normal" + (" and more" if len(places) > _MOST_PLACES else "")
 
 
 def _gap_notes(grid: Grid) -> tuple[str, ...]:
-    return tuple(
+    gaps = tuple(
         f"gap of {gap.after - gap.before:.1f} mm between the slices at {gap.before:.1f} and {gap.after:.1f} mm"
         for gap in grid.gaps
     )
+    return gaps + (tuple(f"missing: {text}" for text in missing_texts(grid)) if grid.axes else ())
 
 
 def _images(count: int) -> str:
@@ -348,11 +267,17 @@ class _Said:
 
     def all(self, grid: Grid | None, *more: Evidence) -> tuple[Evidence, ...]:
         parts = [self._count(), self._association()]
+        if self._view.announced is not None:
+            parts.append(self._announced(self._view.announced))
         if grid is not None:
             parts.append(self._grid(grid))
+            parts += [Evidence(what="array", detail=note) for note in grid.notes]
+            if grid.missing:
+                parts.append(Evidence(what="missing", detail=_places(grid).removeprefix(", missing ")))
         return (*parts, *more)
 
-    def quiet(self, silence: float) -> Evidence:
+    def quiet(self, now: float) -> Evidence:
+        silence = now - self._view.last_at
         return Evidence(what="quiet", detail=f"nothing for {silence:.1f} s, this sender's quiet time is {self._sender.quiet:.1f} s")  # fmt: skip
 
     def _count(self) -> Evidence:
@@ -360,10 +285,21 @@ class _Said:
         if claim is None:
             text = f"no count in the headers, {_images(self._view.tally.images)} here"
         elif claim.expected is None:
-            text = f"counts in the headers contradict each other, {_images(claim.here)} here"
+            of = f" ({claim.words})" if claim.words else ""
+            text = f"counts in the headers contradict each other{of}, {_images(claim.here)} here"
+        elif claim.reading in (Reading.OBJECT, Reading.VOLUME):
+            text = f"the header says {claim.words}, and so many are described"
         else:
-            text = f"the headers say {claim.expected}, {_images(claim.here)} here"
+            of = f" ({claim.words})" if claim.words else ""
+            text = f"the headers say {claim.expected}{of}, {_images(claim.here)} here"
         return Evidence(what="count", detail=text)
+
+    def _announced(self, announced: Announced) -> Evidence:
+        images = self._view.tally.images
+        text = f"the sender asked to commit {announced.here} of {_images(images)} here"
+        if announced.absent:
+            text += f" and {announced.absent} objects that are not"
+        return Evidence(what="announced", detail=text)
 
     def _association(self) -> Evidence:
         view = self._view
@@ -381,6 +317,7 @@ class _Said:
             text += f" in {len(grid.stacks)} stacks"
         if first.spacing is not None:
             text += f", {first.spacing:.2f} mm apart"
+        text += "".join(f", {axis.size} on axis {axis.name}" for axis in grid.axes if axis.name != "stack")
         text += f", gaps: {len(grid.gaps)}" if grid.gaps else ", no gap"
         if not grid.even:
             text += ", some hold more images than others"
