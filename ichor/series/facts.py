@@ -413,13 +413,13 @@ def _identity(values: Values) -> str:
 
 def _named(values: Values, tags: Iterable[int]) -> str:
     """sha256 over length, tag and value."""
-    parts = []
-    for tag in tags:
-        value = values.stripped(tag)
-        parts.append(
-            b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value) if value else _NO_IDENTITY[tag]
-        )
+    kept = values.kept
+    parts = [_named_part(tag, kept[tag].strip(b" \0")) if tag in kept else _NO_IDENTITY[tag] for tag in tags]
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _named_part(tag: int, value: bytes) -> bytes:
+    return b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value)
 
 
 def _half(value: bytes) -> str:

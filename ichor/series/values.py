@@ -67,6 +67,11 @@ class Values:
         """Those of a walked header."""
         return cls(header.values, vrs=header.vrs, explicit=header.explicit, little_endian=header.little_endian)
 
+    @property
+    def kept(self) -> Mapping[int, bytes]:
+        """All values as stored, by tag."""
+        return self._parsed() if self._values is None else self._values
+
     def raw(self, tag: int) -> bytes:
         """The value as stored; empty when it is absent."""
         values = self._values
@@ -79,7 +84,7 @@ class Values:
         return self.raw(tag).strip(b" \0")
 
     def __contains__(self, tag: int) -> bool:
-        return tag in (self._parsed() if self._values is None else self._values)
+        return tag in self.kept
 
     def texts(self, tag: int) -> list[str]:
         """The values of a text, stripped, each cut at 64 characters; empty where there is none or it is too long."""
@@ -114,8 +119,10 @@ class Values:
             numbers = tuple(map(float, parts))
         except ValueError:
             return None
-        # Also false for what is not a number.
-        return numbers if all(-_LARGEST < n < _LARGEST for n in numbers) else None
+        for number in numbers:
+            if not -_LARGEST < number < _LARGEST:  # so is what is not a number
+                return None
+        return numbers
 
     def decimal(self, tag: int) -> float | None:
         """The one value of a DS, finite and not beyond 1e7."""
@@ -168,10 +175,9 @@ class Values:
         such block. Where there are several, the first that has the element.
         """
         if self._creators is None:
-            values = self._parsed() if self._values is None else self._values
             self._creators = tuple(
                 (tag, value[:64].strip(b" \0").decode("ascii", "replace").upper())
-                for tag, value in values.items()
+                for tag, value in self.kept.items()
                 if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF
             )
         wanted = creator.upper()
