@@ -18,7 +18,7 @@ from ichor.cli.supervisor import ROLES
 from ichor.errors import ConfigError, IchorError
 
 # In the contract (docs/contract.md), not in this version: each stops with exit 2 and its name.
-_NOT_BUILT = ("facts", "array", "fit", "import")
+_NOT_BUILT = ("fit", "import")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +99,19 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("uid", metavar="UID")
     why.add_argument("--json", action="store_true")
     why.set_defaults(run=_why)
+
+    seen = commands.add_parser(
+        "facts", parents=[settings], help="what Ichor would see in a folder, and what it would do"
+    )
+    seen.add_argument("folder", type=Path, metavar="DIR")
+    seen.add_argument("--json", action="store_true")
+    seen.set_defaults(run=_facts)
+
+    array = commands.add_parser("array", parents=[settings], help="whole series of a folder as NIfTI")
+    array.add_argument("folder", type=Path, metavar="DIR")
+    array.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    array.add_argument("--series", metavar="UID", help="this series only")
+    array.set_defaults(run=_array)
 
     export = commands.add_parser("export", parents=[settings], help="the stored objects of a study or series")
     export.add_argument("uid", metavar="UID")
@@ -235,6 +248,18 @@ def _why(options: argparse.Namespace) -> int:
         return 1
     print(json.dumps(answer, indent=2) if options.json else why_text(answer))
     return 0
+
+
+def _facts(options: argparse.Namespace) -> int:
+    from ichor.cli.series_folder import facts
+
+    return facts(options.folder, as_json=options.json, rules=_settings(options).routing())
+
+
+def _array(options: argparse.Namespace) -> int:
+    from ichor.cli.series_folder import array
+
+    return array(options.folder, out=options.out, only=options.series, rules=_settings(options).routing())
 
 
 def _existing(settings: config.Settings) -> DataFolder:

@@ -98,8 +98,8 @@ def test_a_newer_data_folder_is_refused(site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["facts", "."], "facts"),
-        (["array", ".", "--out", "x"], "array"),
+        (["facts", "absent"], "absent"),
+        (["array", "absent", "--out", "x"], "absent"),
         (["fit", "outcome"], "fit"),
         (["import", "nnunet"], "import"),
         (["phantom", "dwi", "--seed", "1", "--out", "x"], "dwi"),

@@ -1,0 +1,151 @@
+"""DICOM objects in a folder, found by content: their facts, and what else lies there. Reads files, keeps nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ichor.errors import Unreadable
+from ichor.reasons import Reason
+from ichor.series.facts import read_instance, without_header
+from ichor.store.journal import StoredObject
+from ichor.types import Instance
+from ichor.uids import is_valid_uid
+from listener.identifiers import find_identifiers
+
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_HEAD = 1 << 16
+_LONG_HEAD = 1 << 26
+_LONGEST_META = 1 << 14
+ASSOCIATION = "folder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A file that is no object of a series, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSpool:
+    """A folder as the spool of what lies in it: locations are paths relative to it."""
+
+    root: Path
+
+    def open(self, location: str) -> BinaryIO:
+        try:
+            return (self.root / location).open("rb")
+        except FileNotFoundError as error:
+            raise KeyError(location) from error
+
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        with self.open(location) as file:
+            data = os.pread(file.fileno(), length, offset)
+        if len(data) != length:
+            raise Unreadable(Reason.PIXELS_SHORT)
+        return data
+
+
+def instances_below(folder: Path) -> Iterator[Instance | LeftOut]:
+    """The facts of every object below a folder (or of one file), in order of path; what is none, with its reason.
+
+    Links are not followed out of the folder, and what is no regular file is not opened.
+    """
+    root = folder if folder.is_dir() else folder.parent
+    for path in [folder] if folder.is_file() else _files(folder):
+        try:
+            yield _read(path, location=str(path.relative_to(root)))
+        except OSError as error:
+            yield LeftOut(path=path, reason=(error.strerror or "cannot be read").lower())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent) / name for name in sorted(names))
+
+
+def _read(path: Path, *, location: str) -> Instance | LeftOut:
+    if not stat.S_ISREG(path.stat().st_mode):
+        return LeftOut(path=path, reason="no regular file")
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        meta = _meta(head)
+        if meta is None:
+            return LeftOut(path=path, reason="not DICOM")
+        syntax, sop_class, start = meta
+        if sop_class == _DIRECTORY:
+            return LeftOut(path=path, reason="a DICOMDIR")
+        if not is_valid_uid(syntax):
+            return LeftOut(path=path, reason="File Meta Information lacks the transfer syntax")
+        named = find_identifiers(memoryview(head)[start:], syntax)
+        length = os.fstat(file.fileno()).st_size
+        if not (named.study and named.series and named.sop_instance) and length > len(head):
+            # They stand before the pixels; what comes before them is longer than this only in a header made to hurt.
+            file.seek(start)
+            named = find_identifiers(file.read(_LONG_HEAD), syntax)
+        uids = named.study, named.series, named.sop_instance, named.sop_class or sop_class
+        if named.study is None or named.series is None:
+            return LeftOut(path=path, reason=Reason.NO_STUDY_OR_SERIES)
+        if not all(is_valid_uid(uid or "") for uid in uids):
+            return LeftOut(path=path, reason=Reason.INVALID_UID)
+        file.seek(0)
+        stored = StoredObject(
+            sop_instance_uid=named.sop_instance or "",
+            sop_class_uid=named.sop_class or sop_class,
+            series_instance_uid=named.series,
+            study_instance_uid=named.study,
+            transfer_syntax_uid=syntax,
+            location=location,
+            length=length,
+            file_sha256=hashlib.file_digest(file, "sha256").hexdigest(),
+            association=ASSOCIATION,
+            calling_ae=ASSOCIATION.upper(),
+            called_ae="ICHOR",
+            sender_priority=None,
+            called_priority=None,
+            command_priority_high=False,
+            received_at=0.0,
+        )
+        file.seek(0)
+        try:
+            return read_instance(file, stored=stored)
+        except Exception:  # noqa: BLE001 - the loop's edge: one file of a stranger never stops the others
+            return without_header(stored, Reason.HEADER_UNREADABLE)
+
+
+def _meta(head: bytes) -> tuple[str, str, int] | None:
+    """(transfer syntax, SOP class, start of the data set) of a Part 10 file or a bare data set; None for neither."""
+    if head[128:132] != b"DICM":
+        # A data set without preamble, as old archives have them, begins with group 0008 in little endian.
+        if head[:2] != b"\x08\x00" or len(head) < 16:
+            return None
+        explicit = head[4:6].isalpha() and head[4:6].isupper()
+        # Group length, Image Type, SOP class: nothing else begins a data set of a stored object.
+        if struct.unpack_from("<H", head, 2)[0] > 0x0060:
+            return None
+        return (_EXPLICIT if explicit else _IMPLICIT), "", 0
+    found: dict[int, str] = {}
+    position = 132
+    # PS3.10 section 7.1: Explicit VR Little Endian, group 0002 only.
+    while position + 8 <= min(len(head), _LONGEST_META):
+        group, element = struct.unpack_from("<HH", head, position)
+        if group != 0x0002:
+            break
+        if head[position + 4 : position + 6] in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
+            length, start = struct.unpack_from("<I", head, position + 8)[0] if position + 12 <= len(head) else 0, 12
+        else:
+            length, start = struct.unpack_from("<H", head, position + 6)[0], 8
+        value = head[position + start : position + start + length]
+        found[element] = value[:64].decode("ascii", "replace").rstrip("\0 ")
+        position += start + length
+    return found.get(0x0010, ""), found.get(0x0002, ""), position

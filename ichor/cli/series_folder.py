@@ -1,0 +1,291 @@
+"""`ichor facts` and `ichor array`: what Ichor would see in a folder, by the same steps that a received study goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ichor.cli.dicom_files import ASSOCIATION, FolderSpool, LeftOut, instances_below
+from ichor.errors import ConfigError, IchorError, Unreadable
+from ichor.messages import AssociationClosed
+from ichor.reasons import Reason
+from ichor.series.grid import build_grid
+from ichor.series.manifest import build_manifest
+from ichor.series.nifti import write_nifti
+from ichor.series.roles import Said, said_lines
+from ichor.series.rules import Rule
+from ichor.series.summary import SeenSeries, summary
+from ichor.series.volume import build_volumes
+from ichor.types import Evidence, Grade, Instance, Manifest, ManifestRef
+from listener.series_state import SeriesState
+from listener.study import StudyAssembly
+
+_TOLD = 5  # files named for each reason
+_MOST_LOOKS = 1000
+_WIDTH = 110
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What lies in a folder."""
+
+    series: tuple[SeenSeries, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def facts(folder: Path, *, as_json: bool, rules: Sequence[Rule]) -> int:
+    """Print every series; 0, or 1 when there is no DICOM object.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such folder.
+    """
+    seen = look_at(folder, rules=rules)
+    summaries = [summary(series) for series in seen.series]
+    if as_json:
+        print(json.dumps(summaries, indent=2, allow_nan=False))
+    else:
+        print(table(summaries), end="")
+    _tell(seen.left_out)
+    return _nothing(folder) if not summaries else 0
+
+
+def array(folder: Path, *, out: Path, only: str | None, rules: Sequence[Rule]) -> int:
+    """Write every whole series as NIfTI, with its JSON beside it; 0 when what was asked for is written, else 1.
+
+    Without ``only``, series that are no images, or cannot be an array, are named and change nothing about the answer.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such folder.
+    IchorError
+        When ``out`` cannot be written.
+    """
+    seen = look_at(folder, rules=rules)
+    _tell(seen.left_out)
+    chosen = [s for s in seen.series if only in (None, s.series_instance_uid)]
+    if not chosen:
+        if only is None or not seen.series:
+            return _nothing(folder)
+        print(f"ichor array: no series {only} below {folder}", file=sys.stderr)
+        return 1
+    spool = FolderSpool(folder if folder.is_dir() else folder.parent)
+    written: set[str] = set()
+    for series in chosen:
+        uid = series.series_instance_uid
+        try:
+            if uid in written:
+                raise Unreadable("another study has a series of this UID")
+            made = _write(series, spool=spool, out=out)
+        except Unreadable as error:
+            print(f"{uid}: not written: {error.reason}", file=sys.stderr)
+            continue
+        except OSError as error:
+            raise IchorError(f"--out {out}: {error.strerror}") from error
+        written.add(uid)
+        print(f"{uid}: {', '.join(path.name for path in made)}")
+    return 0 if written else 1
+
+
+def look_at(folder: Path, *, rules: Sequence[Rule]) -> Seen:
+    """Every series below a folder, assembled as if one association had brought it all and been released.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such folder.
+    """
+    if not folder.exists():
+        raise ConfigError(f"{folder}: no such folder")
+    studies: defaultdict[str, list[Instance]] = defaultdict(list)
+    left_out = []
+    for found in instances_below(folder):
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        else:
+            studies[found.study_instance_uid].append(found)
+    series = [s for uid, instances in studies.items() for s in _assembled(uid, instances, rules=rules)]
+    return Seen(series=tuple(series), left_out=tuple(left_out))
+
+
+def _assembled(study_uid: str, instances: Sequence[Instance], *, rules: Sequence[Rule]) -> list[SeenSeries]:
+    counts: defaultdict[str, int] = defaultdict(int)
+    for instance in instances:
+        counts[instance.series_instance_uid] += 1
+    study = StudyAssembly(uid=study_uid, pipelines=(), study_wait=0.0, senders={}, rules=rules)
+    study.receive(instances, association=ASSOCIATION, now=0.0)
+    study.close(
+        AssociationClosed(
+            study_instance_uid=study_uid, association=ASSOCIATION, released=True,
+            calling_ae=ASSOCIATION.upper(), counts=counts, closed_at=0.0,
+        )
+    )  # fmt: skip
+    # Nothing more will come: let all the time pass that the assembler would wait.
+    now, looks = 0.0, 0
+    study.look(now, put_manifest=_nowhere)
+    while (due := study.due) is not None and looks < _MOST_LOOKS:
+        now, looks = max(now, due), looks + 1
+        study.look(now, put_manifest=_nowhere)
+    made_by_ichor: defaultdict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        if instance.made_by_ichor:
+            made_by_ichor[instance.series_instance_uid].append(instance)
+    return [_seen(state) for state in study.series.values()] + [
+        _ours(made) for uid, made in made_by_ichor.items() if uid not in study.series
+    ]
+
+
+def _seen(state: SeriesState) -> SeenSeries:
+    status = state.status()
+    return SeenSeries(
+        series_instance_uid=state.uid,
+        study_instance_uid=state.instances[0].study_instance_uid,
+        instances=tuple(state.instances),
+        grid=state.grid,
+        grade=state.grade,
+        evidence=status.evidence,
+        reason=status.reason,
+        notes=state.decision.notes,
+        verdict=state.verdict,
+        conflict=state.conflict,
+    )
+
+
+def _ours(instances: Sequence[Instance]) -> SeenSeries:
+    return SeenSeries(
+        series_instance_uid=instances[0].series_instance_uid,
+        study_instance_uid=instances[0].study_instance_uid,
+        instances=tuple(instances),
+        grid=build_grid(instances),
+        grade=Grade.REGULAR,
+        evidence=(Evidence(what="association", detail="its association is released"),),
+        reason=Reason.MADE_BY_ICHOR,
+        verdict=None,
+    )
+
+
+def _nowhere(_: Manifest) -> ManifestRef:
+    raise AssertionError("no pipeline, no job, no manifest")
+
+
+def _write(series: SeenSeries, *, spool: FolderSpool, out: Path) -> list[Path]:
+    if not series.has_images:
+        raise Unreadable(series.reason or Reason.NO_PIXELS)
+    if series.array_refusal is not None:
+        raise Unreadable(series.array_refusal)
+    manifest = build_manifest(
+        series.instances, revision=1, grade=series.grade, notes=series.notes, grid=series.grid
+    )  # fmt: skip
+    volumes = build_volumes(manifest, spool=spool)
+    out.mkdir(parents=True, exist_ok=True)
+    made = list(write_nifti(volumes, out, stem=series.series_instance_uid))
+    beside = out / f"{series.series_instance_uid}.json"
+    beside.write_text(json.dumps(summary(series), indent=2, allow_nan=False) + "\n")
+    return [*made, beside]
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def table(summaries: Iterable[dict[str, Any]]) -> str:
+    """One line a series, and below it what speaks for and against."""
+    lines: list[str] = []
+    study = None
+    for item in summaries:
+        if item["study_instance_uid"] != study:
+            study = item["study_instance_uid"]
+            lines += ["", f"study {study}"] if lines else [f"study {study}"]
+        lines += ["", *_series_lines(item)]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _series_lines(item: dict[str, Any]) -> list[str]:
+    roles = ", ".join(item["roles"]) or "no role"
+    objects = "1 object" if item["instances"] == 1 else f"{item['instances']} objects"
+    lines = [
+        f"{item['modality'] or '-':<3} {item['kind']:<9} {_shape(item):<38} {item['grade']:<8} {roles:<14} "
+        f"{item['series_instance_uid']}".rstrip()
+    ]
+
+    def say(label: str, *parts: str) -> None:
+        for part in parts:
+            lines.extend(
+                textwrap.wrap(
+                    part, _WIDTH, initial_indent=f"      {label:<9} ", subsequent_indent=" " * 16,
+                    break_long_words=False, break_on_hyphens=False,
+                )
+            )  # fmt: skip
+            label = ""
+
+    form = [item["dialect"].replace("_", " "), objects, _spacing(item), f"in {item['unit']}" if item["unit"] else ""]
+    say("form", ", ".join(part for part in form if part))
+    if item["bvals"]:
+        say("b", _b_values(item))
+    say("left out", *(f"{left['images']} images: {left['kind']}" for left in item["left_out"]))
+    say("evidence", "; ".join(e["detail"] for e in item["evidence"]))
+    say("missing", *_missing(item))
+    say("refused", *([item["refused"]] if item["refused"] else []))
+    say("why", *([item["reason"]] if item["reason"] and item["reason"] != item["refused"] else []))
+    say("notes", *item["notes"])
+    say("rules", *said_lines([Said(**said) for said in item["rules"]]))
+    return lines
+
+
+def _shape(item: dict[str, Any]) -> str:
+    if item["axes"] is None:
+        return "-"
+    return " x ".join(
+        f"{axis['size']}" if axis["name"] in ("row", "column") else f"{axis['size']} {axis['name']}"
+        for axis in item["axes"]
+    )
+
+
+def _spacing(item: dict[str, Any]) -> str:
+    if item["stacks"] is None:
+        return ""
+    affine = item["stacks"][0]["affine_lps"]
+    sides = [sum(affine[i][j] ** 2 for i in range(3)) ** 0.5 for j in (2, 1, 0)]
+    return " x ".join(f"{side:.2f}" for side in sides) + " mm"
+
+
+def _b_values(item: dict[str, Any]) -> str:
+    volumes = Counter("not stated" if b is None else f"{b:g}" for b in item["bvals"])
+    shells = [b + (f" ({count} volumes)" if count > 1 else "") for b, count in volumes.items()]
+    text = ", ".join(shells[:12]) + (" and more" if len(shells) > 12 else "")
+    return f"{text}; no directions: {item['gradients']}" if item["gradients"] else text
+
+
+def _missing(item: dict[str, Any]) -> list[str]:
+    slots = [
+        ", ".join(f"{key.removesuffix('_mm').replace('_', ' ')} {_short(value)}" for key, value in slot.items())
+        for slot in item["missing"]
+    ]
+    more = [f"and {len(slots) - _TOLD} more"] if len(slots) > _TOLD else []
+    return slots[:_TOLD] + more
+
+
+def _short(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _tell(left_out: Sequence[LeftOut]) -> None:
+    by_reason: dict[str, list[Path]] = {}
+    for item in left_out:
+        by_reason.setdefault(item.reason, []).append(item.path)
+    for reason, paths in by_reason.items():
+        files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+        named = ", ".join(str(path) for path in paths[:_TOLD]) + (", ..." if len(paths) > _TOLD else "")
+        print(f"left out: {files}, {reason}: {named}", file=sys.stderr)
+
+
+def _nothing(folder: Path) -> int:
+    print(f"ichor: no DICOM object below {folder}", file=sys.stderr)
+    return 1
