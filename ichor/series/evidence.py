@@ -181,13 +181,13 @@ def _by_silence(
             grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="the grid is not regular"
         )  # fmt: skip
     evidence = said.all(grid, said.quiet(now))
-    reason: str | None = None
+    lack = None
     if grid.gaps or grid.missing:
-        reason = f"a gap{_places(grid)}" if grid.gaps else _places(grid).removeprefix(", ")
+        lack = f"a gap{_places(grid)}" if grid.gaps else _places(grid).removeprefix(", ")
     elif absent and view.announced is not None and view.announced.alone:
-        reason = f"{absent} of the objects that the sender announced are not here{_places(grid)}"
-    if reason is not None:
-        return Decision(grade=Grade.SHORT, evidence=evidence, reason=reason, notes=_gap_notes(grid))
+        lack = f"{absent} of the objects that the sender announced are not here{_places(grid)}"
+    if lack is not None:
+        return Decision(grade=Grade.SHORT, evidence=evidence, reason=lack, notes=_gap_notes(grid))
     notes = (f"{absent} objects that the sender announced are not here",) if absent else ()
     return Decision(grade=Grade.QUIET, evidence=evidence, notes=notes)
 
