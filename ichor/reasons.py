@@ -22,6 +22,9 @@ class Reason(StrEnum):
     UNSUPPORTED_SYNTAX = "transfer syntax cannot be decoded"
     UNSUPPORTED_PIXELS = "pixel format is not a single-sample grey image"
     FRAMES_DISAGREE = "Number of Frames is not the number of frames described"
+    TILES_UNPLACED = "number, size or places of a mosaic's tiles are missing or contradict each other"
+    DIFFUSION_INVALID = "a b-value is out of range or a gradient direction is not a unit vector"
+    DIFFUSION_CONTRADICTS = "attributes of one image state different diffusion weightings"
     # of a series
     LOCALIZER = "a localizer"
     DERIVED = "a derived image"
