@@ -13,9 +13,9 @@ from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage
 from ichor.types import AxisName, Kind
 from phantoms.series.header import add_pixels, date_time_text, decimal, object_header, orientation, position
 from phantoms.series.truth import ImagePlane, Scan
-from phantoms.series.vendors import b_matrix, philips_private
+from phantoms.series.vendors import LETTER, b_matrix, philips_private
 
-_CONTENT, _DIFFUSION, _ECHO, _FRAME_TYPE = 0x00209111, 0x00189117, 0x00189114, 0x00189226
+_CONTENT, _DIFFUSION, _ECHO = 0x00209111, 0x00189117, 0x00189114
 
 # Dimension Index Pointer and Functional Group Pointer by the name of what is counted.
 _DIMENSIONS = {
@@ -24,7 +24,7 @@ _DIMENSIONS = {
     "time": (0x00209128, _CONTENT),
     "volume": (0x00209128, _CONTENT),
     "echo": (0x00189082, _ECHO),
-    "component": (0x00089208, _FRAME_TYPE),
+    "component": (0x20051011, 0x2005140F),  # Philips' own
     "b": (0x00189087, _DIFFUSION),
     "direction": (0x00189089, _DIFFUSION),
 }
@@ -43,20 +43,23 @@ class Flavour:
     b_matrices: bool = False  # Diffusion Directionality BMATRIX, with direction and matrix
     temporal_index: bool = True
     timed_diffusion: bool = True  # False: all frames of a diffusion series have one time
-    philips_private: bool = False  # classic private attributes once more in (2005,140F)
+    timed_slices: bool = True  # False: all frames of a volume have one time
+    letter_at: int | None = None  # value of Frame Type that is M or P, for magnitude and phase
+    philips: bool = False  # classic attributes once more in (2005,140F), real-world values, one reference time
 
 
-PHILIPS = Flavour(
+PHILIPS = Flavour(  # from public files of an enhanced pCASL and field map
     manufacturer="Philips Medical Systems", software="5.1.7", shared_geometry=False, slice_major=True,
-    dimensions=("stack", "time", "component", "echo", "b", "direction", "slice"), philips_private=True,
+    dimensions=("stack", "time", "component", "echo", "b", "direction", "slice"), timed_slices=False,
+    letter_at=3, philips=True,
 )  # fmt: skip
 SIEMENS = Flavour(  # XA30, from public files of a Prisma
     manufacturer="Siemens Healthineers", software="syngo MR XA30", shared_geometry=False, per_volume=True,
-    dimensions=("stack", "slice", "volume"), b_matrices=True,
+    dimensions=("stack", "slice", "volume"), b_matrices=True, letter_at=2,
 )  # fmt: skip
 SIEMENS_WHOLE = Flavour(
     manufacturer="Siemens Healthineers", software="syngo MR XA30", shared_geometry=False,
-    dimensions=("stack", "slice", "volume"), b_matrices=True,
+    dimensions=("stack", "slice", "volume"), b_matrices=True, letter_at=2,
 )  # fmt: skip
 CANON = Flavour(  # Temporal Position Index counts diffusion volumes (a Galan's files)
     manufacturer="CANON_MEC",
@@ -92,7 +95,7 @@ def _object(scan: Scan, planes: Sequence[ImagePlane], flavour: Flavour, *, form:
     ds.SoftwareVersions = flavour.software.split("\\")
     ds.AcquisitionNumber = number
     ds.AcquisitionDateTime = date_time_text(planes[0].time)
-    ds.ImageType = _frame_type(planes[0], scan)
+    ds.ImageType = _frame_type(planes[0], scan, flavour)
     ds.PixelPresentation, ds.VolumetricProperties = "MONOCHROME", "VOLUME"
     ds.VolumeBasedCalculationTechnique = "NONE"
     if scan.modality == "MR":
@@ -145,10 +148,10 @@ def _shared(scan: Scan, plane: ImagePlane, flavour: Flavour) -> Dataset:
 def _frame(plane: ImagePlane, scan: Scan, flavour: Flavour, dimensions: Sequence[str]) -> Dataset:
     groups = Dataset()
     timed = flavour.timed_diffusion or not scan.b_values
-    at = date_time_text(plane.time + 0.05 * plane.slice_index if timed else 0.0)
+    at = date_time_text((plane.time if timed else 0.0) + 0.05 * plane.slice_index * flavour.timed_slices)
     indices = _indices(plane, scan)
     content = _item(
-        FrameAcquisitionDateTime=at, FrameReferenceDateTime=at, FrameAcquisitionDuration=50.0,
+        FrameAcquisitionDateTime=at, FrameReferenceDateTime=date_time_text(0.0) if flavour.philips else at, FrameAcquisitionDuration=50.0,
         StackID=str(plane.stack_index + 1), InStackPositionNumber=plane.slice_index + 1,
         DimensionIndexValues=[indices[name] for name in dimensions],
     )  # fmt: skip
@@ -167,7 +170,7 @@ def _frame(plane: ImagePlane, scan: Scan, flavour: Flavour, dimensions: Sequence
             )
         ]
     )  # fmt: skip
-    frame_type = _item(FrameType=_frame_type(plane, scan), PixelPresentation="MONOCHROME")
+    frame_type = _item(FrameType=_frame_type(plane, scan, flavour), PixelPresentation="MONOCHROME")
     frame_type.VolumetricProperties, frame_type.VolumeBasedCalculationTechnique = "VOLUME", "NONE"
     if scan.modality == "CT":
         groups.CTImageFrameTypeSequence = Items([frame_type])
@@ -179,7 +182,7 @@ def _frame(plane: ImagePlane, scan: Scan, flavour: Flavour, dimensions: Sequence
         groups.MREchoSequence = Items([_item(EffectiveEchoTime=plane.echo_time)])
     if plane.b_value is not None:
         groups.MRDiffusionSequence = Items([_diffusion(plane, flavour)])
-    if flavour.philips_private:
+    if flavour.philips:
         _add_philips(groups, plane, scan)
     return groups
 
@@ -199,7 +202,14 @@ def _diffusion(plane: ImagePlane, flavour: Flavour) -> Dataset:
 
 
 def _add_philips(groups: Dataset, plane: ImagePlane, scan: Scan) -> None:
-    """What the classic image would say, with a position half a pixel off (dcm2niix' notes on Philips)."""
+    """What the classic image would say, with a position half a pixel off, and its values in the real world."""
+    unit = _item(CodeValue="1", CodingSchemeDesignator="UCUM", CodeMeaning="no units")
+    mapping = _item(LUTExplanation="Philips", LUTLabel="Philips", MeasurementUnitsCodeSequence=Items([unit]))
+    mapping.add_new(0x00409216, "SS" if scan.signed else "US", 0)
+    mapping.add_new(0x00409211, "SS" if scan.signed else "US", 4095)
+    # Slope and intercept of the stored values: instead of the rescale, not after it (PS3.3 C.7.6.16.2.11).
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = plane.slope, plane.intercept
+    groups.RealWorldValueMappingSequence = Items([mapping])
     classic = Dataset()
     dy, dx = plane.stack.pixel_spacing
     classic.ImagePositionPatient = position(
@@ -213,12 +223,15 @@ def _add_philips(groups: Dataset, plane: ImagePlane, scan: Scan) -> None:
     block.add_new(0x0F, "SQ", Items([classic]))
 
 
-def _frame_type(plane: ImagePlane, scan: Scan) -> list[str]:
+def _frame_type(plane: ImagePlane, scan: Scan, flavour: Flavour) -> list[str]:
     if scan.modality == "CT":
         return ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
-    if plane.kind is Kind.IMAGE:
-        return ["ORIGINAL", "PRIMARY", "DIFFUSION" if scan.b_values else "T2_STAR", "NONE"]
-    return ["DERIVED", "PRIMARY", "DIFFUSION", "ADC" if plane.kind is Kind.ADC else "ISOTROPIC"]
+    if plane.kind is not Kind.IMAGE:
+        return ["DERIVED", "PRIMARY", "DIFFUSION", "ADC" if plane.kind is Kind.ADC else "ISOTROPIC"]
+    values = ["ORIGINAL", "PRIMARY", "DIFFUSION" if scan.b_values else "T2_STAR", "NONE"]
+    if flavour.letter_at and not scan.b_values:
+        values[flavour.letter_at] = LETTER[plane.component]
+    return values
 
 
 def _pixel_measures(plane: ImagePlane) -> Dataset:

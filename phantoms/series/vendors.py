@@ -27,7 +27,7 @@ class Vendor:
     annotate: Annotate
 
 
-_LETTER = {Component.MAGNITUDE: "M", Component.PHASE: "P", Component.REAL: "R", Component.IMAGINARY: "I"}
+LETTER = {Component.MAGNITUDE: "M", Component.PHASE: "P", Component.REAL: "R", Component.IMAGINARY: "I"}
 _DERIVED = {Kind.TRACE: "TRACEW", Kind.ADC: "ADC"}
 
 
@@ -38,7 +38,7 @@ def _philips_type(plane: ImagePlane) -> list[str]:
     if plane.kind is Kind.ADC:
         return ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
     # A trace is called like the weighted images (Achieva R2.5): only its missing direction tells.
-    letter = _LETTER[plane.component]
+    letter = LETTER[plane.component]
     return ["ORIGINAL", "PRIMARY", "PHASE MAP" if letter == "P" else f"{letter}_SE", letter, "SE"]
 
 
@@ -52,7 +52,7 @@ def philips_private(ds: Dataset, plane: ImagePlane, scan: Scan) -> None:
     blocks = [ds.private_block(0x2005, f"Philips MR Imaging DD {n:03d}", create=True) for n in range(1, 6)]
     blocks[0].add_new(0x0D, "FL", plane.intercept)
     blocks[0].add_new(0x0E, "FL", 0.25)  # display to floating point values: not the standard's rescale
-    blocks[0].add_new(0x11, "CS", _LETTER[plane.component])
+    blocks[0].add_new(0x11, "CS", LETTER[plane.component])
     blocks[0].add_new(0xA0, "FL", plane.time if scan.size_of(AxisName.TIME) > 1 else 0.0)
     if plane.b_value is None or not scan.b_values:
         return
@@ -89,7 +89,7 @@ def siemens_type(plane: ImagePlane) -> list[str]:
         return ["DERIVED", "PRIMARY", "DIFFUSION", _DERIVED[plane.kind], "ND"]
     if plane.b_value is not None:
         return ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "ND"]
-    return ["ORIGINAL", "PRIMARY", _LETTER[plane.component], "ND"]
+    return ["ORIGINAL", "PRIMARY", LETTER[plane.component], "ND"]
 
 
 def siemens_diffusion(ds: Dataset, plane: ImagePlane) -> None:
@@ -209,7 +209,7 @@ def _canon(ds: Dataset, plane: ImagePlane, scan: Scan) -> None:
 def _uih_type(plane: ImagePlane) -> list[str]:
     if plane.kind in _DERIVED:
         return ["DERIVED", "PRIMARY", _DERIVED[plane.kind]]
-    return ["ORIGINAL", "PRIMARY", _LETTER[plane.component]]
+    return ["ORIGINAL", "PRIMARY", LETTER[plane.component]]
 
 
 def uih_private(ds: Dataset, plane: ImagePlane, *, normal_sign: float = 1.0) -> None:

@@ -78,3 +78,12 @@ CASES = {
     "ct-perfusion": Case(scan=scenes.ct_perfusion(), forms=("classic-standard", "enhanced-canon")),
 }  # fmt: skip
 ALL = [(name, form) for name, case in CASES.items() for form in case.forms]
+
+
+# Diffusion volumes whose order only Instance Numbers tell, as in the files of these scanners.
+_NUMBERED = {"classic-ge", "classic-canon", "classic-standard"}
+
+
+def numbers_may_lie(scan: Scan, form: str) -> bool:
+    """True where a header says the order of volumes by something else than Instance Number."""
+    return not (scan.b_values and form in _NUMBERED)
