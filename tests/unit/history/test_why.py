@@ -24,7 +24,7 @@ from unit.history.made import (
 
 from ichor.history import why, why_text
 from ichor.messages import Data, InstancesReceived, ReceiveRefused
-from ichor.types import Grade
+from ichor.types import Evidence, Grade
 
 
 class Places:
@@ -128,6 +128,19 @@ def test_a_series_has_its_grade_and_evidence() -> None:
     assert texts(answer)[-1] == "send: pacs took 4 objects"
     report = asked(uid(1, 2), assembled(1, series=(series(1, 1), other)))
     assert report["reason"] == "the sender released its association; not used: a report"
+
+
+def test_which_rule_said_what_is_told_once_and_apart_from_the_proof() -> None:
+    said = ("ncct_head: plays ncct_head", "not dwi, t1: not an MR")
+    whole = series(1, 1)
+    whole = replace(whole, evidence=(*whole.evidence, *(Evidence(what="rule", detail=text) for text in said)))
+    answer = asked(
+        uid(1), *arrival(1), assembled(1, series=(whole,)), assembled(1, T0 + 5, series=(whole,), revision=2)
+    )
+    rules = [line for line in texts(answer) if "rules of routing" in line]
+    assert len(rules) == 1
+    assert rules[0].endswith("by the rules of routing: ncct_head: plays ncct_head; not dwi, t1: not an MR")
+    assert not any("not an MR" in line for line in texts(answer) if "is complete" in line)
 
 
 def test_an_object_is_found_through_the_journal_with_its_defect() -> None:
