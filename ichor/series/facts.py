@@ -396,7 +396,9 @@ def _counts(values: Values) -> tuple[tuple[str, int], ...]:
 def _stated_priority(values: Values) -> Priority | None:
     """Requested Procedure Priority (0040,1003), of the object or of the request it answers."""
     stated = values.text(_PRIORITY)
-    if stated is None:
+    raw = values.raw(_REQUEST_SEQUENCE)
+    # Few requests state one: parse only those that can.
+    if stated is None and (b"\x40\0\x03\x10" in raw or b"\0\x40\x10\x03" in raw):
         nested = (item.text(_PRIORITY) for item in values.items(_REQUEST_SEQUENCE))
         stated = next((text for text in nested if text), None)
     return _PRIORITIES.get((stated or "").upper())

@@ -132,7 +132,8 @@ class Window:
         self._file = file
         self.size = file.seek(0, 2)
         self.base = 0
-        self.data = b""
+        file.seek(0)
+        self.data = file.read(_CHUNK)
 
     @classmethod
     def over(cls, data: bytes) -> Window:
@@ -210,6 +211,7 @@ def _walk(window: Window, position: int, *, header: Header, selection: Selection
     tags, private = selection.tags, selection.private
     short_vrs = SHORT_VRS if explicit else _NONE
     head, long_ = (_LITTLE_HEAD, LITTLE_LONG) if little else (_big_head, BIG_LONG)
+    window.need(position, min(8, size - position))
     data, base = window.data, window.base
     at, end, keep = position - base, len(data), _Keeper(window, header=header, selection=selection)
     values, vrs = header.values, header.vrs
