@@ -50,17 +50,19 @@ def convert(program: str, folder: Path, out: Path) -> list[Converted]:
         [program, "-z", "n", "-b", "n", "-p", "n", "-f", "x", "-o", str(out), str(folder)],
         check=False, capture_output=True, timeout=120,
     )  # fmt: skip
-    return [_read(path) for path in sorted(out.glob("*.nii"))]
+    return [read_nifti(path) for path in sorted(out.glob("*.nii"))]
 
 
-def _read(path: Path) -> Converted:
+def read_nifti(path: Path) -> Converted:
+    """A NIfTI file with the ``.bval`` and ``.bvec`` beside it, as FSL takes them."""
     image = nibabel.load(path)
+    beside = path.parent / path.name.removesuffix(".gz").removesuffix(".nii")
     values = np.asarray(image.get_fdata())
     affine = RAS_OF_LPS @ image.affine
     b_values, directions = None, None
-    if path.with_suffix(".bval").exists() and path.with_suffix(".bvec").exists():
-        b_values = tuple(float(b) for b in path.with_suffix(".bval").read_text().split())
-        vectors = np.loadtxt(path.with_suffix(".bvec"), ndmin=2).T
+    if beside.with_suffix(".bval").exists() and beside.with_suffix(".bvec").exists():
+        b_values = tuple(float(b) for b in beside.with_suffix(".bval").read_text().split())
+        vectors = np.loadtxt(beside.with_suffix(".bvec"), ndmin=2).T
         # FSL's bvecs stand in voxel axes, the first one turned round where the affine is right-handed in RAS
         # (fsl.fmrib.ox.ac.uk/fsl/docs, FDT: what conventions do the bvecs use?).
         if np.linalg.det(image.affine[:3, :3]) > 0:
@@ -68,6 +70,6 @@ def _read(path: Path) -> Converted:
         axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         directions = vectors @ axes.T
     return Converted(
-        name=path.name, values=values.reshape((*values.shape[:3], -1)), affine_lps=affine, b_values=b_values,
+        name=path.name, values=values.reshape((*values.shape[:3], -1), order="F"), affine_lps=affine, b_values=b_values,
         directions_lps=directions,
     )  # fmt: skip
