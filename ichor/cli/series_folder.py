@@ -204,7 +204,8 @@ def table(summaries: Iterable[dict[str, Any]]) -> str:
             study = item["study_instance_uid"]
             lines += ["", f"study {study}"] if lines else [f"study {study}"]
         lines += ["", *_series_lines(item)]
-    return "\n".join(lines) + "\n" if lines else ""
+    # A header may hold what a terminal would obey.
+    return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 
 
 def _series_lines(item: dict[str, Any]) -> list[str]:

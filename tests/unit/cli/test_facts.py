@@ -170,6 +170,16 @@ def test_the_table_says_per_series_what_speaks_for_and_against(study: tuple[Path
     assert max(map(len, lines)) < 170
 
 
+def test_a_header_cannot_command_the_terminal(study: tuple[Path, Truth], say: Say, tmp_path: Path) -> None:
+    plain = next(s for s in study[1].series if s.roles)
+    hostile = pydicom.dcmread(plain.files[0])
+    hostile["Modality"]._value = "CT\x1b[2J"
+    hostile.save_as(tmp_path / "hostile")
+    assert b"\x1b[2J" in (tmp_path / "hostile").read_bytes()
+    code, out, _ = say("facts", tmp_path)
+    assert (code, "\x1b" in out) == (0, False)
+
+
 def test_a_rule_of_the_site_is_applied(study: tuple[Path, Truth], say: Say, tmp_path: Path) -> None:
     folder, truth = study
     settings = tmp_path / "ichor.toml"
