@@ -1,0 +1,139 @@
+"""Where a single image stands on the axes of its series: weighting, echo, time, numbers. Knows no frames, no tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from ichor.series.dialects import canon, ge, philips, siemens, standard, uih
+from ichor.series.dialects.clock import days_after, seconds_of_date_time, seconds_of_time
+from ichor.series.dialects.special_types import special_types
+from ichor.series.dialects.weighting import Stated, settled
+from ichor.series.values import Values
+from ichor.types import Diffusion, Slot
+
+ACQUISITION_DATE_TIME, ACQUISITION_DATE, ACQUISITION_TIME = 0x0008002A, 0x00080022, 0x00080032
+SERIES_DATE = 0x00080021
+_ECHO_TIME, _TRIGGER_TIME, _CARDIAC_IMAGES = 0x00180081, 0x00181060, 0x00181090
+_ACQUISITION, _TEMPORAL, _TEMPORAL_INDEX, _TIME_OFFSET, _STACK = (
+    0x00200012, 0x00200100, 0x00209128, 0x0020930D, 0x00209056,
+)  # fmt: skip
+
+WANTED = (
+    frozenset(
+        {
+            ACQUISITION_DATE_TIME, ACQUISITION_DATE, ACQUISITION_TIME, SERIES_DATE, _ECHO_TIME, _TRIGGER_TIME,
+            _CARDIAC_IMAGES, _ACQUISITION, _TEMPORAL, _TEMPORAL_INDEX, _TIME_OFFSET, _STACK,
+        }
+    )
+    | standard.WANTED
+    | ge.WANTED
+    | canon.WANTED
+)  # fmt: skip
+WANTED_PRIVATE = siemens.WANTED_PRIVATE | philips.WANTED_PRIVATE | ge.WANTED_PRIVATE | uih.WANTED_PRIVATE
+
+
+class Vendor(StrEnum):
+    """Whose private attributes to read; ``ANY`` where Manufacturer names none of them or was removed."""
+
+    SIEMENS = "siemens"
+    PHILIPS = "philips"
+    GE = "ge"
+    CANON = "canon"
+    UIH = "uih"
+    ANY = "any"
+
+
+def vendor_of(manufacturer: str | None) -> Vendor:
+    """The vendor that Manufacturer (0008,0070) names."""
+    name = (manufacturer or "").upper()
+    if "SIEMENS" in name:
+        return Vendor.SIEMENS
+    if "PHILIPS" in name:
+        return Vendor.PHILIPS
+    if name.startswith(("GE ", "GE_", "GEMS")) or name == "GE":
+        return Vendor.GE
+    if "CANON" in name or "TOSHIBA" in name:
+        return Vendor.CANON
+    if name == "UIH" or "UNITED IMAGING" in name:
+        return Vendor.UIH
+    return Vendor.ANY
+
+
+def weighting_of(
+    values: Values, vendor: Vendor, *, orientation: tuple[float, ...] | None, csa: dict[str, tuple[str, ...]]
+) -> Diffusion | None:
+    """The diffusion weighting of one image by all attributes that its vendor fills."""
+    return settled(statements_of(values, vendor, orientation=orientation, csa=csa))
+
+
+def statements_of(
+    values: Values, vendor: Vendor, *, orientation: tuple[float, ...] | None, csa: dict[str, tuple[str, ...]]
+) -> list[Stated]:
+    """The standard's attributes first, then the vendor's."""
+    stated = [standard.standard_weighting(values)]
+    anyone = vendor is Vendor.ANY
+    if anyone or vendor is Vendor.SIEMENS:
+        stated += siemens.siemens_weightings(values, csa=csa)
+    if anyone or vendor is Vendor.PHILIPS:
+        stated.append(philips.philips_weighting(values))
+    if anyone or vendor is Vendor.GE:
+        stated.append(ge.ge_weighting(values, orientation=orientation))
+    if anyone or vendor is Vendor.UIH:
+        stated.append(uih.uih_weighting(values, orientation=orientation))
+    there = [s for s in stated if s is not None]
+    if vendor is Vendor.CANON and all(s.direction_lps is None for s in there):
+        comment = canon.canon_weighting(values, orientation=orientation)
+        there += [comment] if comment else []
+    return there
+
+
+def slot_of(values: Values, vendor: Vendor, *, image_type: Sequence[str], diffusion: Diffusion | None) -> Slot:
+    """Place of a single image, or of a mosaic, on all axes but those of space."""
+    temporal = values.integer(_TEMPORAL)
+    if temporal is None:
+        indices = values.numbers(_TEMPORAL_INDEX, "I", 1)
+        temporal = int(indices[0]) if indices else None
+    return Slot(
+        image_type=special_types(image_type, philips=vendor is Vendor.PHILIPS),
+        stack=values.text(_STACK),
+        echo_time=values.decimal(_ECHO_TIME),
+        temporal_position=temporal,
+        time=time_of(values, vendor),
+        acquisition=values.integer(_ACQUISITION),
+        diffusion=diffusion,
+        order=philips.philips_order(values) if vendor in (Vendor.PHILIPS, Vendor.ANY) else (),
+    )
+
+
+def time_of(values: Values, vendor: Vendor) -> float | None:
+    """Seconds at which an image was taken, by one rule for all images of a series.
+
+    1. Temporal Position Time Offset, where it is stated.
+    2. Trigger Time, where Cardiac Number of Images (or Philips' number of phases) says that there are several phases,
+       and in GE's images wherever it is stated: their Acquisition Time is that of the whole series.
+    3. Philips' begin of the dynamic scan, where there are several, for the same reason.
+    4. Acquisition DateTime, else Acquisition Time, since midnight of the series' first day.
+    """
+    offset = values.numbers(_TIME_OFFSET, "d", 1)
+    if offset is not None:
+        return float(offset[0])
+    trigger = values.decimal(_TRIGGER_TIME)
+    if trigger is not None:
+        phases = values.integer(_CARDIAC_IMAGES) or 1
+        if vendor is Vendor.PHILIPS:
+            phases = max(phases, philips.philips_phases(values))
+        if vendor is Vendor.GE or phases > 1:
+            return trigger / 1000
+    if vendor is Vendor.PHILIPS:
+        dynamic = philips.philips_dynamic_time(values)
+        if dynamic is not None:
+            return dynamic
+    first_day = values.text(SERIES_DATE)
+    seconds = seconds_of_date_time(values.text(ACQUISITION_DATE_TIME), since=first_day)
+    if seconds is not None:
+        return seconds
+    seconds = seconds_of_time(values.text(ACQUISITION_TIME))
+    if seconds is None:
+        return None
+    return seconds + 86400.0 * days_after(values.text(ACQUISITION_DATE), since=first_day)

@@ -1,0 +1,25 @@
+"""What a dialect tells of one object beyond the standard's image modules. Reads nothing itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ichor.types import Dialect, Frame, Geometry, Slot, Tiling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialectFacts:
+    """As the fields of `ichor.types.Instance` that have these names.
+
+    ``slot`` has neither kind nor component, which whole objects decide by more than their dialect; the slots of
+    ``frames`` have both. ``counts`` are the vendor's own. ``defect``: a `Reason` why the images cannot be told apart
+    or placed.
+    """
+
+    dialect: Dialect
+    geometry: Geometry | None = None
+    slot: Slot = field(default_factory=Slot)
+    tiling: Tiling | None = None
+    frames: tuple[Frame, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    defect: str | None = None
