@@ -230,6 +230,8 @@ def _series_lines(item: dict[str, Any]) -> list[str]:
     say("form", ", ".join(part for part in form if part))
     if item["bvals"]:
         say("b", _b_values(item))
+    if item["kind_reason"]:
+        say("kind", f"{item['kind'].replace('_', ' ')}: {item['kind_reason']}")
     say("left out", *(f"{left['images']} images: {left['kind']}" for left in item["left_out"]))
     say("evidence", "; ".join(e["detail"] for e in item["evidence"]))
     say("missing", *_missing(item))

@@ -272,6 +272,7 @@ RULES: tuple[Rule, ...] = (
             _NOT_DIFFUSION,
             Check(fact="time_points", relation="at least", value=LEAST_TIMES, reason=Reason.FEW_TIMES, known=True),
             _sequence("has none of", "SE", reason=Reason.NOT_T2_STAR),
+            Check(fact="words", relation="has none of", value=("FMRI", "ASL"), reason=Reason.NOT_T2_STAR),
             *_between("echo_time", 12, 70, reason=Reason.NOT_T2_STAR),
             Check(fact="repetition_time", relation="at most", value=4000, reason=Reason.NOT_T2_STAR),
             Check(fact="duration", relation="at most", value=LONGEST_PERFUSION, reason=Reason.LONG_SERIES),

@@ -95,6 +95,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
         "refused": refused,
         # Beyond the contract's list: what a person asks next.
         "reason": series.reason,
+        "kind_reason": next((i.kind_reason for i in series.instances if i.kind is facts.kind), None),
         "rules": [asdict(said) for said in verdict.said] if verdict is not None else [],
         "instances": len(series.instances),
         "stacks": stacks,
