@@ -5,12 +5,13 @@ The rule, in order (n images at s places, a place being one slice position of on
 1. An exact label (component, echo time, diffusion, image type) matters when it tells images of one place apart. The
    smallest set of these that determines the others makes axes; where two sets are as small, the first in that order.
 2. Where images still share place and labels (repeated b0, time series, averages), `ichor.series.repeats` gives ways to
-   tell them apart. The way with the fewest empty slots wins, the more trusted where equal. Beside a diffusion axis
-   repeats are further volumes on it; else they make an axis of their own.
+   tell them apart. One that headers state goes before one worked out from an order; then the one with the fewest
+   empty slots wins, the more trusted where equal. Beside a diffusion axis repeats are further volumes on it; else
+   they make an axis of their own.
 3. An arrangement stands when every slot holds at most one image, at least half of the slots are filled, and at most a
    tenth of the combinations of labels have no image at all: phase images of one echo only make no grid of echo and
-   component. A series that only order or time would split needs two volumes that are three quarters there: else a few
-   slices came twice.
+   component. Of volumes that rule 2 tells apart only one may be a quarter there or less (it is still being sent);
+   and where they make an axis of their own two must be six tenths there: else a few slices came twice.
 4. What does not stand is named, and no arrangement is made up.
 """
 
@@ -28,6 +29,9 @@ from ichor.series.repeats import Way, ways
 from ichor.types import Axis, AxisName
 
 _LABELS = (AxisName.COMPONENT, AxisName.ECHO, AxisName.DIFFUSION, AxisName.IMAGE_TYPE)
+_THIN = 0.25
+_HALF = 0.5
+_THERE = 0.6
 _ORDER = tuple(AxisName)
 
 
@@ -76,12 +80,21 @@ def arrange(labels: Labels, *, place: Codes) -> Arrangement:
         return _arranged(parts, labels, place, notes=())
     best: tuple[int, list[tuple[AxisName, Label]], Way] | None = None
     told_apart = False
+    thin = False  # headers name volumes of which too little is there: an order of the rest would be made up
+    lane = _together(
+        place, *(labels.exact[name].codes for name in chosen if name is not AxisName.DIFFUSION), count=len(labels)
+    )
     repeated = _repeated(labels.exact[AxisName.DIFFUSION].codes, _together(cell, place, count=len(labels)))
-    for way in ways(labels, place=place, cell=cell):
+    for way in ways(labels, place=place, cell=cell, lane=lane):
         parts = _joined(chosen, labels, way, repeated)
         fit = _fit([label for _, label in parts], place, places)
         told_apart |= fit.unique
-        if not fit.stands or (AxisName.DIFFUSION not in chosen and not _two_volumes(way, cell, fit)):
+        if (best is not None or thin) and not way.stated:
+            break
+        if not fit.stands:
+            continue
+        if not _volumes_there(parts, way, cell, places=places):
+            thin |= 2 * fit.images > fit.slots and way.labels[0][0] is not AxisName.TIME
             continue
         if best is None or fit.holes < best[0]:
             best = fit.holes, parts, way
@@ -147,12 +160,18 @@ def _fit(parts: list[Label], place: Codes, places: int) -> _Fit:
     )
 
 
-def _two_volumes(way: Way, cell: Codes, fit: _Fit) -> bool:
-    """At least two values of what tells repeats apart are three quarters there."""
+def _volumes_there(parts: list[tuple[AxisName, Label]], way: Way, cell: Codes, *, places: int) -> bool:
+    """Whether what a way tells apart are volumes, not a few images that came twice."""
+    # Two or three slices with times of their own would look like volumes with holes.
+    thin = _HALF if way.labels[0][0] is AxisName.TIME else _THIN
+    diffusion = next((label for name, label in parts if name is AxisName.DIFFUSION), None)
+    if diffusion is not None:
+        others = [len(label.values) for name, label in parts if name is not AxisName.DIFFUSION]
+        share = np.bincount(diffusion.codes) / (places * np.prod(others, dtype=np.float64))
+        return int((share <= thin).sum()) <= 1
     codes = _together(*(label.codes for _, label in way.labels), count=len(cell))
-    sizes = np.bincount(codes)
-    share = fit.slots / fit.combinations * (int(cell.max()) + 1)
-    return int((4 * sizes >= 3 * share).sum()) >= 2
+    share = np.bincount(codes) / (places * (int(cell.max()) + 1))
+    return int((share <= thin).sum()) <= 1 and int((share >= _THERE).sum()) >= 2
 
 
 def _arranged(

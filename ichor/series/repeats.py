@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,18 +19,22 @@ _MOST_CELLS = 4096  # that hold repeats: more is no series of images
 _ALIGNMENTS_TRIED = 8  # places where an incomplete run of times may begin
 _NEAR = 0.25  # of the least step between volumes: a time that fits
 _STEADY = 0.75  # of that step: times that scatter more are not told to be of one volume
-_FEW = 4  # below so many volumes, steps may differ from slice to slice (a second pass in reverse order)
+_FEW = 4  # below so many volumes, where none is lost, steps may differ by slice (a second pass in reverse order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Way:
-    """``labels`` by the axis they would make; a pair where it takes two to tell images apart."""
+    """``labels`` by the axis they would make; a pair where it takes two to tell images apart.
+
+    ``stated``: headers name the volume; else it is worked out from an order, which lost images can shift.
+    """
 
     labels: tuple[tuple[AxisName, Label], ...]
+    stated: bool = True
     note: str | None = None
 
 
-def ways(labels: Labels, *, place: Codes, cell: Codes) -> Iterator[Way]:
+def ways(labels: Labels, *, place: Codes, cell: Codes, lane: Codes) -> Iterator[Way]:
     """Ways in order of trust.
 
     Parameters
@@ -38,6 +43,8 @@ def ways(labels: Labels, *, place: Codes, cell: Codes) -> Iterator[Way]:
         (n,) codes of slice positions.
     cell
         (n,) codes of the exact labels together: images of one cell at one place are to be told apart.
+    lane
+        (n,) codes of place and those of the labels that one excitation after the other does not change, diffusion.
     """
     temporal = _exact(labels.temporal_position)
     acquisition = _exact(labels.acquisition)
@@ -50,17 +57,20 @@ def ways(labels: Labels, *, place: Codes, cell: Codes) -> Iterator[Way]:
         yield Way(labels=((AxisName.ACQUISITION, acquisition),))
     if temporal and acquisition:
         yield Way(labels=((AxisName.TEMPORAL_POSITION, temporal), (AxisName.ACQUISITION, acquisition)))
-    if time:
-        ranked = _by_cell(by_time, labels.time, place=place, cell=cell)
-        if ranked is not None:
-            yield Way(labels=((AxisName.TIME, _counted(ranked)),))
     if (labels.order >= 0).all() and (labels.order != labels.order[0]).any():
         codes = np.unique(labels.order, return_inverse=True)[1].reshape(-1).astype(np.int64)
         yield Way(labels=((AxisName.REPETITION, _counted(codes)),))
+    if time:
+        period = _period(labels.time, lane)
+        ranked = _by_cell(partial(by_time, period=period), labels.time, place=place, cell=cell)
+        if ranked is not None:
+            yield Way(labels=((AxisName.TIME, _counted(ranked)),), stated=False)
     numbered = _by_cell(by_number, labels.number, place=place, cell=cell)
     if numbered is not None:
         yield Way(
-            labels=((AxisName.REPETITION, _counted(numbered)),), note="volumes told apart by instance number only"
+            labels=((AxisName.REPETITION, _counted(numbered)),),
+            stated=False,
+            note="volumes told apart by instance number only",
         )
 
 
@@ -85,10 +95,10 @@ def _by_cell(tell: Callable[..., Codes | None], numbers: Numbers, *, place: Code
     return codes
 
 
-def by_time(times: Numbers, *, place: Codes) -> Codes | None:
+def by_time(times: Numbers, *, place: Codes, period: float = np.inf) -> Codes | None:
     """Rank of each image's time at its place, where slices of one volume have times of their own.
 
-    Places that lack images are laid against the full ones.
+    Places that lack images are laid against the full ones. All slices of a volume are measured within ``period``, s.
     """
     order, start, size = _columns(place, times)
     t = times[order]
@@ -102,13 +112,15 @@ def by_time(times: Numbers, *, place: Codes) -> Codes | None:
     steps = matrix - matrix[:, :1]
     course = np.median(steps, axis=0)
     least = float(np.diff(course).min()) if most > 1 else 0.0
-    if most >= _FEW and float(np.abs(steps - course).max()) > _STEADY * least:
+    if (most >= _FEW or not full.all()) and float(np.abs(steps - course).max()) > _STEADY * least:
         return None  # places that each lack another image look like this
-    rank = np.arange(len(t)) - np.repeat(start, size)
     low, high = float(matrix[:, 0].min()), float(matrix[:, 0].max())
+    if not full.all() and high - low >= min(period, least):
+        return None  # and like this: some begin a volume later
+    rank = np.arange(len(t)) - np.repeat(start, size)
     for k in np.flatnonzero(~full).tolist():
         here = slice(int(start[k]), int(start[k] + size[k]))
-        fitted = _fit(t[here], course, low=low, high=high)
+        fitted = _fit(t[here], course, low=low, high=high, period=min(period, least))
         if fitted is None:
             return None
         rank[here] = fitted
@@ -128,22 +140,19 @@ def by_number(numbers: Numbers, *, place: Codes) -> Codes | None:
     full = np.flatnonzero(size == most)
     if most < 2:
         return None
-    q = float(n[start[full[0]] + 1] - n[start[full[0]]])
-    first = n[start[full]]
-    p = 0.0
-    if len(start) > 1:
-        if len(full) < 2:
-            return None
-        p = float((first[-1] - first[0]) / (at[start[full[-1]]] - at[start[full[0]]]))
-    if q == 0:
-        return None
-    volume = (n - first[0] - p * (at - at[start[full[0]]])) / q
-    rounded = np.rint(volume)
-    if (volume != rounded).any() or rounded.min() < 0 or rounded.max() >= most:
-        return None
-    codes = np.empty(len(n), dtype=np.int64)
-    codes[order] = rounded.astype(np.int64)
-    return codes
+    base = int(start[full[0]])
+    q = float(n[base + 1] - n[base])
+    # Either two full places give the step from place to place, or, where the end was lost, the first of all places.
+    ends = {(int(start[full[0]]), int(start[full[-1]])), (int(start[0]), int(start[-1]))}
+    steps = [float((n[b] - n[a]) / (at[b] - at[a])) for a, b in sorted(ends) if a != b] or [0.0]
+    for p in steps if q else ():
+        volume = (n - n[base] - p * (at - at[base])) / q
+        rounded = np.rint(volume)
+        if (volume == rounded).all() and rounded.min() >= 0 and rounded.max() < most:
+            codes = np.empty(len(n), dtype=np.int64)
+            codes[order] = rounded.astype(np.int64)
+            return codes
+    return None
 
 
 def _columns(place: Codes, within: Numbers) -> tuple[Codes, Codes, Codes]:
@@ -151,6 +160,14 @@ def _columns(place: Codes, within: Numbers) -> tuple[Codes, Codes, Codes]:
     order = np.lexsort((within, place))
     start = np.flatnonzero(np.diff(place[order], prepend=-1) != 0)
     return order, start, np.diff(start, append=len(order))
+
+
+def _period(times: Numbers, lane: Codes) -> float:
+    """Least time between two images of one lane, s."""
+    order = np.lexsort((times, lane))
+    same = np.diff(lane[order]) == 0
+    between = np.diff(times[order])[same]
+    return float(between[between > 0].min(initial=np.inf))
 
 
 def _exact(numbers: Numbers) -> Label | None:
@@ -163,15 +180,16 @@ def _counted(codes: Codes) -> Label:
     return Label(codes=codes, values=tuple(range(1, int(codes.max()) + 2)))
 
 
-def _fit(times: Numbers, course: Numbers, *, low: float, high: float) -> Codes | None:
+def _fit(times: Numbers, course: Numbers, *, low: float, high: float, period: float) -> Codes | None:
     """Volumes that ``times`` (m,) ascending belong to, given the ``course`` (v,) of full places from 0.
 
-    Slices of one volume are measured within one step of the course, so all places begin within it. Where several
-    beginnings fit as well the earliest is taken: what lacks then is the end, as while images are still being sent.
+    Slices of one volume are measured within one ``period``, so all places begin within it; full ones do from ``low``
+    to ``high``. Where several beginnings fit as well the earliest is taken: what lacks then is the end, as while
+    images are still being sent.
     """
     begins = times[0] - course[: len(course) - len(times) + 1]
     step = float(np.diff(course).min())
-    outside = np.maximum(np.maximum(high - step - begins, begins - low - step), 0.0)
+    outside = np.maximum(np.maximum(high - period - begins, begins - low - period), 0.0)
     best: tuple[float, Codes] | None = None
     for k in np.argsort(outside, kind="stable")[:_ALIGNMENTS_TRIED].tolist():
         local = times - begins[k]
