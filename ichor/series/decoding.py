@@ -19,8 +19,8 @@ from ichor.types import Instance, Pixels
 DAMAGED = f"{Reason.UNSUPPORTED_SYNTAX}: the pixel data are damaged"
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-# The fastest plug-in of each syntax in `bench.series`. None of them lets another thread of the process run meanwhile
-# (measured there), so frames are decoded one after the other.
+# The fastest plug-in of each syntax. None of them lets another thread of the process run meanwhile (`bench.series`
+# measures it), hence `ichor.series.decoding_pool`.
 _PLUGINS = {
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE: pylibjpeg-rle
     "1.2.840.10008.1.2.4.57": "pylibjpeg",  # JPEG lossless: pylibjpeg-libjpeg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from ichor.series.decoding import FrameFormat, decode_frame, frame_format, read_frames
+from ichor.series.decoding_pool import decode_all, processes_for
 from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid, Stack, build_grid
 from ichor.series.planes import Plane
@@ -28,7 +29,7 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     The array is (*axes, z, y, x), slices ascending along the normal, rescale applied once. It is int16 where that is
     exact: slope and intercept are integers, every value is in range. Else float32; where that would not keep stored
     values apart, int32 for integer slope and intercept, else float64. CT values are in HU. Memory is the
-    result and one stored image.
+    result and one stored image per process that decodes.
 
     Parameters
     ----------
@@ -128,6 +129,11 @@ class _Wanted:
     form: FrameFormat
     planes: list[tuple[int, Plane]]
 
+    @property
+    def single(self) -> bool:
+        """One frame, which may be a mosaic of all planes."""
+        return not self.planes[0][1].instance.frames
+
 
 def _read(planes: Sequence[Plane], stack: Stack, *, spool: SpoolReader) -> npt.NDArray[Any]:
     """Rescaled values (n, rows, columns) of every plane, in the first type that keeps them all."""
@@ -143,7 +149,7 @@ def _read(planes: Sequence[Plane], stack: Stack, *, spool: SpoolReader) -> npt.N
             result = np.empty(shape, dtype=dtype)
         except MemoryError as error:
             raise Unreadable(Reason.PIXELS_SHORT) from error
-        if all(_fill(result, wanted, spool=spool) for wanted in objects.values()):
+        if _fill(result, list(objects.values()), spool=spool):
             return result
         del result  # a value does not fit
     raise AssertionError("float64 takes everything")
@@ -172,29 +178,43 @@ def _apart_in_float32(values: tuple[int, int], slope: float, intercept: float) -
     return bool(2 * np.spacing(np.float32(largest)) <= abs(slope))
 
 
-def _fill(result: npt.NDArray[Any], wanted: _Wanted, *, spool: SpoolReader) -> bool:
-    """Rescaled values of the planes of one object into ``result``; False when one does not fit."""
-    for stored, planes in _stored_frames(wanted, spool=spool):
+_Planes: TypeAlias = list[tuple[int, Plane]]
+
+
+def _fill(result: npt.NDArray[Any], objects: Sequence[_Wanted], *, spool: SpoolReader) -> bool:
+    """Rescaled values of every plane into ``result``; False when one does not fit."""
+
+    def put(stored: npt.NDArray[Any], frame: tuple[FrameFormat, _Planes]) -> bool:
+        form, planes = frame
         for cell, plane in planes:
             image = _tile(stored, plane)
             if image.shape != result.shape[1:]:
                 raise Unreadable(Reason.MIXED_GEOMETRY)
-            if not _put(result, cell, image, plane, form=wanted.form):
+            if not _put(result, cell, image, plane, form=form):
                 return False
-    return True
+        return True
+
+    native = (wanted for wanted in objects if not wanted.form.encapsulated)
+    if not all(put(decode_frame(data, form), (form, planes)) for data, (form, planes) in _frames(native, spool=spool)):
+        return False
+    encapsulated = [wanted for wanted in objects if wanted.form.encapsulated]
+    if not encapsulated:
+        return True
+    pixels = sum(w.form.rows * w.form.columns * (1 if w.single else len(w.planes)) for w in encapsulated)
+    frames = ((data, frame[0], frame) for data, frame in _frames(encapsulated, spool=spool))
+    return decode_all(frames, put, processes=processes_for(pixels))
 
 
-def _stored_frames(
-    wanted: _Wanted, *, spool: SpoolReader
-) -> Iterator[tuple[npt.NDArray[Any], list[tuple[int, Plane]]]]:
-    """Every frame that is needed of one object, once, with the planes that it holds."""
-    frames: dict[int, list[tuple[int, Plane]]] = {}
-    for cell, plane in wanted.planes:
-        frames.setdefault(plane.index if plane.instance.frames else 0, []).append((cell, plane))
-    instance = wanted.planes[0][1].instance
-    indices = sorted(frames)  # as they lie in the file
-    for index, data in zip(indices, read_frames(instance, indices, spool=spool), strict=True):
-        yield decode_frame(data, wanted.form), frames[index]
+def _frames(objects: Iterable[_Wanted], *, spool: SpoolReader) -> Iterator[tuple[bytes, tuple[FrameFormat, _Planes]]]:
+    """Bytes of every frame that is needed, once, with its format and the planes that it holds."""
+    for wanted in objects:
+        frames: dict[int, _Planes] = {}
+        for cell, plane in wanted.planes:
+            frames.setdefault(0 if wanted.single else plane.index, []).append((cell, plane))
+        indices = sorted(frames)  # as they lie in the file
+        instance = wanted.planes[0][1].instance
+        for index, data in zip(indices, read_frames(instance, indices, spool=spool), strict=True):
+            yield data, (wanted.form, frames[index])
 
 
 def _tile(stored: npt.NDArray[Any], plane: Plane) -> npt.NDArray[Any]:

@@ -200,7 +200,7 @@ def test_damaged_compressed_pixels_are_unreadable_with_a_reason() -> None:
 
 
 def test_what_is_no_single_volume_is_refused() -> None:
-    spool, hu = Spool(), truth(3)
+    spool, hu = Spool(), truth(6)
     instances = store(spool, hu)
     assert instances[0].pixels is not None
     cases = {
