@@ -233,11 +233,12 @@ def _series_lines(item: dict[str, Any]) -> list[str]:
     if item["kind_reason"]:
         say("kind", f"{item['kind'].replace('_', ' ')}: {item['kind_reason']}")
     say("left out", *(f"{left['images']} images: {left['kind']}" for left in item["left_out"]))
-    say("evidence", "; ".join(e["detail"] for e in item["evidence"]))
+    evidence = "; ".join(e["detail"] for e in item["evidence"])
+    say("evidence", evidence)
     say("missing", *_missing(item))
     say("refused", *([item["refused"]] if item["refused"] else []))
     say("why", *([item["reason"]] if item["reason"] and item["reason"] != item["refused"] else []))
-    say("notes", *item["notes"])
+    say("notes", *(note for note in item["notes"] if note not in evidence))
     say("rules", *said_lines([Said(**said) for said in item["rules"]]))
     return lines
 
