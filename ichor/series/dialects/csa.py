@@ -32,6 +32,7 @@ def read_csa(data: bytes, *, names: Collection[str]) -> dict[str, tuple[str, ...
     # In CSA1 lengths are counted from the number of items of the first element on (same page).
     base: int | None = None
     found: dict[str, tuple[str, ...]] = {}
+    size_of_all, unpack_item = len(data), _ITEM.unpack_from
     items_left = _MOST_ITEMS_TOGETHER
     for _ in range(count):
         if at + _ELEMENT.size > len(data):
@@ -42,27 +43,25 @@ def read_csa(data: bytes, *, names: Collection[str]) -> dict[str, tuple[str, ...
         items_left -= items
         base = items if base is None else base
         at += _ELEMENT.size
+        name = field[: field.find(b"\0")].decode("ascii", "replace") if items else ""
+        wanted = name in names and name not in found
         texts: list[str] = []
-        whole = True
         for _ in range(items):
-            if at + _ITEM.size > len(data):
-                whole = False
-                break
-            first, second, _, _ = _ITEM.unpack_from(data, at)
+            if at + _ITEM.size > size_of_all:
+                return found
+            first, second, _, _ = unpack_item(data, at)
             at += _ITEM.size
             size = second if sv10 else first - base
-            if size < 0 or at + size > len(data):
-                whole = False
-                break
-            texts.append(data[at : at + size].split(b"\0")[0].strip().decode("ascii", "replace"))
+            if size < 0 or at + size > size_of_all:
+                return found
+            if wanted:
+                texts.append(data[at : at + size].split(b"\0")[0].strip().decode("ascii", "replace"))
             at += (size + 3) // 4 * 4
-        if not whole:
-            break
-        name = field.split(b"\0")[0].decode("ascii", "replace")
-        if name in names and name not in found:
-            # Six items are reserved even for one value; multiplicity 0 says that all that are filled count.
-            kept = texts[:multiplicity] if 0 < multiplicity <= len(texts) else texts
-            values = tuple(text for text in kept if text)
-            if values:
-                found[name] = values
+        # Six items are reserved even for one value; multiplicity 0 says that all that are filled count.
+        kept = texts[:multiplicity] if 0 < multiplicity <= len(texts) else texts
+        values = tuple(text for text in kept if text)
+        if values:
+            found[name] = values
+            if len(found) == len(names):
+                break
     return found
