@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import BinaryIO, Protocol
 
 from ichor.identity import DIGESTED, PERSON
 from ichor.reasons import Reason
-from ichor.series import pixels, rescale, sequence
+from ichor.series import dialects, pixels, rescale, sequence
 from ichor.series.header import HeaderError, Selection, inflated, walk_header
 from ichor.series.kinds import (
     ge_component,
@@ -32,7 +32,6 @@ from ichor.types import (
     Priority,
     SequenceFacts,
     Slot,
-    Tiling,
 )
 from ichor.uids import accession_digest
 
@@ -106,26 +105,18 @@ _WANTED = frozenset(
         _CALCULATION, _COMPLEX, _REQUEST_SEQUENCE, _PRIORITY, *_COUNTS, *DIGESTED,
     }
 )  # fmt: skip
+_UIH_TILES = (0x0065, 0x51)
 _MIB = 1 << 20
 _SELECTION = Selection(
-    _WANTED | sequence.WANTED,
-    private={(_GE_GROUP, _GE_IMAGE_TYPE)},
+    _WANTED | sequence.WANTED | dialects.WANTED,
+    private=dialects.WANTED_PRIVATE | {(_GE_GROUP, _GE_IMAGE_TYPE)},
     limits={sequence.PER_FRAME: 64 * _MIB, sequence.SHARED: 4 * _MIB, rescale.MAPPINGS: _MIB},
+    # CSA headers have some 100 KiB, United Imaging's sequence of tiles may have more.
+    private_limits=dict.fromkeys(dialects.WANTED_PRIVATE, _MIB) | {_UIH_TILES: 4 * _MIB},
 )
 _MAX_FRAMES = 200_000
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _NO_CONTRAST_WORDS = frozenset({"", "NO", "NONE", "WITHOUT", "NATIVE", "N"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    geometry: Geometry | None
-    dialect: Dialect
-    slot: Slot = field(default_factory=Slot)
-    tiling: Tiling | None = None
-    frames: tuple[Frame, ...] = ()
-    counts: tuple[tuple[str, int], ...] = ()
-    defect: str | None = None
 
 
 class Stored(Protocol):
@@ -198,9 +189,13 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool) -> Instance:
     image_type = tuple(part.upper() for part in values.texts(_IMAGE_TYPE)[:8])
     is_image = _should_be_image(sop_class_uid)
     found, defect, unit = pixels.read_pixels(header, values, transfer_syntax_uid=syntax, expected=is_image)
-    told = _Told(
+    told = dialects.read_dialect(
+        values,
+        sop_class_uid=sop_class_uid,
         geometry=_geometry(values),
-        dialect=Dialect.MULTIFRAME if found is not None and found.frames > 1 else Dialect.CLASSIC,
+        frames=found.frames if found else 1,
+        image_type=image_type,
+        manufacturer=manufacturer,
     )
     kind, why, component = _kind(
         values, stored=stored, image_type=image_type, manufacturer=manufacturer, lossy=bool(found and found.lossy)

@@ -27,9 +27,9 @@ from pydicom.uid import (
 )
 
 from ichor.reasons import Reason
-from ichor.series.facts import read_instance
+from ichor.series.facts import read_facts, read_instance
 from ichor.store.journal import StoredObject
-from ichor.types import Instance, Priority
+from ichor.types import Component, Dialect, Instance, Kind, Priority
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SR = "1.2.840.10008.5.1.4.1.1.88.67"
@@ -307,3 +307,241 @@ def test_damaged_headers_never_raise(at: int, replaced: bytes, cut: int) -> None
 def test_a_file_that_ends_too_early_is_cut_short(length: int) -> None:
     found = read_instance(BytesIO(DATA[:length]), stored=stored_as(ExplicitVRLittleEndian))
     assert found.defect in (Reason.CUT_SHORT, Reason.NO_PIXELS, Reason.HEADER_UNREADABLE)
+
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
+
+
+def slice_of_mr() -> Dataset:
+    ds = slice_of_ct()
+    ds.Modality, ds.SOPClassUID, ds.Manufacturer = "MR", MR, "SIEMENS"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    ds.ScanningSequence, ds.SequenceVariant, ds.MRAcquisitionType = ["EP", "SE"], "SK", "2D"
+    ds.SequenceName, ds.EchoTime, ds.RepetitionTime, ds.FlipAngle = "ep_b1000#3", "85", "4200", "90"
+    ds.InversionTime = "0"
+    del ds.ConvolutionKernel
+    return ds
+
+
+def mr_facts(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> Instance:
+    return facts(ds, syntax, sop_class_uid=str(ds.SOPClassUID))
+
+
+def test_content_of_a_plain_image_is_what_running_sites_have_stored() -> None:
+    stored = "a7970205adc3dfeed7590c415413818260e859ae9137b2db96ad2afa329bfd78"
+    assert facts(slice_of_ct()).content_sha256 == stored
+
+
+def test_facts_without_the_digest_are_the_same_facts() -> None:
+    data = bytes_of(slice_of_ct())
+    plain = read_facts(BytesIO(data), stored=stored_as(ExplicitVRLittleEndian))
+    whole = read_instance(BytesIO(data), stored=stored_as(ExplicitVRLittleEndian))
+    assert plain.content_sha256 == ""
+    assert replace(plain, content_sha256=whole.content_sha256) == whole
+
+
+def test_diffusion_weighting_is_content() -> None:
+    digests = set()
+    for b_value in (None, 0.0, 1000.0):
+        ds = slice_of_mr()
+        if b_value is not None:
+            ds.DiffusionBValue = b_value
+        digests.add(mr_facts(ds).content_sha256)
+    assert len(digests) == 3
+
+
+def test_how_an_mr_image_was_acquired_is_read() -> None:
+    sequence = mr_facts(slice_of_mr()).sequence
+    assert sequence is not None
+    assert (sequence.scanning_sequence, sequence.sequence_variant, sequence.acquisition_type) == (
+        ("EP", "SE"), ("SK",), "2D",
+    )  # fmt: skip
+    assert (sequence.echo_time, sequence.repetition_time, sequence.flip_angle) == (85.0, 4200.0, 90.0)
+    assert sequence.inversion_time is None
+    assert sequence.sequence_name == "EP_B1000#3"
+    assert sequence.contrast_words == ("M", "ND")
+    assert facts(slice_of_ct()).sequence is None
+
+
+def test_kind_and_component_stand_in_the_instance_and_in_its_slot() -> None:
+    ds = slice_of_mr()
+    found = mr_facts(ds)
+    assert (found.kind, found.kind_reason, found.slot.component) == (Kind.IMAGE, None, Component.MAGNITUDE)
+    ds.ImageType = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]
+    found = mr_facts(ds)
+    assert (found.kind, found.slot.kind, found.kind_reason) == (Kind.ADC, Kind.ADC, "Image Type has ADC")
+
+
+def test_ge_says_the_component_in_a_private_element() -> None:
+    ds = slice_of_mr()
+    ds.Manufacturer, ds.ImageType = "GE MEDICAL SYSTEMS", ["ORIGINAL", "PRIMARY", "OTHER"]
+    ds.add_new(0x00430010, "LO", "GEMS_PARM_01")
+    for value, component in enumerate(
+        (Component.MAGNITUDE, Component.PHASE, Component.REAL, Component.IMAGINARY, None)
+    ):
+        ds.add_new(0x0043102F, "SS", value)
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            assert mr_facts(ds, syntax).slot.component is component
+
+
+def test_a_ct_has_no_component_whatever_its_types() -> None:
+    ds = slice_of_ct()
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "P"]
+    assert facts(ds).slot.component is None
+
+
+def test_compression_makes_an_image_derived_and_changes_nothing_else() -> None:
+    ds = slice_of_ct()
+    ds.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    assert facts(ds).kind is Kind.DERIVED
+    ds.LossyImageCompression = "01"
+    assert (facts(ds).kind, facts(ds).defect) == (Kind.IMAGE, Reason.LOSSY)
+    ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    assert facts(ds).kind is Kind.DERIVED
+
+
+@pytest.mark.parametrize(
+    ("uid", "kind"),
+    [
+        (SR, Kind.REPORT),
+        ("1.2.840.10008.5.1.4.1.1.104.1", Kind.REPORT),
+        ("1.2.840.10008.5.1.4.1.1.7", Kind.SECONDARY_CAPTURE),
+        ("1.2.840.10008.5.1.4.1.1.66.4", Kind.DERIVED),
+        (CT, Kind.IMAGE),
+    ],
+)
+def test_the_class_decides_before_the_types(uid: str, kind: Kind) -> None:
+    assert facts(slice_of_ct(), sop_class_uid=uid).kind is kind
+
+
+def mapping(slope: float, *, first: int = 0, last: int = 4095, unit: str = "mm2/s", scheme: str = "UCUM") -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = unit, scheme, "unit"
+    item = Dataset()
+    item.add_new(0x00409216, "US", first)
+    item.add_new(0x00409211, "US", last)
+    item.RealWorldValueIntercept, item.RealWorldValueSlope = 2.0, slope
+    item.MeasurementUnitsCodeSequence = Sequence([code])
+    return item
+
+
+def rescaled(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> tuple[float, float, str | None]:
+    found = mr_facts(ds, syntax)
+    assert found.pixels is not None
+    return found.pixels.rescale_slope, found.pixels.rescale_intercept, found.unit
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_the_one_real_world_mapping_that_covers_all_wins_over_rescale(syntax: str) -> None:
+    ds = slice_of_mr()
+    ds.RealWorldValueMappingSequence = Sequence([mapping(1e-6)])
+    assert rescaled(ds, syntax) == (1e-6, 2.0, "mm2/s")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [mapping(2.0), mapping(3.0)],
+        [mapping(2.0, last=4000)],
+        [mapping(2.0, first=1)],
+        [mapping(0.0)],
+        [mapping(float("nan"))],
+        [Dataset()],
+        [],
+    ],
+)
+def test_any_other_real_world_mapping_leaves_rescale(items: list[Dataset]) -> None:
+    ds = slice_of_mr()
+    ds.RealWorldValueMappingSequence = Sequence(items)
+    assert rescaled(ds) == (1.0, -1024.0, None)
+
+
+def test_a_mapping_with_a_table_or_an_uncoded_unit_is_not_linear_or_has_no_unit() -> None:
+    ds = slice_of_mr()
+    table = mapping(2.0)
+    table.RealWorldValueLUTData = [0.0, 1.0]
+    ds.RealWorldValueMappingSequence = Sequence([table])
+    assert rescaled(ds) == (1.0, -1024.0, None)
+    ds.RealWorldValueMappingSequence = Sequence([mapping(2.0, scheme="99LOCAL")])
+    assert rescaled(ds) == (2.0, 2.0, None)
+
+
+@pytest.mark.parametrize(("stated", "unit"), [("HU", "[hnsf'U]"), ("US", None), ("normalized", None), (None, None)])
+def test_unit_is_that_of_rescale_type_when_it_is_one(stated: str | None, unit: str | None) -> None:
+    ds = slice_of_ct()
+    if stated is not None:
+        ds.RescaleType = stated
+    assert facts(ds).unit == unit
+
+
+def test_counts_of_a_concatenation_are_kept() -> None:
+    ds = slice_of_mr()
+    ds.InConcatenationTotalNumber = 3
+    assert ("InConcatenationTotalNumber", 3) in mr_facts(ds).counts
+    assert ("InConcatenationTotalNumber", 3) in mr_facts(ds, ImplicitVRLittleEndian).counts
+
+
+def two_frames(*, described: int = 2, types: tuple[str, ...] = ("NONE", "NONE")) -> Dataset:
+    ds = slice_of_mr()
+    ds.SOPClassUID, ds.NumberOfFrames = ENHANCED_MR, 2
+    ds.PixelData = ds.PixelData * 2
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        delattr(ds, name)
+    for name in ("ScanningSequence", "EchoTime", "RepetitionTime", "FlipAngle", "InversionTime"):
+        delattr(ds, name)
+    ds.EchoPulseSequence, ds.EchoPlanarPulseSequence, ds.PulseSequenceName = "SPIN", "YES", "ep2d"
+    ds.AcquisitionContrast = "DIFFUSION"
+    shared = Dataset()
+    orientation, measures, timing, echo, scale = Dataset(), Dataset(), Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing, measures.SliceThickness = [2, 2], "3"
+    timing.RepetitionTime, timing.FlipAngle = "5000", "90"
+    echo.EffectiveEchoTime = 70.0
+    scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = "2", "1", "US"
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.MRTimingAndRelatedParametersSequence = Sequence([timing])
+    shared.MREchoSequence = Sequence([echo])
+    shared.PixelValueTransformationSequence = Sequence([scale])
+    ds.SharedFunctionalGroupsSequence = Sequence([shared])
+    per_frame = []
+    for k in range(described):
+        frame, place, kind = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [0, 0, 3.0 * k]
+        kind.FrameType = ["ORIGINAL" if types[k] == "NONE" else "DERIVED", "PRIMARY", "DIFFUSION", types[k]]
+        frame.PlanePositionSequence, frame.MRImageFrameTypeSequence = Sequence([place]), Sequence([kind])
+        per_frame.append(frame)
+    ds.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
+    return ds
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_enhanced_object_has_frames_and_says_how_it_was_acquired(syntax: str) -> None:
+    found = mr_facts(two_frames(), syntax)
+    assert (found.dialect, found.defect, found.kind) == (Dialect.ENHANCED, None, Kind.IMAGE)
+    assert [frame.geometry.position_lps for frame in found.frames] == [(0, 0, 0), (0, 0, 3)]
+    assert [(frame.rescale_slope, frame.rescale_intercept) for frame in found.frames] == [(2, 1), (2, 1)]
+    assert found.sequence is not None
+    assert (found.sequence.scanning_sequence, found.sequence.sequence_name) == (("SE", "EP"), "EP2D")
+    assert (found.sequence.echo_time, found.sequence.repetition_time, found.sequence.flip_angle) == (70, 5000, 90)
+    assert "DIFFUSION" in found.sequence.contrast_words
+
+
+def test_frames_that_are_not_described_one_by_one_are_a_defect() -> None:
+    assert mr_facts(two_frames(described=1)).defect == Reason.FRAMES_DISAGREE
+
+
+def test_kind_of_an_enhanced_object_is_that_of_all_its_frames() -> None:
+    found = mr_facts(two_frames(types=("ADC", "ADC")))
+    assert found.kind is Kind.ADC
+    mixed = mr_facts(two_frames(types=("NONE", "ADC")))
+    assert mixed.kind is Kind.IMAGE
+    assert [frame.slot.kind for frame in mixed.frames] == [Kind.IMAGE, Kind.ADC]
+    assert mixed.kind_reason == "frames are of several kinds: adc, image"
+
+
+def test_geometry_of_frames_is_content() -> None:
+    moved = two_frames()
+    moved.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 4]
+    assert mr_facts(moved).content_sha256 != mr_facts(two_frames()).content_sha256
