@@ -61,6 +61,7 @@ class _SeriesRecord:
     lone_learned: bool = False
     objects_learned: bool = False
     announced_learned: bool = False
+    confirm_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +252,7 @@ def _record(study: StudyAssembly) -> _StudyRecord:
                 lone_learned=s.lone_learned,
                 objects_learned=s.objects_learned,
                 announced_learned=s.announced_learned,
+                confirm_at=s.confirm_at,
             )
             for uid, s in study.series.items()
         },
@@ -264,7 +266,7 @@ def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
     series.several_learned, series.one_learned = kept.several_learned, kept.one_learned
     series.parts_learned, series.product_learned = kept.parts_learned, kept.product_learned
     series.lone_learned, series.objects_learned = kept.lone_learned, kept.objects_learned
-    series.announced_learned = kept.announced_learned
+    series.announced_learned, series.confirm_at = kept.announced_learned, kept.confirm_at
     series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
     series.decision, series.replaced = kept.decision, set(kept.replaced)
     if series.grade is Grade.OPEN:

@@ -95,6 +95,7 @@ class SeriesState:
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on
     decided_at: float = 0.0
+    confirm_at: float | None = None  # when silence would confirm what its sender asked to commit
     decision: Decision = field(default_factory=lambda: Decision(grade=Grade.OPEN, evidence=()))
     verdict: Verdict | None = None
     _grid: Grid | None = None
@@ -156,7 +157,7 @@ class SeriesState:
         return member
 
     def due(self) -> float | None:
-        return self.decision.look_at if self.undecided else None
+        return self.decision.look_at if self.undecided else self.confirm_at
 
     def decide(
         self, associations: Associations, sender: Sender, *, elsewhere: Callable[[], int], now: float,
@@ -177,6 +178,8 @@ class SeriesState:
     def confirm(self, associations: Associations, sender: Sender, *, now: float, announced: Announced) -> None:
         """What its sender asked to commit speaks for a series that was decided without a count."""
         found = self._look(associations, sender, elsewhere=lambda: 0, now=now, announced=announced)
+        quiet_at = self.last_at + sender.quiet
+        self.confirm_at = quiet_at if found.grade is not Grade.COUNTED and now < quiet_at else None
         if found.grade is Grade.COUNTED:
             self.decision = found
 
@@ -213,6 +216,7 @@ class SeriesState:
         """More came: what was decided no longer stands."""
         self.undecided = True
         self.stale = True
+        self.confirm_at = None
         if self.grade is not Grade.OPEN:
             self.decision = Decision(grade=Grade.OPEN, evidence=(), reason="more images came")
             self.guess()

@@ -134,7 +134,10 @@ class StudyAssembly:
         self.patients[instance.patient_sha256] += 1
 
     def _series(self, uid: str) -> SeriesState:
-        return self.series.setdefault(uid, SeriesState(uid=uid, rules=self.rules))
+        found = self.series.get(uid)
+        if found is None:
+            found = self.series[uid] = SeriesState(uid=uid, rules=self.rules)
+        return found
 
     def _take(self, instance: Instance, *, association: str, now: float) -> None:
         self.associations.begin(association, instance.calling_ae)
@@ -328,8 +331,8 @@ class StudyAssembly:
             self.senders[series.sender_ae] = sender
             self._learn_count(series)
             return series.grade
-        if series.stale:
-            series.stale = False
+        if not series.undecided and (series.stale or (due is not None and now >= due)):
+            series.stale, series.confirm_at = False, None
             announced = self._announced_of(series)
             if announced is not None and series.grade in (Grade.REGULAR, Grade.QUIET):
                 sender = self._sender(series.sender_ae)
@@ -373,6 +376,7 @@ class StudyAssembly:
             announced is not None
             and announced.absent == 0
             and announced.here == tally.images
+            and series.split
             and not series.announced_learned
         ):
             series.announced_learned = True

@@ -14,7 +14,7 @@ followed for a while. `Doubt` names what asks for more than that. What is no cou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ichor.series.counts import OF_OBJECTS, Claim, CountTally, Reading
 from ichor.series.grid import Grid, missing_texts
@@ -76,7 +76,6 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     """Grade a series from what is known at ``now``."""
     claim = view.tally.claim()
     # Times are compared as sums, as `look_at` gives them: a difference of floats can fall short of them for ever.
-    quiet = now >= view.last_at + sender.quiet
     said = _Said(view, sender, claim)
     hollow = _hollow(view, sender, claim) if claim is not None else None
     if claim is not None and claim.met and hollow is None:
@@ -86,14 +85,17 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     if _lacks(view, sender, claim):
         assert claim is not None
         return _lacking(view, sender, said, claim, now=now)
-    announced = view.announced
-    if announced is not None and _names_all(view, announced) and not sender.announced_wrong:
-        settle = GLANCE if sender.announced_right else SETTLE
-        confirmed_at = view.last_at + settle
-        if view.split and not sender.announced_right:
-            confirmed_at = view.last_at + sender.quiet
+    no_count = claim is None or (hollow is not None and not view.contradicted)
+    if view.announced is None or not _names_all(view, view.announced) or sender.announced_wrong:
+        return _by_silence(view, sender, said, no_count=no_count, now=now)
+    # Some ask after each association for what it brought: at once only from one known to ask for all of a series.
+    split = view.split or sender.splits > 0
+    confirmed_at = view.last_at + (GLANCE if split and sender.announced_right else sender.quiet)
+    if now >= confirmed_at:
         return _counted(view, sender, said, (), confirmed_at=confirmed_at, now=now)
-    return _by_silence(view, sender, said, no_count=claim is None or _means_nothing(view, hollow), quiet=quiet, now=now)
+    found = _by_silence(view, sender, said, no_count=no_count, now=now)
+    soon = found.look_at is not None and confirmed_at < found.look_at
+    return replace(found, look_at=confirmed_at) if soon else found
 
 
 def _counted(
@@ -140,6 +142,8 @@ def _lacks(view: SeriesView, sender: Sender, claim: Claim | None) -> bool:
         return False
     if claim.reading is Reading.PRODUCT:
         return not sender.doubts_products
+    if claim.reading in OF_OBJECTS:
+        return not sender.doubts_counts
     return not sender.doubts_counts and claim.here + view.elsewhere() != claim.expected
 
 
@@ -158,11 +162,10 @@ def _lacking(view: SeriesView, sender: Sender, said: _Said, claim: Claim, *, now
     )  # fmt: skip
 
 
-def _by_silence(
-    view: SeriesView, sender: Sender, said: _Said, *, no_count: bool, quiet: bool, now: float
-) -> Decision:  # fmt: skip
+def _by_silence(view: SeriesView, sender: Sender, said: _Said, *, no_count: bool, now: float) -> Decision:
     """No count that means anything: the way it came, the grid and silence have to do."""
     quiet_at = view.last_at + sender.quiet
+    quiet = now >= quiet_at
     absent = view.announced.absent if view.announced is not None else 0
     trusted_way = view.released and not view.split and not sender.splits_series and no_count and not absent
     if not trusted_way and not quiet:
@@ -194,10 +197,6 @@ def _by_silence(
 
 def _names_all(view: SeriesView, announced: Announced) -> bool:
     return announced.absent == 0 and announced.here == view.tally.images
-
-
-def _means_nothing(view: SeriesView, hollow: Evidence | None) -> bool:
-    return hollow is not None and not view.contradicted
 
 
 def _hollow(view: SeriesView, sender: Sender, claim: Claim) -> Evidence | None:

@@ -34,8 +34,8 @@ class Sender:
     products_wrong: int = 0
     lone_objects: int = 0  # series of one enhanced object that stayed alone
     several_objects: int = 0  # series of several enhanced objects
-    announced_right: int = 0  # storage-commitment requests that named all that came
-    announced_wrong: int = 0  # such that more images followed
+    announced_right: int = 0  # series that were split and that its request to commit named as a whole
+    announced_wrong: int = 0  # series that such a request named as a whole, and more images followed
     longest_pause: float = 0.0  # within one series, fading
 
     @property
