@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ichor.series.dialects.lps import Vector, from_axes, length, scaled
+from ichor.series.dialects.lps import Vector, axes, from_axes, length, scaled
 from ichor.series.dialects.standard import B_VALUE
 from ichor.series.dialects.weighting import Stated
 from ichor.series.values import Values
@@ -19,6 +19,7 @@ WANTED_PRIVATE = frozenset(
 )
 
 _MARK = 1_000_000_000  # newer software adds it to values that stand for themselves (dcm2niix issue 602)
+_PLANES = ("sagittal", "coronal", "axial")  # by the axis that the normal is nearest to
 _WHOLE = 0.97  # shorter vectors mean a part of the nominal b-value (dcm2niix issues 163, 245)
 _NONE = 0.03
 
@@ -72,7 +73,21 @@ def from_logical(
         components = (-along_phase, along_frequency, along_slice)
     else:
         return None
-    return from_axes(components, orientation)
+    normal = axes(orientation)[2]
+    plane = _PLANES[max(range(3), key=lambda k: abs(normal[k]))]
+    return from_axes(_turned(components, plane=plane), orientation)
+
+
+def _turned(components: Vector, *, plane: str) -> Vector:
+    """Components along row, column and normal of an axial plane as those of the ``plane`` they were given in.
+
+    By what dcm2niix makes of all planes, phase encodings and slice orders; it calls other planes than axial ones little
+    validated. A sagittal direction is the opposite, which means the same to a diffusion signal.
+    """
+    along_row, along_column, along_normal = components
+    if plane == "sagittal":
+        return -along_row, -along_column, -along_normal
+    return (along_row, -along_column, along_normal) if plane == "coronal" else components
 
 
 def ge_counts(values: Values) -> tuple[tuple[str, int], ...]:
