@@ -130,9 +130,10 @@ def by_time(times: Numbers, *, place: Codes, period: float = np.inf) -> Codes | 
 
 
 def by_number(numbers: Numbers, *, place: Codes) -> Codes | None:
-    """Volume of each image when its number is a + p * place + q * volume throughout, for steps p and q.
+    """Volume of each image when its number is p * place + c[volume] throughout, for a step p and numbers c.
 
-    The steps are read off the places that hold most images.
+    Volumes of one label need not be numbered evenly: those without diffusion weighting stand between the others. The
+    numbers c are read off a place that holds most images, the step off two such places.
     """
     order, start, size = _columns(place, numbers)
     n, at = numbers[order], place[order]
@@ -141,16 +142,16 @@ def by_number(numbers: Numbers, *, place: Codes) -> Codes | None:
     if most < 2:
         return None
     base = int(start[full[0]])
-    q = float(n[base + 1] - n[base])
+    course = n[base : base + most]
     # Either two full places give the step from place to place, or, where the end was lost, the first of all places.
     ends = {(int(start[full[0]]), int(start[full[-1]])), (int(start[0]), int(start[-1]))}
     steps = [float((n[b] - n[a]) / (at[b] - at[a])) for a, b in sorted(ends) if a != b] or [0.0]
-    for p in steps if q else ():
-        volume = (n - n[base] - p * (at - at[base])) / q
-        rounded = np.rint(volume)
-        if (volume == rounded).all() and rounded.min() >= 0 and rounded.max() < most:
+    for p in steps if (np.diff(course) > 0).all() else ():
+        expected = n - p * (at - at[base])
+        volume = np.clip(np.searchsorted(course, expected), 0, most - 1)
+        if (course[volume] == expected).all():
             codes = np.empty(len(n), dtype=np.int64)
-            codes[order] = rounded.astype(np.int64)
+            codes[order] = volume
             return codes
     return None
 
