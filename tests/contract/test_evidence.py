@@ -135,10 +135,10 @@ def judge(outcome: Outcome) -> None:
     if truth.counted and not truth.arrives:
         assert outcome.final is Grade.SHORT, told
     holes = frozenset((round(z, 1), v) for z, v in truth.holes())
-    if truth.habit.count in ("none", "one") and truth.made.even and holes:
+    if truth.habit.count in ("none", "one") and truth.crowded and holes:
         assert outcome.final is Grade.SHORT, told
     if outcome.final is Grade.SHORT and not truth.arrives:
-        if truth.made.even:
+        if truth.crowded:
             assert outcome.named == holes, (told, sorted(outcome.named), sorted(holes))
         if outcome.named:
             assert "missing" in outcome.reason, told

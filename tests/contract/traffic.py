@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -91,6 +92,14 @@ class Truth:
         """A right count is stated, and the sender's other series do not show that it means something else."""
         return self.made.right and "dsc_echoes" not in self.habit.kinds
 
+    @property
+    def crowded(self) -> bool:
+        """So much is there of it that a hole of a few images is seen, whichever they are."""
+        if self.kind not in ("ct", "stacks"):
+            return True
+        volumes = Counter(v for uid, (_, v) in self.made.places.items() if uid in self.sent)
+        return self.made.even and min(volumes.values()) >= 12
+
     def holes(self) -> frozenset[Place]:
         """Slots of what never comes, inside of what does: those at the ends are nobody's to know."""
         here = {place for uid, place in self.made.places.items() if uid in self.sent}
@@ -159,7 +168,7 @@ def _draw_study(rng: np.random.Generator, study: str, series: int, start: float)
             parts[0] += images
     if rng.random() < 0.3:
         for part in parts:
-            rng.shuffle(part)  # type: ignore[arg-type]  # series interleaved
+            rng.shuffle(part)  # series interleaved
     at = start
     for p, part in enumerate(parts):
         at += 0.0 if p == 0 else float(rng.exponential(4.0))
