@@ -190,6 +190,22 @@ _DWI_SOUND = (
     _axes(AxisName.DIFFUSION),
     Check(fact="b0_volumes", relation="at least", value=1, reason=Reason.NO_B0, known=True),
 )
+_DSC = (
+    _MR,
+    _HEAD,
+    _IMAGE,
+    _MAGNITUDE,
+    _NOT_DIFFUSION,
+    Check(fact="time_points", relation="at least", value=LEAST_TIMES, reason=Reason.FEW_TIMES, known=True),
+)
+_BOLUS = (
+    Check(fact="words", relation="has none of", value=("FMRI", "ASL"), reason=Reason.NOT_T2_STAR),
+    *_between("echo_time", 12, 70, reason=Reason.NOT_T2_STAR),
+    Check(fact="repetition_time", relation="at most", value=4000, reason=Reason.NOT_T2_STAR),
+    Check(fact="duration", relation="at most", value=LONGEST_PERFUSION, reason=Reason.LONG_SERIES),
+)
+_DSC_USABLE = (*SOUND, _axes(AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION), *_BRAIN)
+_DSC_RANK = (("contrast", True, 1), ("time_points", "most", 1), *_ORDER)
 
 # Echo and repetition times are those of clinical protocols at 1.5 and 3 T. Siemens and GE name GR and EP of a gradient
 # echo EPI, Philips GR or nothing, so EP alone decides nothing.
@@ -261,28 +277,27 @@ RULES: tuple[Rule, ...] = (
         rank=_ORDER,
     ),
     Rule(
-        name="dsc_perfusion",
+        name="dsc_named",
         role="dsc_perfusion",
-        about="time series of T2*-weighted images while a bolus passes",
+        about="time series that Image Type or Acquisition Contrast calls perfusion or T2*-weighted; not spin labelling",
         meant=(
-            _MR,
-            _HEAD,
-            _IMAGE,
-            _MAGNITUDE,
-            _NOT_DIFFUSION,
-            Check(fact="time_points", relation="at least", value=LEAST_TIMES, reason=Reason.FEW_TIMES, known=True),
-            _sequence("has none of", "SE", reason=Reason.NOT_T2_STAR),
-            Check(fact="words", relation="has none of", value=("FMRI", "ASL"), reason=Reason.NOT_T2_STAR),
-            *_between("echo_time", 12, 70, reason=Reason.NOT_T2_STAR),
-            Check(fact="repetition_time", relation="at most", value=4000, reason=Reason.NOT_T2_STAR),
-            Check(fact="duration", relation="at most", value=LONGEST_PERFUSION, reason=Reason.LONG_SERIES),
+            *_DSC,
+            Check(
+                fact="words", relation="has any of", value=("PERFUSION", "T2_STAR"),
+                reason=Reason.NOT_T2_STAR, known=True,
+            ),
+            *_BOLUS,
         ),
-        usable=(
-            *SOUND,
-            _axes(AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION),
-            *_BRAIN,
-        ),
-        rank=(("contrast", True, 1), ("time_points", "most", 1), *_ORDER),
+        usable=_DSC_USABLE,
+        rank=_DSC_RANK,
+    ),
+    Rule(
+        name="dsc_gradient",
+        role="dsc_perfusion",
+        about="time series of gradient echoes with the times of T2*-weighted images, no longer than a bolus needs",
+        meant=(*_DSC, _sequence("has none of", "SE", reason=Reason.NOT_T2_STAR), *_BOLUS),
+        usable=_DSC_USABLE,
+        rank=_DSC_RANK,
     ),
     Rule(
         name="t1_named",

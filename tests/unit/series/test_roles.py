@@ -191,7 +191,11 @@ def test_an_adc_map_is_an_adc_and_nothing_else() -> None:
 
 
 def test_a_bolus_over_sixty_times_is_a_perfusion_series() -> None:
-    assert verdict(times(60, sequence=BOLUS)).roles == ("dsc_perfusion",)
+    found = verdict(times(60, sequence=BOLUS))
+    assert (found.roles, found.rule) == (("dsc_perfusion",), "dsc_gradient")
+    # An enhanced object may name the contrast where its echo is called by another name.
+    named = replace(BOLUS, scanning_sequence=("SE", "EP"), contrast_words=("T2_STAR",))
+    assert verdict(times(60, sequence=named)).rule == "dsc_named"
 
 
 def said_by(rule: str, slices: list[Instance]) -> tuple[str, str | None]:
@@ -211,7 +215,7 @@ def said_by(rule: str, slices: list[Instance]) -> tuple[str, str | None]:
 )
 def test_other_time_series_are_no_perfusion(count: int, interval: float, sequence: SequenceFacts, reason: str) -> None:
     series = times(count, interval=interval, sequence=sequence, slices=12)
-    assert said_by("dsc_perfusion", series) == ("not meant", reason)
+    assert said_by("dsc_gradient", series) == ("not meant", reason)
 
 
 @pytest.mark.parametrize(
