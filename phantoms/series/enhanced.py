@@ -101,7 +101,8 @@ def _object(scan: Scan, planes: Sequence[ImagePlane], flavour: Flavour, *, form:
     if scan.modality == "MR":
         ds.ComplexImageComponent = planes[0].component.value.upper() if _one_component(planes) else "MIXED"
         ds.AcquisitionContrast = "DIFFUSION" if scan.b_values else "UNKNOWN"
-        ds.PulseSequenceName, ds.EchoPulseSequence, ds.EchoPlanarPulseSequence = "synthetic", "SPIN", "YES"
+        ds.PulseSequenceName, ds.EchoPlanarPulseSequence = "synthetic", "YES"
+        ds.EchoPulseSequence = "SPIN" if scan.b_values else "GRADIENT"
         ds.MRAcquisitionType, ds.MagneticFieldStrength = "2D", "3"
     if scan.size_of(AxisName.TIME) > 1 or flavour.per_volume:
         ds.NumberOfTemporalPositions = scan.size_of(AxisName.TIME) if not flavour.per_volume else scan.volumes
