@@ -9,6 +9,7 @@ import pytest
 
 from ichor import config
 from ichor.errors import ConfigError, NotBuilt
+from ichor.series.rules import RULES, SOUND
 
 
 def test_flags_win_over_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -59,6 +60,58 @@ def test_an_error_names_key_value_and_what_is_allowed(flags: dict[str, Any], wor
         config.load(environ={}, flags=flags)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert caught.value.exit_code == 2
+
+
+RULE = {"name": "ours", "role": "t1", "meant": [{"fact": "modality", "relation": "is", "value": "MR"}]}
+
+
+def test_rules_of_a_site_come_before_ours_and_keep_what_cannot_be_measured_out(tmp_path: Path) -> None:
+    file = tmp_path / "ichor.toml"
+    file.write_text(
+        '[[rules]]\nname = "t1_ours"\nrole = "t1"\n'
+        'meant = [{ fact = "echo_time", relation = "at most", value = 6, known = true }]\n'
+        'usable = [{ fact = "coverage", relation = "at least", value = 120.0, reason = "half a brain" }]\n'
+        'rank = [{ fact = "kernel", prefer = "soft" }, { fact = "coverage", prefer = "most", step = 20 }]\n'
+        '[[rules]]\nname = "t1_spin_echo"\noff = true\n'
+    )
+    rules = config.load(file, environ={}).routing()
+    ours = rules[0]
+    assert (ours.name, ours.role, ours.meant[0].known, ours.meant[0].value) == ("t1_ours", "t1", True, 6)
+    assert ours.usable[: len(SOUND)] == SOUND
+    assert ours.usable[-1].reason == "half a brain"
+    assert ours.rank == (("kernel", "soft", 1.0), ("coverage", "most", 20.0))
+    assert [r.name for r in rules[1:]] == [r.name for r in RULES if r.name != "t1_spin_echo"]
+
+
+def test_without_rules_of_a_site_ours_apply() -> None:
+    assert config.load(environ={}).routing() == RULES
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "Our Rule"}, ("rules.0.name", "Our Rule")),
+        ({"role": ""}, ("rules.0.role",)),
+        ({"meant": []}, ("rules.0", "meant")),
+        ({"meant": [{"fact": "modalty", "relation": "is", "value": "MR"}]}, ("rules.0.meant.0", "modalty", "modality")),
+        ({"meant": [{"fact": "modality", "relation": "like", "value": "MR"}]}, ("rules.0.meant.0", "like", "is not")),
+        ({"usable": [{"fact": "images", "relation": "at least", "value": "2"}]}, ("rules.0.usable.0", "whole number")),
+        ({"rank": [{"fact": "coverage", "prefer": "high"}]}, ("rules.0.rank.0", "high", "most or least")),
+        ({"off": True}, ("rules.0", "off")),
+        ({"rnk": []}, ("rules.0.rnk", "no such setting")),
+    ],
+)
+def test_a_wrong_rule_names_key_value_and_what_is_allowed(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ={}, flags={"rules": [{**RULE, **changes}]})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("rules", [[RULE, RULE], [{"name": "nobody", "off": True}]])
+def test_two_rules_of_one_name_and_an_unknown_one_switched_off_are_errors(rules: list[dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ={}, flags={"rules": rules})
+    assert rules[0]["name"] in str(caught.value)
 
 
 @pytest.mark.parametrize(
