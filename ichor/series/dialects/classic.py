@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from ichor.series.dialects import canon, ge, philips, siemens, standard, uih
@@ -76,7 +77,10 @@ def statements_of(
     if anyone or vendor is Vendor.SIEMENS:
         stated += siemens.siemens_weightings(values, csa=csa)
     if anyone or vendor is Vendor.PHILIPS:
-        stated.append(philips.philips_weighting(values))
+        told = philips.philips_weighting(values)
+        public = stated[0] is not None and stated[0].direction_lps is not None and any(stated[0].direction_lps)
+        # A zero vector beside a public direction is an attribute left empty.
+        stated.append(replace(told, isotropic=False) if told is not None and public else told)
     if anyone or vendor is Vendor.GE:
         stated.append(ge.ge_weighting(values, orientation=orientation))
     if anyone or vendor is Vendor.UIH:
