@@ -184,6 +184,9 @@ def _ge(ds: Dataset, plane: ImagePlane, scan: Scan) -> None:
         parameters.add_new(0x39, "IS", [round(plane.b_value) + (10**9 if plane.b_value else 0), 8, 0, 0])
         for low, value in zip((0xBB, 0xBC, 0xBD), ge_direction(plane, scan), strict=True):
             acquisition.add_new(low, "DS", f"{value:.6f}")
+        acquisition.add_new(0xE0, "DS", f"{sum(d is not None for d in scan.directions_lps):.6f}")
+        # 14: without weighting, 16: of a tensor scan (a Pioneer's files).
+        parameters.add_new(0x30, "SS", 16 if plane.direction_lps else 14)
 
 
 # --- Canon and UIH ----------------------------------------------------------------------------------------------------

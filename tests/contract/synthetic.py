@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ichor.types import AxisName
 from phantoms.series import FORMS, Scan, scenes
 
 CLASSIC = tuple(name for name in FORMS if name.startswith("classic"))
@@ -33,7 +34,8 @@ CASES = {
     "dwi": Case(scan=scenes.diffusion(), forms=(*CLASSIC, *MOSAIC, *ENHANCED), unread=_NOT_AS_ONE),
     "dwi-trace-adc": Case(
         scan=scenes.diffusion("dwi-trace-adc", trace=True, adc=True, seed=20),
-        forms=(*CLASSIC, *MOSAIC, *ENHANCED), unread=_NOT_AS_ONE,
+        # A tensor scan of GE holds no trace.
+        forms=(*(form for form in CLASSIC if form != "classic-ge"), *MOSAIC, *ENHANCED), unread=_NOT_AS_ONE,
     ),
     "dwi-shells": Case(
         scan=scenes.diffusion("dwi-shells", b_values=SHELLS, seed=9),
@@ -80,10 +82,13 @@ CASES = {
 ALL = [(name, form) for name, case in CASES.items() for form in case.forms]
 
 
-# Diffusion volumes whose order only Instance Numbers tell, as in the files of these scanners.
-_NUMBERED = {"classic-ge", "classic-canon", "classic-standard"}
+# Forms in which only Instance Numbers tell the order: of diffusion volumes, of stacks; as in these scanners' files.
+_NUMBERED = {
+    AxisName.DIFFUSION: {"classic-ge", "classic-canon", "classic-standard"},
+    AxisName.STACK: {"classic-philips", "classic-siemens", "classic-ge", "classic-uih"},
+}
 
 
 def numbers_may_lie(scan: Scan, form: str) -> bool:
-    """True where a header says the order of volumes by something else than Instance Number."""
-    return not (scan.b_values and form in _NUMBERED)
+    """True where a header says the order of volumes and stacks by something else than Instance Number."""
+    return not any(form in _NUMBERED.get(axis.name, ()) for axis in scan.axes)
