@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from socketserver import BaseServer
 from typing import Any, cast
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_STORE, N_ACTION
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
@@ -33,6 +34,7 @@ from ichor.store.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSIO
 from ichor.store.journal import Journal
 from ichor.types import Priority
 from listener.classes import storage_classes
+from listener.commitment import INVALID_ARGUMENT, PROCESSING_FAILURE, Announcements, Request, read_request
 from listener.reception import Origin, Reception, Refusals, StoreRequest
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ _ACSE_TIMEOUT = 30.0  # from connection to A-ASSOCIATE-RQ, and for a release
 _NETWORK_TIMEOUT = 60.0  # a peer that stops in the middle of a PDU, or does not take our response
 _IDLE_TIMEOUT = 600.0  # an association on which nothing is said
 _VERIFICATION = "1.2.840.10008.1.1"
+_COMMITMENT = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
 _C_STORE_RQ = 0x0001
 _A_ASSOCIATE_RQ = b"\x01"  # PDU type, PS3.8 9.3.2
 _A_ABORT = b"\x07"  # PDU type, PS3.8 9.3.8
@@ -95,13 +98,15 @@ class Receiver:
         Called when an association's end is in the journal; must not wait.
     new_id
         Gives each association its name.
+    announcements
+        Told of what senders ask to commit.
     """
 
     def __init__(
         self, *, ae_title: str, host: str, port: int, stat_ae_titles: Sequence[str] = (),
         senders: Sequence[SenderSettings] = (), reception: Reception, refusals: Refusals, journal: Journal,
         clock: Clock, on_ended: Callable[[], None] = lambda: None,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex, announcements: Announcements | None = None,
     ) -> None:  # fmt: skip
         self._titles = {ae_title.strip(): None} | {title.strip(): Priority.STAT for title in stat_ae_titles}
         self._senders = tuple(senders)
@@ -112,6 +117,7 @@ class Receiver:
         self._clock = clock
         self._on_ended = on_ended
         self._new_id = new_id
+        self._announcements = announcements or Announcements()
         self._sessions: dict[Association, _Session] = {}
         self._lock = threading.Lock()
         self._ae = _application_entity(ae_title)
@@ -144,6 +150,7 @@ class Receiver:
             (evt.EVT_ABORTED, self._aborted),
             (evt.EVT_C_ECHO, lambda _: 0x0000),
             (evt.EVT_C_STORE, self._c_store),
+            (evt.EVT_N_ACTION, self._n_action),
         ]
         try:
             server = self._ae.make_server(self._address, evt_handlers=handlers, server_class=_Server)
@@ -268,6 +275,23 @@ class Receiver:
                 self._write_end(session, released=end)
         return status
 
+    def _n_action(self, event: evt.Event) -> tuple[int, None]:
+        with self._lock:
+            session = self._sessions.get(event.assoc)
+        request = cast(N_ACTION, event.request)
+        uids = read_request(
+            request.ActionInformation, action_type=request.ActionTypeID,
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+        )  # fmt: skip
+        if uids is None:
+            return INVALID_ARGUMENT, None
+        if session is not None:
+            origin = session.origin
+            self._announcements.add(
+                Request(association=origin.association, calling_ae=origin.calling_ae, sop_instance_uids=uids)
+            )
+        return PROCESSING_FAILURE, None
+
     def _released(self, event: evt.Event) -> None:
         self._end(event.assoc, released=True)
 
@@ -340,6 +364,7 @@ def _application_entity(ae_title: str) -> AE:
     ae.dimse_timeout = _NETWORK_TIMEOUT
     ae.network_timeout = _IDLE_TIMEOUT
     ae.add_supported_context(_VERIFICATION)
+    ae.add_supported_context(_COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     # Storage classes that the library counts to other services (Media Storage Directory, Hanging Protocol, ...).
     mine = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
     for uid in storage_classes():

@@ -22,6 +22,7 @@ from ichor.series.facts import without_header
 from ichor.store.journal import AssociationRow, Journal, JournalRow, StoredObject
 from ichor.store.protocol import SpoolReader
 from ichor.types import Instance
+from listener.commitment import Announcements, Request, announced
 from listener.reception import Refusals
 
 _LOG = logging.getLogger(__name__)
@@ -48,17 +49,21 @@ class Relay:
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
     refusals
         Told on the topic ``events``, kept in memory until the bus took them.
+    announcements
+        Told on the topic ``instances``, after what they name.
     """
 
     def __init__(
-        self, *, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock, read_facts: ReadFacts, refusals: Refusals
-    ) -> None:
+        self, *, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock, read_facts: ReadFacts, refusals: Refusals,
+        announcements: Announcements | None = None,
+    ) -> None:  # fmt: skip
         self._journal = journal
         self._spool = spool
         self._bus = bus
         self._clock = clock
         self._read_facts = read_facts
         self._refusals = refusals
+        self._announcements = announcements or Announcements()
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._stopping = threading.Event()
@@ -124,9 +129,15 @@ class Relay:
         ended = [row for row in self._journal.open_associations() if row.ended_at is not None]
         if ended:
             self._hurry.set()
-        self._publish_pending()
-        while self._tell_some():
-            pass
+        requests = self._announcements.take()
+        try:
+            self._publish_pending()
+            while self._tell_some():
+                pass
+            self._publish_announcements(requests)
+        except BaseException:
+            self._announcements.put_back(requests)
+            raise
         for association in ended:
             self._close(association)
         self._publish_refusals()
@@ -197,6 +208,12 @@ class Relay:
         if envelopes:
             self._bus.publish(INSTANCES, envelopes)
         self._journal.forget_association(row.association)
+
+    def _publish_announcements(self, requests: Sequence[Request]) -> None:
+        messages = [message for request in requests for message in announced(request, self._journal)]
+        if messages:
+            now = self._clock.time()
+            self._bus.publish(INSTANCES, [seal(message, source=_SOURCE, time=now) for message in messages])
 
     def _publish_refusals(self) -> None:
         refusals = self._refusals.take()

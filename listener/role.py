@@ -13,6 +13,7 @@ from ichor.config import SenderSettings
 from ichor.series.facts import read_instance
 from ichor.store.journal import Journal
 from ichor.store.spool import FileSpool
+from listener.commitment import Announcements
 from listener.receiver import Receiver
 from listener.reception import Reception, Refusals
 from listener.relay import Relay
@@ -35,16 +36,17 @@ def run_receiver(
     CannotStart
         When the address cannot be had.
     """
-    refusals = Refusals(clock)
+    refusals, announcements = Refusals(clock), Announcements()
     relay = Relay(
-        journal=journal, spool=spool, bus=bus, clock=clock, refusals=refusals,
+        journal=journal, spool=spool, bus=bus, clock=clock, refusals=refusals, announcements=announcements,
         read_facts=lambda file, stored: read_instance(file, stored=stored),
     )  # fmt: skip
-    refusals.on_added = relay.notify
+    refusals.on_added = announcements.on_added = relay.notify
     reception = Reception(spool=spool, journal=journal, clock=clock, refusals=refusals, on_stored=relay.notify)
     receiver = Receiver(
         ae_title=ae_title, host=host, port=port, stat_ae_titles=stat_ae_titles, senders=senders,
         reception=reception, refusals=refusals, journal=journal, clock=clock, on_ended=relay.notify_ended,
+        announcements=announcements,
     )  # fmt: skip
     relay.start()
     receiver.start()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from contract.arrivals import make_slice
+from contract.series_kinds import Where, enhanced_several, enhanced_volumes, perfusion
 
-from ichor.messages import AssociationClosed
+from ichor.messages import AssociationClosed, ContentAnnounced
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
 from ichor.series.evidence import DEFAULT_QUIET, SETTLE, Sender
@@ -78,6 +80,14 @@ class Play:
 
     def grade(self, series: str = "1.2.3.1") -> Grade:
         return self.study.series[series].grade
+
+    def announce(self, *uids: str, unknown: int = 0) -> None:
+        self.study.announce(
+            ContentAnnounced(
+                study_instance_uid="1.2.3", association="c1", calling_ae="CT1", sop_instance_uids=uids, unknown=unknown
+            )
+        )
+        self.look()
 
 
 def head(count: int = 12, **how: object) -> list[Instance]:
@@ -399,3 +409,116 @@ def test_quiet_time_is_learned_from_pauses_within_series() -> None:
     assert sender.quiet < DEFAULT_QUIET
     assert sender.after_pause(12.0).quiet == pytest.approx(18.0)
     assert sender.after_pause(3600.0).quiet == sender.quiet
+
+
+def uids(slices: Iterable[Instance]) -> list[str]:
+    return [s.sop_instance_uid for s in slices]
+
+
+def test_what_a_sender_asks_to_commit_is_a_count_once_nothing_follows() -> None:
+    play = Play()
+    play.bring(head())
+    play.announce(*uids(head()))
+    assert play.grade() is Grade.OPEN  # it may ask for what it has sent so far
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.COUNTED
+    (said,) = [e for e in play.study.series["1.2.3.1"].decision.evidence if e.what == "announced"]
+    assert said.detail == "the sender asked to commit 12 of 12 images here"
+
+
+def test_a_regular_series_is_counted_later_and_gives_no_second_job() -> None:
+    play = Play()
+    play.bring(head())
+    play.release()
+    assert play.grade() is Grade.REGULAR
+    play.announce(*uids(head()))
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.COUNTED
+    assert len(play.jobs) == 1
+
+
+def test_announced_objects_that_never_come_make_the_only_series_short() -> None:
+    play = Play()
+    play.bring(head()[:-1])
+    play.announce(*uids(head()[:-1]), unknown=1)
+    play.release()
+    assert play.grade() is Grade.OPEN
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.SHORT
+    assert play.jobs[-1].refusal is not None
+    assert "1 of the objects that the sender announced" in play.jobs[-1].refusal
+
+
+def test_a_sender_that_asks_part_by_part_is_not_believed_again() -> None:
+    play = Play()
+    play.bring(head()[:6])
+    play.announce(*uids(head()[:6]))
+    play.bring(head()[6:])
+    play.release()
+    assert play.senders["CT1"].announced_wrong == 1
+    again = Play(play.senders)
+    again.bring(head()[:6])
+    again.announce(*uids(head()[:6]))
+    again.wait(60)
+    assert again.grade() is Grade.QUIET
+
+
+def test_a_time_series_with_empty_slots_is_short_and_names_them() -> None:
+    play = Play()
+    images = perfusion(np.random.default_rng(3), Where("1.2.3", "1.2.3.1", "CT1"), "none").images
+    lost = images[len(images) // 2]
+    play.bring(i for i in images if i is not lost)
+    play.release()
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.SHORT
+    assert lost.geometry is not None
+    assert lost.geometry.position_lps is not None
+    decision = play.study.series["1.2.3.1"].decision
+    assert decision.reason is not None
+    assert f"slice at {lost.geometry.position_lps[2]:.1f} mm of time {lost.temporal_position} of" in decision.reason
+    assert any(e.what == "missing" for e in decision.evidence)
+
+
+def test_the_first_of_several_enhanced_objects_is_not_counted() -> None:
+    images = enhanced_several(np.random.default_rng(3), Where("1.2.3", "1.2.3.1", "CT1"), "none").images
+    play = Play()
+    play.bring(images[:1])
+    play.wait(SETTLE + 1)
+    assert play.grade() is Grade.OPEN
+    play.bring(images[1:])
+    play.release()
+    assert play.grade() is Grade.REGULAR
+    assert play.senders["CT1"].several_objects == 1
+
+
+def test_one_object_of_several_volumes_is_counted_when_it_is_released() -> None:
+    images = enhanced_volumes(np.random.default_rng(3), Where("1.2.3", "1.2.3.1", "CT1"), "none").images
+    play = Play()
+    play.bring(images)
+    assert play.grade() is Grade.OPEN
+    play.release()
+    assert play.grade() is Grade.COUNTED
+
+
+def test_a_split_is_forgiven_after_many_whole_series() -> None:
+    sender = Sender().after_split()
+    assert sender.splits_series
+    for _ in range(200):
+        sender = sender.after_series()
+    assert not sender.splits_series
+    assert sender.after_split().splits_series
+
+
+def test_receivers_clocks_decide_nothing() -> None:
+    grades = []
+    for skew in (0.0, 7200.0, -7200.0):
+        play = Play()
+        for n, image in enumerate(head()):
+            at = play.now + (skew if n % 2 else 0.0)
+            play.study.receive([replace(image, received_at=at)], association="a1", now=play.now)
+            play.now += 0.01
+            play.look()
+        play.release()
+        grades.append((play.grade(), play.study.series["1.2.3.1"].decided_at))
+    assert grades[0] == grades[1] == grades[2]
+    assert grades[0][0] is Grade.REGULAR
