@@ -145,6 +145,7 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
     sequence = next((i.sequence for i in instances if i.sequence is not None), None) or SequenceFacts()
     echoes = [slot.echo_time for slot in slots if slot.echo_time is not None]
     weights = _weights(planes, grid)
+    used = of_the_array(instances, grid)
     times = axes.get(AxisName.TIME)
     return SeriesFacts(
         kind=kind,
@@ -157,10 +158,10 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         contrast=any(i.contrast for i in instances),
         kernel=kernel_class(first.kernel),
         tilt=_tilt(planes),
-        multiframe=any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in instances),
-        lossy=any(i.pixels is not None and i.pixels.lossy for i in instances),
+        multiframe=any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in used),
+        lossy=any(i.pixels is not None and i.pixels.lossy for i in used),
         conflict=conflict,
-        defect=next((i.defect for i in instances if i.defect is not None), None),
+        defect=next((i.defect for i in used if i.defect is not None), None),
         finding=next(iter(grid.findings), None) if grid is not None else None,
         axes=tuple(name.value for name in axes) if grid is not None else None,
         volumes=int(np.prod([axis.size for axis in grid.axes], dtype=np.int64)) if grid is not None else None,
@@ -192,6 +193,15 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         words=_words(instances) or None,
         whole=grid is not None,
     )
+
+
+def of_the_array(instances: Sequence[Instance], grid: Grid | None) -> Sequence[Instance]:
+    """Objects that the array needs: all but those whose images are left out of it."""
+    if grid is None or not grid.left_out:
+        return instances
+    needed = {plane.instance.sop_instance_uid for plane in grid.planes}
+    beside = {plane.instance.sop_instance_uid for plane in grid.left_out} - needed
+    return [i for i in instances if i.sop_instance_uid not in beside]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

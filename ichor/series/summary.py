@@ -15,7 +15,7 @@ import numpy as np
 from ichor.reasons import Reason
 from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid, Stack
-from ichor.series.roles import Verdict, facts_of
+from ichor.series.roles import Verdict, facts_of, of_the_array
 from ichor.types import Axis, AxisName, Evidence, Float64Array, Grade, GradientTable, Instance, unique
 
 _MOST_MISSING = 10_000  # slots listed
@@ -41,18 +41,19 @@ class SeenSeries:
         """Why it cannot become an array, None when it can. A series without any image has nothing to refuse."""
         if self.conflict:
             return Reason.DUPLICATE_OTHER_BYTES
-        defect = next((i.defect for i in self.instances if i.defect is not None), None)
+        used = of_the_array(self.instances, self.grid)
+        defect = next((i.defect for i in used if i.defect is not None), None)
         if defect is not None:
             return defect
-        if any(i.pixels is not None and i.pixels.lossy for i in self.instances):
+        if any(i.pixels is not None and i.pixels.lossy for i in used):
             return Reason.LOSSY
         if not self.has_images:
             return None
-        if any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in self.instances):
+        if any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in used):
             return Reason.MULTIFRAME
         if self.grid.findings:
             return self.grid.findings[0]
-        return Reason.SHORT if self.grade is Grade.SHORT or self.grid.missing else None
+        return Reason.SHORT if self.grade is Grade.SHORT or (self.grid.cells < 0).any() else None
 
     @property
     def has_images(self) -> bool:

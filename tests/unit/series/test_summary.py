@@ -121,6 +121,13 @@ def test_what_cannot_be_an_array_says_why(defect: str | None, conflict: bool, re
     assert (said["roles"], said["refused"]) == ([], reason)
 
 
+def test_a_gap_that_the_count_agrees_with_is_named_and_is_an_array() -> None:
+    images = [make_slice(number=n + 1, thickness=5.0) for n in range(12)]
+    del images[5]
+    said = seen(images, grade=Grade.QUIET)
+    assert (said["shape"], said["refused"], said["missing"]) == ([11, 64, 64], None, [{"position_mm": 30.0}])
+
+
 def test_mixed_sizes_have_no_axes_and_say_why() -> None:
     images = [make_slice(number=n + 1) for n in range(8)]
     odd = images[3].geometry
@@ -135,7 +142,9 @@ def test_what_sits_in_the_series_and_not_in_the_array_is_counted() -> None:
         replace(i, sop_instance_uid=f"1.9.{n}", slot=replace(i.slot, acquisition=99))
         for n, i in enumerate(diffusion([(1000.0, None)], kind=Kind.TRACE))
     ]
+    trace[4] = replace(trace[4], defect=Reason.PIXELS_SHORT)
     said = seen([*tensor(), *trace])
     assert said["shape"] == [7, 20, 64, 64]
     assert said["left_out"] == [{"kind": "trace", "images": 20}]
     assert said["instances"] == 160
+    assert (said["roles"], said["refused"]) == (["dwi"], None)
