@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import BinaryIO, Protocol
 
 from ichor.identity import DIGESTED, PERSON
@@ -20,6 +20,7 @@ from ichor.series.kinds import (
     only_compressed,
     stated_component,
 )
+from ichor.series.likeness import Likeness
 from ichor.series.values import Values
 from ichor.types import (
     Component,
@@ -114,6 +115,7 @@ _SELECTION = Selection(
     # CSA headers have some 100 KiB, United Imaging's sequence of tiles may have more.
     private_limits=dict.fromkeys(dialects.WANTED_PRIVATE, _MIB) | {_UIH_TILES: 4 * _MIB},
 )
+_LIKENESS = Likeness()
 _MAX_FRAMES = 200_000
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _NO_CONTRAST_WORDS = frozenset({"", "NO", "NONE", "WITHOUT", "NATIVE", "N"})
@@ -176,7 +178,11 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool) -> Instance:
     try:
         if stored.transfer_syntax_uid == pixels.DEFLATED:
             file = inflated(file)
-        header = walk_header(file, transfer_syntax_uid=stored.transfer_syntax_uid, selection=_SELECTION)
+        series = stored.series_instance_uid, stored.transfer_syntax_uid
+        header = walk_header(
+            file, transfer_syntax_uid=stored.transfer_syntax_uid, selection=_SELECTION, runs=_LIKENESS.runs(series)
+        )
+        _LIKENESS.learn(series, header)
     except HeaderError as error:
         return without_header(stored, Reason.CUT_SHORT if error.cut else Reason.HEADER_UNREADABLE)
     if header.pixel_offset is None and (header.cut or not header.values):
@@ -399,23 +405,27 @@ def _stated_priority(values: Values) -> Priority | None:
     return _PRIORITIES.get((stated or "").upper())
 
 
-# An element that is absent or empty, as the digest of identities sees it.
-_NO_IDENTITY = {tag: b"\x09\0\0\0%08x=" % tag for tag in DIGESTED}
+_IDENTITY_TAGS = tuple(dict.fromkeys((*PERSON, *DIGESTED)))
 
 
 def _identity(values: Values) -> str:
     """Whose the study is: half a digest of the person (`ichor.identity.person_of`), half of all that is copied."""
-    return _named(values, PERSON)[:32] + _named(values, DIGESTED)[:32]
+    return _digests_of(tuple(map(values.kept.get, _IDENTITY_TAGS)))
 
 
-def _named(values: Values, tags: Iterable[int]) -> str:
-    """sha256 over length, tag and value."""
-    kept = values.kept
-    parts = [_named_part(tag, kept[tag].strip(b" \0")) if tag in kept else _NO_IDENTITY[tag] for tag in tags]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+@lru_cache(maxsize=64)
+def _digests_of(stored: tuple[bytes | None, ...]) -> str:
+    """As `_identity`; all headers of a study have the same values."""
+    named = {tag: (raw or b"").strip(b" \0") for tag, raw in zip(_IDENTITY_TAGS, stored, strict=True)}
+    halves = (
+        hashlib.sha256(b"".join(_named(tag, named[tag]) for tag in tags)).hexdigest()[:32]
+        for tags in (PERSON, DIGESTED)
+    )
+    return "".join(halves)
 
 
-def _named_part(tag: int, value: bytes) -> bytes:
+def _named(tag: int, value: bytes) -> bytes:
+    """Length, tag and value, for a digest."""
     return b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value)
 
 

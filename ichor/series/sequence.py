@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ichor.series.values import Values
 from ichor.types import SequenceFacts
 
@@ -13,6 +15,9 @@ _TIMING_MACRO, _ECHO_MACRO, _MODIFIER_MACRO = 0x00189112, 0x00189114, 0x00189115
 SHARED, PER_FRAME = 0x52009229, 0x52009230
 _MAX_TEXTS = 8
 
+_CLASSIC = (
+    _SCANNING, _VARIANT, _ACQUISITION_TYPE, _NAME, _PULSE_SEQUENCE_NAME, _ECHO, _REPETITION, _INVERSION, _FLIP, _CONTRAST,
+)  # fmt: skip
 WANTED = frozenset(
     {
         _SCANNING, _VARIANT, _ACQUISITION_TYPE, _NAME, _REPETITION, _ECHO, _INVERSION, _FLIP, _PULSE_SEQUENCE_NAME,
@@ -36,22 +41,13 @@ def read_sequence(values: Values, *, image_type: tuple[str, ...], frame: Values 
     frame
         Item of the per-frame functional groups of the first frame; None for what has none.
     """
-    contrast = values.text(_CONTRAST)
-    words = (*image_type[2:], contrast.upper()) if contrast else image_type[2:]
     shared = values.items(SHARED)
     if frame is None and not shared:
-        return SequenceFacts(
-            scanning_sequence=_upper(values, _SCANNING),
-            sequence_variant=_upper(values, _VARIANT),
-            acquisition_type=_text(values, _ACQUISITION_TYPE),
-            sequence_name=_text(values, _NAME) or _text(values, _PULSE_SEQUENCE_NAME),
-            echo_time=_positive(values.decimal(_ECHO)),
-            repetition_time=_positive(values.decimal(_REPETITION)),
-            inversion_time=_positive(values.decimal(_INVERSION)),
-            flip_angle=values.decimal(_FLIP),
-            contrast_words=words,
-        )
+        kept = values.kept
+        return _of_classic(tuple((tag, kept[tag]) for tag in _CLASSIC if tag in kept), image_type)
     groups = [*shared[:1], *([frame] if frame is not None else [])]
+    contrast = values.text(_CONTRAST)
+    words = (*image_type[2:], contrast.upper()) if contrast else image_type[2:]
     timing, echo, modifier = (_macro(groups, tag) for tag in (_TIMING_MACRO, _ECHO_MACRO, _MODIFIER_MACRO))
     inversions = modifier.numbers(_INVERSION_TIMES, "d")
     effective = echo.numbers(_EFFECTIVE_ECHO, "d", 1)
@@ -65,6 +61,24 @@ def read_sequence(values: Values, *, image_type: tuple[str, ...], frame: Values 
         inversion_time=_positive(inversions[0] if inversions else values.decimal(_INVERSION)),
         flip_angle=timing.decimal(_FLIP) if timing.raw(_FLIP) else values.decimal(_FLIP),
         contrast_words=words,
+    )
+
+
+@lru_cache(maxsize=256)
+def _of_classic(stored: tuple[tuple[int, bytes], ...], image_type: tuple[str, ...]) -> SequenceFacts:
+    """Facts of a classic header, all of them text; the images of a series have the same."""
+    values = Values(dict(stored))
+    contrast = _text(values, _CONTRAST)
+    return SequenceFacts(
+        scanning_sequence=_upper(values, _SCANNING),
+        sequence_variant=_upper(values, _VARIANT),
+        acquisition_type=_text(values, _ACQUISITION_TYPE),
+        sequence_name=_text(values, _NAME) or _text(values, _PULSE_SEQUENCE_NAME),
+        echo_time=_positive(values.decimal(_ECHO)),
+        repetition_time=_positive(values.decimal(_REPETITION)),
+        inversion_time=_positive(values.decimal(_INVERSION)),
+        flip_angle=values.decimal(_FLIP),
+        contrast_words=(*image_type[2:], contrast) if contrast else image_type[2:],
     )
 
 

@@ -6,6 +6,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ichor.series.header import (
     ITEM,
@@ -44,7 +45,7 @@ class Values:
     Tags are ``0xGGGGEEEE``. Items are read when they are first asked for.
     """
 
-    __slots__ = ("_creators", "_data", "_depth", "_explicit", "_little", "_order", "_values", "_vrs")
+    __slots__ = ("_blocks", "_data", "_depth", "_explicit", "_little", "_order", "_values", "_vrs")
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Values:
         self._order = "<" if little_endian else ">"
         self._depth = 0
         self._data: tuple[bytes, int, int] | None = None
-        self._creators: tuple[tuple[int, str], ...] | None = None
+        self._blocks: _Reserved | None = None
 
     @classmethod
     def of(cls, header: Header) -> Values:
@@ -100,17 +101,20 @@ class Values:
 
     def integer(self, tag: int) -> int | None:
         """The first value of an IS within 32 bits."""
-        parts = self.texts(tag)
+        raw = self.raw(tag)
+        if not raw or len(raw) > _MAX_TEXT or b"_" in raw:
+            return None
         try:
-            number = int(parts[0]) if parts else None
+            number = int(raw.strip(b" \0").partition(b"\\")[0])
         except ValueError:
             return None
-        return number if number is not None and -(2**31) <= number < 2**31 else None
+        return number if -(2**31) <= number < 2**31 else None
 
     def decimals(self, tag: int, count: int) -> tuple[float, ...] | None:
         """Exactly ``count`` finite values of a DS, none beyond 1e7, else None."""
         raw = self.raw(tag)
-        if not raw or len(raw) > _MAX_TEXT:
+        # Python reads 1_0 as ten.
+        if not raw or len(raw) > _MAX_TEXT or b"_" in raw:
             return None
         parts = raw.strip(b" \0").split(b"\\")
         if len(parts) != count:
@@ -174,19 +178,19 @@ class Values:
         Creators are compared by their beginning, whatever their case: vendors add versions. None when ``group`` has no
         such block. Where there are several, the first that has the element.
         """
-        if self._creators is None:
-            self._creators = tuple(
-                (tag, value[:64].strip(b" \0").decode("ascii", "replace").upper())
-                for tag, value in self.kept.items()
-                if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF
-            )
-        wanted = creator.upper()
-        blocks = [
-            (group << 16) | (tag & 0xFF) << 8 | low
-            for tag, name in self._creators
-            if tag >> 16 == group and name.startswith(wanted)
-        ]
-        return next((tag for tag in blocks if tag in self), blocks[0] if blocks else None)
+        reserved = self._blocks
+        if reserved is None:
+            creators = [(tag, raw) for tag, raw in self.kept.items() if tag & 0x1FF00 == 0x10000 and tag & 0xF0]
+            reserved = self._blocks = _reserved(tuple(creators))
+        blocks = reserved.get((group, creator))
+        if blocks is None:
+            blocks = reserved[group, creator] = _blocks_of(reserved, group, creator.upper())
+        if not blocks:
+            return None
+        for block in blocks:
+            if block | low in self:
+                return block | low
+        return blocks[0] | low
 
     def items(self, tag: int, *, most: int = _MAX_ITEMS) -> tuple[Values, ...]:
         """Items of a sequence, its first ``most``.
@@ -224,7 +228,7 @@ class Values:
             if at > size:
                 return ()
             item = Values.__new__(Values)
-            item._values, item._vrs, item._creators = None, {}, None
+            item._values, item._vrs, item._blocks = None, {}, None
             item._explicit, item._little, item._order = explicit, little_endian, "<" if little_endian else ">"
             item._depth, item._data = self._depth + 1, (raw, start, end)
             found.append(item)
@@ -261,6 +265,28 @@ class Values:
         except (HeaderError, struct.error):
             pass
         return values
+
+
+class _Reserved(dict[tuple[int, str], tuple[int, ...]]):
+    """First tags of the blocks of a private creator, by (group, creator), filled as they are asked for."""
+
+    def __init__(self, creators: tuple[tuple[int, bytes], ...]) -> None:
+        super().__init__()
+        self.names = [(tag, raw[:64].strip(b" \0").decode("ascii", "replace").upper()) for tag, raw in creators]
+
+
+@lru_cache(maxsize=256)
+def _reserved(creators: tuple[tuple[int, bytes], ...]) -> _Reserved:
+    """One for all headers with the same creators: those of a series."""
+    return _Reserved(creators)
+
+
+def _blocks_of(reserved: _Reserved, group: int, creator: str) -> tuple[int, ...]:
+    return tuple(
+        group << 16 | (tag & 0xFF) << 8
+        for tag, name in reserved.names
+        if tag >> 16 == group and name.startswith(creator)
+    )
 
 
 def _encoding_of_unknown(raw: bytes, *, explicit: bool, little_endian: bool) -> tuple[bool, bool]:
