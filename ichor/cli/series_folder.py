@@ -20,6 +20,7 @@ from ichor.series.manifest import build_manifest
 from ichor.series.nifti import write_nifti
 from ichor.series.roles import Said, said_lines
 from ichor.series.rules import Rule
+from ichor.series.senders import FOLDER
 from ichor.series.summary import SeenSeries, summary
 from ichor.series.volume import build_volumes
 from ichor.types import Evidence, Grade, Instance, Manifest, ManifestRef
@@ -120,7 +121,7 @@ def _assembled(study_uid: str, instances: Sequence[Instance], *, rules: Sequence
     counts: defaultdict[str, int] = defaultdict(int)
     for instance in instances:
         counts[instance.series_instance_uid] += 1
-    study = StudyAssembly(uid=study_uid, pipelines=(), study_wait=0.0, senders={}, rules=rules)
+    study = StudyAssembly(uid=study_uid, pipelines=(), study_wait=0.0, senders=FOLDER, rules=rules)
     study.receive(instances, association=ASSOCIATION, now=0.0)
     study.close(
         AssociationClosed(

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 
 from ichor.series.counts import OF_OBJECTS, Claim, CountTally, Reading
 from ichor.series.grid import Grid, missing_texts
-from ichor.series.senders import DEFAULT_QUIET, FOLDER, KNOWN_AFTER, LONGEST_QUIET, SHORTEST_QUIET, Sender
+from ichor.series.senders import DEFAULT_QUIET, KNOWN_AFTER, LONGEST_QUIET, SHORTEST_QUIET, Sender
 from ichor.types import Evidence, Grade
 
 __all__ = [
-    "DEFAULT_QUIET", "FOLDER", "KNOWN_AFTER", "LONGEST_QUIET", "SHORTEST_QUIET", "Announced", "Claim", "CountTally",
+    "DEFAULT_QUIET", "KNOWN_AFTER", "LONGEST_QUIET", "SHORTEST_QUIET", "Announced", "Claim", "CountTally",
     "Decision", "Reading", "Sender", "SeriesView", "decide",
 ]  # fmt: skip
 

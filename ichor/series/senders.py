@@ -5,6 +5,7 @@ Values, not identities: every event gives a new `Sender`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 
 DEFAULT_QUIET = 10.0  # seconds, until a sender is known
@@ -117,5 +118,29 @@ class Sender:
         return replace(self, announced_wrong=self.announced_wrong + 1)
 
 
-# A folder of files: what it holds is all there is.
-FOLDER = Sender(lone_objects=1)
+class Strangers(MutableMapping[str, Sender]):
+    """Senders of which nothing is ever learned: all are ``always``.
+
+    A folder of files is one: what it holds is all there is, and one of its series says nothing of another.
+    """
+
+    def __init__(self, always: Sender | None = None) -> None:
+        self._always = always or Sender()
+
+    def __getitem__(self, ae: str) -> Sender:
+        return self._always
+
+    def __setitem__(self, ae: str, sender: Sender) -> None:
+        pass
+
+    def __delitem__(self, ae: str) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+FOLDER = Strangers(Sender(lone_objects=1))

@@ -19,6 +19,7 @@ from contract.traffic import Arrival, Truth, draw_arrivals
 from ichor.pipeline import PipelineSpec
 from ichor.series.evidence import Sender
 from ichor.series.grid import Grid
+from ichor.series.senders import Strangers
 from ichor.types import Evidence, Findings, Grade, Job, Manifest, ManifestRef
 from listener.study import StudyAssembly
 
@@ -36,25 +37,6 @@ def put_nowhere(manifest: Manifest) -> ManifestRef:
     return ManifestRef(
         key="k", sha256="s", series_instance_uid=manifest.series_instance_uid, instances=len(manifest.instances)
     )
-
-
-class Strangers(MutableMapping[str, Sender]):
-    """Senders that nothing is ever learned of."""
-
-    def __getitem__(self, ae: str) -> Sender:
-        return Sender()
-
-    def __setitem__(self, ae: str, sender: Sender) -> None:
-        pass
-
-    def __delitem__(self, ae: str) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 @dataclass

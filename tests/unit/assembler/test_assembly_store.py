@@ -1,0 +1,121 @@
+"""The assembler's mind written and read back: nothing is lost, and what an earlier version wrote still reads."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+from contract.arrivals import make_slice
+
+from ichor.messages import AssociationClosed, ContentAnnounced
+from ichor.pipeline import PipelineSpec
+from ichor.series.evidence import Sender
+from ichor.types import Findings, Grade
+from listener.assembly_store import AssemblyStore
+from listener.study import StudyAssembly
+
+# Of version 1 as it was first released.
+_SERIES = {
+    "last_at", "longest_pause", "split", "contradicted", "count_learned", "several_learned", "one_learned",
+    "parts_learned", "undecided", "stale", "decided_at", "decision",
+}  # fmt: skip
+_STUDY = {"revision", "settled", "jobs", "published", "series"}
+_SENDER = {
+    "series", "splits", "several", "parts", "ones", "counts_right", "counts_wrong", "counts_high", "longest_pause",
+}  # fmt: skip
+
+
+def _never(*_: object) -> Findings:
+    raise AssertionError("nothing runs here")
+
+
+def empty(senders: dict[str, Sender] | None = None) -> StudyAssembly:
+    pipeline = PipelineSpec(name="haematoma", version="1", requires=("ncct_head",), run=_never)
+    return StudyAssembly(
+        uid="1.2.3", pipelines=(pipeline,), study_wait=10.0, senders={} if senders is None else senders
+    )
+
+
+def fill(study: StudyAssembly) -> None:
+    slices = [make_slice(number=n + 1) for n in range(12)]
+    study.receive(slices, association="a1", now=1000.0)
+    study.announce(
+        ContentAnnounced(
+            study_instance_uid="1.2.3", association="c1", calling_ae="CT1",
+            sop_instance_uids=tuple(s.sop_instance_uid for s in slices), unknown=2,
+        )
+    )  # fmt: skip
+    study.close(
+        AssociationClosed(
+            study_instance_uid="1.2.3", association="a1", released=True, calling_ae="CT1", counts={"1.2.3.1": 12},
+            closed_at=1000.0,
+        )
+    )  # fmt: skip
+    study.look(1000.0, put_manifest=_never)  # type: ignore[arg-type]
+
+
+def save(store: AssemblyStore, study: StudyAssembly) -> None:
+    store.save(study, due=study.due, announcements=1, outgoing=(), senders=list(study.senders))
+
+
+def test_what_was_announced_and_learned_is_read_back(tmp_path: Path) -> None:
+    store = AssemblyStore(tmp_path / "state.sqlite")
+    study = empty()
+    fill(study)
+    save(store, study)
+    store.close()
+    again = empty()
+    store = AssemblyStore(tmp_path / "state.sqlite")
+    assert store.load(again) == 1
+    assert (again.announced, again.unknown) == (study.announced, 2)
+    assert len(again.announced) == 12
+    assert store.senders() == study.senders
+    assert again.due == study.due
+    assert again.view(1000.0) == study.view(1000.0)
+    assert not again.announced_changed
+
+
+def test_state_of_the_first_version_still_reads(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    study = empty()
+    study.receive([make_slice(number=n + 1) for n in range(12)], association="a1", now=1000.0)
+    study.look(1000.0, put_manifest=_never)  # type: ignore[arg-type]
+    study.senders["CT1"] = Sender(series=30, splits=2, counts_right=5, longest_pause=4.0)
+    store = AssemblyStore(path)
+    save(store, study)
+    store.close()
+    _make_old(path)
+    store = AssemblyStore(path)
+    senders = store.senders()
+    assert senders == {"CT1": Sender(series=30, splits=2, counts_right=5, longest_pause=4.0)}
+    assert senders["CT1"].splits_series
+    again = empty(senders)
+    assert store.load(again) == 1
+    assert (again.announced, again.unknown) == (set(), 0)
+    assert again.series["1.2.3.1"].grade is Grade.OPEN
+    assert len(again.series["1.2.3.1"].members) == 12
+    assert again.due == study.due
+    save(store, again)
+    store.close()
+
+
+def _make_old(path: Path) -> None:
+    db = sqlite3.connect(path)
+    (text,) = db.execute("SELECT state FROM studies").fetchone()
+    state = {key: value for key, value in json.loads(text).items() if key in _STUDY}
+    state["series"] = {
+        uid: {key: value for key, value in series.items() if key in _SERIES} for uid, series in state["series"].items()
+    }
+    (sender,) = db.execute("SELECT state FROM senders").fetchone()
+    sender = {key: value for key, value in json.loads(sender).items() if key in _SENDER}
+    db.execute("UPDATE studies SET state = ?", (json.dumps(state),))
+    db.execute("UPDATE senders SET state = ?", (json.dumps(sender),))
+    # What an instance says was less, too.
+    new = ("dialect", "kind", "kind_reason", "slot", "tiling", "frames", "unit", "sequence")
+    for rowid, text in db.execute("SELECT rowid, instance FROM members").fetchall():
+        facts = {key: value for key, value in json.loads(text).items() if key not in new}
+        db.execute("UPDATE members SET instance = ? WHERE rowid = ?", (json.dumps(facts), rowid))
+    db.execute("DROP TABLE announced")
+    db.commit()
+    db.close()
