@@ -1,4 +1,4 @@
-"""Enhanced multi-frame MR and CT (PS3.3 A.36, A.38) as Philips, Siemens XA, Canon and GE write them. No single frame."""
+"""Enhanced multi-frame MR and CT (PS3.3 A.36, A.38) as Philips, Siemens, Canon and GE write them. No single frame."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def _frame(plane: ImagePlane, scan: Scan, flavour: Flavour, dimensions: Sequence
     at = date_time_text((plane.time if timed else 0.0) + 0.05 * plane.slice_index * flavour.timed_slices)
     indices = _indices(plane, scan)
     content = _item(
-        FrameAcquisitionDateTime=at, FrameReferenceDateTime=date_time_text(0.0) if flavour.philips else at, FrameAcquisitionDuration=50.0,
+        FrameAcquisitionDateTime=at, FrameReferenceDateTime=date_time_text(0.0) if flavour.philips else at,
+        FrameAcquisitionDuration=50.0,
         StackID=str(plane.stack_index + 1), InStackPositionNumber=plane.slice_index + 1,
         DimensionIndexValues=[indices[name] for name in dimensions],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Synthetic series for tests: which truths are stored in which forms, and what dcm2niix makes of them. Tests nothing."""
+"""Synthetic series for tests: which truths are stored in which forms, what dcm2niix makes of them. Tests nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dcm2niix reads the synthetic series as their truth: the writers' words are the scanners'. Reads nothing with Ichor."""
+"""dcm2niix reads the synthetic series as their truth: the writers speak as scanners do. Ichor reads nothing here."""
 
 from __future__ import annotations
 
