@@ -170,7 +170,7 @@ def read_instance(file: BinaryIO, *, stored: Stored) -> Instance:
 
 
 def read_facts(file: BinaryIO, *, stored: Stored) -> Instance:
-    """As `read_instance`, without reading the pixels: ``content_sha256`` is empty, unless no header could be values."""
+    """As `read_instance`, without reading the pixels: ``content_sha256`` is empty, unless no header could be read."""
     return _read(file, stored=stored, digest=False)
 
 
@@ -264,7 +264,7 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool) -> Instance:
         slot=_slot(told.slot, kind=kind, component=component),
         tiling=told.tiling,
         frames=frames,
-        unit=unit or rescale.unit_of_rescale(values),
+        unit=unit or rescale.unit_of_rescale(values) or (_unit_of_frames(values, pixels=found) if frames else None),
         sequence=_sequence(values, image_type=image_type) if modality == "MR" and is_image else None,
     )
 
@@ -333,6 +333,18 @@ def _frames_defect(dialect: Dialect, frames: tuple[Frame, ...], *, pixels: Pixel
     if not frames or len(frames) != pixels.frames or len(frames) > _MAX_FRAMES:
         return Reason.FRAMES_DISAGREE
     return Reason.HEADER_UNREADABLE if any(not frame.rescale_slope for frame in frames) else None
+
+
+def _unit_of_frames(values: Values, *, pixels: Pixels | None) -> str | None:
+    """Unit that all frames share; None where it stands frame by frame."""
+    for shared in values.items(sequence.SHARED, most=1):
+        if pixels is not None:
+            mapping = rescale.real_world_mapping(shared, bits_stored=pixels.bits_stored, signed=pixels.signed)
+            if mapping is not None:
+                return mapping.unit
+        for transformation in shared.items(rescale.TRANSFORMATIONS, most=1):
+            return rescale.unit_of_rescale(transformation)
+    return None
 
 
 def _sequence(values: Values, *, image_type: tuple[str, ...]) -> SequenceFacts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ichor.series.values import Values
 
 MAPPINGS = 0x00409096  # Real World Value Mapping Sequence
+TRANSFORMATIONS = 0x00289145  # Pixel Value Transformation Sequence
 INTERCEPT, SLOPE, RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
 
 _FIRST, _LAST, _LUT = 0x00409216, 0x00409211, 0x00409212

@@ -528,6 +528,16 @@ def test_an_enhanced_object_has_frames_and_says_how_it_was_acquired(syntax: str)
     assert "DIFFUSION" in found.sequence.contrast_words
 
 
+@pytest.mark.parametrize(("stated", "unit"), [("HU", "[hnsf'U]"), ("US", None)])
+def test_unit_of_an_enhanced_object_is_what_its_frames_share(stated: str, unit: str | None) -> None:
+    ds = two_frames()
+    ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0].RescaleType = stated
+    assert mr_facts(ds).unit == unit
+    ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence = Sequence([mapping(0.5)])
+    assert mr_facts(ds).unit == "mm2/s"
+    assert [frame.rescale_slope for frame in mr_facts(ds).frames] == [0.5, 0.5]
+
+
 def test_frames_that_are_not_described_one_by_one_are_a_defect() -> None:
     assert mr_facts(two_frames(described=1)).defect == Reason.FRAMES_DISAGREE
 
@@ -545,3 +555,17 @@ def test_geometry_of_frames_is_content() -> None:
     moved = two_frames()
     moved.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0].ImagePositionPatient = [0, 0, 4]
     assert mr_facts(moved).content_sha256 != mr_facts(two_frames()).content_sha256
+
+
+FRAMES_DATA = bytes_of(two_frames())
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(at=st.integers(0, len(FRAMES_DATA) - 1), replaced=st.binary(min_size=1, max_size=6))
+def test_damaged_functional_groups_never_raise(at: int, replaced: bytes) -> None:
+    damaged = FRAMES_DATA[:at] + replaced + FRAMES_DATA[at + len(replaced) :]
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        found = read_instance(BytesIO(damaged), stored=stored_as(syntax, sop_class_uid=ENHANCED_MR))
+        if found.defect is None and found.dialect is Dialect.ENHANCED:
+            assert found.pixels is not None
+            assert len(found.frames) == found.pixels.frames
