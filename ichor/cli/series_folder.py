@@ -239,7 +239,10 @@ def _series_lines(item: dict[str, Any]) -> list[str]:
     say("missing", *_missing(item))
     say("refused", *([item["refused"]] if item["refused"] else []))
     say("why", *([item["reason"]] if item["reason"] and item["reason"] != item["refused"] else []))
-    say("notes", *(note for note in item["notes"] if note not in evidence))
+    say(
+        "notes",
+        *(note for note in item["notes"] if note not in evidence and not (item["missing"] and "missing" in note)),
+    )
     say("rules", *said_lines([Said(**said) for said in item["rules"]]))
     return lines
 
@@ -270,7 +273,11 @@ def _b_values(item: dict[str, Any]) -> str:
 
 def _missing(item: dict[str, Any]) -> list[str]:
     slots = [
-        ", ".join(f"{key.removesuffix('_mm').replace('_', ' ')} {_short(value)}" for key, value in slot.items())
+        ", ".join(
+            f"{key.removesuffix('_mm').replace('_', ' ')} {_short(value)}"
+            for key, value in slot.items()
+            if key != "indices"
+        )
         for slot in item["missing"]
     ]
     more = [f"and {len(slots) - _TOLD} more"] if len(slots) > _TOLD else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ichor.reasons import Reason
 from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid, Stack
-from ichor.series.roles import Verdict, facts_of, of_the_array
+from ichor.series.roles import Said, Verdict, facts_of, of_the_array
 from ichor.types import Axis, AxisName, Evidence, Float64Array, Grade, GradientTable, Instance, unique
 
 _MOST_MISSING = 10_000  # slots listed
@@ -88,7 +88,11 @@ def summary(series: SeenSeries) -> dict[str, Any]:
         "grade": series.grade.value,
         "evidence": [{"what": e.what, "detail": e.detail} for e in series.evidence if e.what != "rule"],
         "missing": [
-            {"position_mm": round(slot.position, 4), **{name.value: value for name, value in slot.coordinates}}
+            {
+                "position_mm": round(slot.position, 4),
+                **{name.value: value for name, value in slot.coordinates},
+                "indices": list(slot.indices),
+            }
             for slot in grid.missing[:_MOST_MISSING]
         ],
         "bvals": list(directions.b_values) if directions is not None else _b_values(grid) if gridded else None,
@@ -97,7 +101,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
         # Beyond the contract's list: what a person asks next.
         "reason": series.reason,
         "kind_reason": next((i.kind_reason for i in series.instances if i.kind is facts.kind), None),
-        "rules": [asdict(said) for said in verdict.said] if verdict is not None else [],
+        "rules": [asdict(said) for said in _said(verdict, series.grade)] if verdict is not None else [],
         "instances": len(series.instances),
         "stacks": stacks,
         "left_out": _left_out(grid),
@@ -105,6 +109,16 @@ def summary(series: SeenSeries) -> dict[str, Any]:
         "unit": next((i.unit for i in series.instances if i.unit is not None), None),
         "gradients": None if directions is not None or table is None else str(table),
     }
+
+
+def _said(verdict: Verdict, grade: Grade) -> list[Said]:
+    """What the rules said; none lets a short series play."""
+    if grade is not Grade.SHORT:
+        return list(verdict.said)
+    return [
+        replace(said, answer="refused", reason=Reason.SHORT) if said.answer == "plays" else said
+        for said in verdict.said
+    ]
 
 
 def affine_of(stack: Stack, *, thickness: float | None) -> Float64Array:

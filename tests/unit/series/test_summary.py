@@ -85,10 +85,16 @@ def test_a_short_series_names_its_empty_slots_and_plays_nothing() -> None:
     said = seen(images, grade=Grade.SHORT)
     assert lost.geometry is not None
     assert lost.geometry.position_lps is not None
-    assert said["missing"] == [{"position_mm": lost.geometry.position_lps[2], "time": pytest.approx(3 * 1.8)}]
+    assert said["missing"] == [
+        {"position_mm": lost.geometry.position_lps[2], "time": pytest.approx(3 * 1.8), "indices": [3]}
+    ]
     assert (said["complete"], said["grade"], said["roles"], said["rule"], said["refused"]) == (
         False, "short", [], None, Reason.SHORT,
     )  # fmt: skip
+    assert not any(rule["answer"] == "plays" for rule in said["rules"])
+    assert {"role": "dsc_perfusion", "rule": "dsc_gradient", "answer": "refused", "reason": Reason.SHORT} in said[
+        "rules"
+    ]
 
 
 def test_too_little_brain_is_an_array_without_a_role() -> None:
@@ -125,7 +131,11 @@ def test_a_gap_that_the_count_agrees_with_is_named_and_is_an_array() -> None:
     images = [make_slice(number=n + 1, thickness=5.0) for n in range(12)]
     del images[5]
     said = seen(images, grade=Grade.QUIET)
-    assert (said["shape"], said["refused"], said["missing"]) == ([11, 64, 64], None, [{"position_mm": 30.0}])
+    assert (said["shape"], said["refused"], said["missing"]) == (
+        [11, 64, 64],
+        None,
+        [{"position_mm": 30.0, "indices": []}],
+    )
 
 
 def test_mixed_sizes_have_no_axes_and_say_why() -> None:
