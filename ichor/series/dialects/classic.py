@@ -64,32 +64,37 @@ def vendor_of(manufacturer: str | None) -> Vendor:
 def weighting_of(
     values: Values, vendor: Vendor, *, orientation: tuple[float, ...] | None, csa: dict[str, tuple[str, ...]]
 ) -> Diffusion | None:
-    """The diffusion weighting of one image by all attributes that its vendor fills."""
-    return settled(statements_of(values, vendor, orientation=orientation, csa=csa))
+    """The diffusion weighting of a single image by all attributes that its vendor fills."""
+    public = standard.standard_weighting(values)
+    private = private_statements(values, vendor, public=public, orientation=orientation, csa=csa)
+    return settled([public, *private] if public is not None else private)
 
 
-def statements_of(
-    values: Values, vendor: Vendor, *, orientation: tuple[float, ...] | None, csa: dict[str, tuple[str, ...]]
+def private_statements(
+    values: Values,
+    vendor: Vendor,
+    *,
+    public: Stated | None,
+    orientation: tuple[float, ...] | None,
+    csa: dict[str, tuple[str, ...]],
 ) -> list[Stated]:
-    """The standard's attributes first, then the vendor's."""
-    stated = [standard.standard_weighting(values)]
+    """What the vendor's attributes add to the ``public`` ones."""
+    stated: list[Stated | None] = []
+    has_direction = public is not None and public.direction_lps is not None and any(public.direction_lps)
     anyone = vendor is Vendor.ANY
     if anyone or vendor is Vendor.SIEMENS:
         stated += siemens.siemens_weightings(values, csa=csa)
     if anyone or vendor is Vendor.PHILIPS:
         told = philips.philips_weighting(values)
-        public = stated[0] is not None and stated[0].direction_lps is not None and any(stated[0].direction_lps)
         # A zero vector beside a public direction is an attribute left empty.
-        stated.append(replace(told, isotropic=False) if told is not None and public else told)
+        stated.append(replace(told, isotropic=False) if told is not None and has_direction else told)
     if anyone or vendor is Vendor.GE:
         stated.append(ge.ge_weighting(values, orientation=orientation))
     if anyone or vendor is Vendor.UIH:
         stated.append(uih.uih_weighting(values, orientation=orientation))
-    there = [s for s in stated if s is not None]
-    if vendor is Vendor.CANON and all(s.direction_lps is None for s in there):
-        comment = canon.canon_weighting(values, orientation=orientation)
-        there += [comment] if comment else []
-    return there
+    if vendor is Vendor.CANON and not has_direction:
+        stated.append(canon.canon_weighting(values, orientation=orientation))
+    return [s for s in stated if s is not None]
 
 
 def slot_of(values: Values, vendor: Vendor, *, image_type: Sequence[str], diffusion: Diffusion | None) -> Slot:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ichor.series.dialects import standard
-from ichor.series.dialects.classic import Vendor, slot_of, statements_of
+from ichor.series.dialects.classic import Vendor, private_statements, slot_of
 from ichor.series.dialects.clock import seconds_of_date_time
 from ichor.series.dialects.lps import Vector, vector
 from ichor.series.dialects.special_types import special_types
@@ -195,9 +195,9 @@ class _Reader:
         if classic is None:
             raw = level.raw(standard.DIFFUSION_SEQUENCE)
             return self._once.get("diffusion", raw, lambda: settled(_there(standard.standard_weighting(level))))
-        stated = _there(standard.standard_weighting(level))
-        stated += statements_of(classic, self._vendor, orientation=orientation, csa={})
-        return settled(stated)
+        public = standard.standard_weighting(level) or standard.standard_weighting(classic)
+        private = private_statements(classic, self._vendor, public=public, orientation=orientation, csa={})
+        return settled([*_there(public), *private])
 
     def _time_of(self, item: Values, content: Values) -> float | None:
         """Temporal Position Time Offset, else Frame Acquisition DateTime, else Frame Reference DateTime; s."""
