@@ -389,6 +389,8 @@ class StudyAssembly:
             if not series.product_learned:
                 series.product_learned = True
                 sender = sender.after_right_product()
+        elif claim.reading is Reading.CONCATENATION:
+            sender = sender.after_late_images()
         elif claim.reading not in OF_OBJECTS and not series.count_learned and not series.several_learned:
             series.count_learned = True
             sender = sender.after_right_count()

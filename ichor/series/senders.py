@@ -96,7 +96,7 @@ class Sender:
         return replace(self, counts_high=self.counts_high + 1)
 
     def after_late_images(self) -> Sender:
-        """Images came that a count had announced: it was not too high."""
+        """All came that a count had announced, if late: it was not too high."""
         return replace(self, counts_high=0)
 
     def after_right_product(self) -> Sender:

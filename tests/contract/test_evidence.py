@@ -101,9 +101,15 @@ def named(grid: Grid) -> frozenset[Place]:
     """Slots that are named as missing: place, and volume in order of the array."""
     sizes = [axis.size for axis in grid.axes]
     return frozenset(
-        (round(slot.position, 1), int(np.ravel_multi_index(slot.indices, sizes)) if sizes else 0)
+        (slot.position, int(np.ravel_multi_index(slot.indices, sizes)) if sizes else slot.stack)
         for slot in grid.missing
     )
+
+
+def alike(a: frozenset[Place], b: frozenset[Place]) -> bool:
+    """The same slots; places that fill a gap are told to a tenth of a millimetre."""
+    pairs = zip(sorted(a, key=lambda p: (p[1], p[0])), sorted(b, key=lambda p: (p[1], p[0])), strict=True)
+    return len(a) == len(b) and all(v == w and abs(y - z) <= 0.1 for (y, v), (z, w) in pairs)
 
 
 def judge(outcome: Outcome) -> None:
@@ -116,12 +122,12 @@ def judge(outcome: Outcome) -> None:
         assert outcome.final is Grade.COUNTED, told
     if truth.counted and not truth.arrives:
         assert outcome.final is Grade.SHORT, told
-    holes = frozenset((round(z, 1), v) for z, v in truth.holes())
-    if truth.habit.count in ("none", "one") and truth.crowded and holes:
+    holes = truth.holes()
+    if truth.habit.count in ("none", "one") and truth.seen and holes:
         assert outcome.final is Grade.SHORT, told
     if outcome.final is Grade.SHORT and not truth.arrives:
-        if truth.crowded:
-            assert outcome.named == holes, (told, sorted(outcome.named), sorted(holes))
+        if truth.seen:
+            assert alike(outcome.named, holes), (told, sorted(outcome.named), sorted(holes))
         if outcome.named:
             assert "missing" in outcome.reason, told
             assert any(e.what == "missing" for e in outcome.evidence), told
@@ -187,6 +193,7 @@ def test_a_tenth_of_the_arrivals() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_ten_thousand_arrivals(seed: int) -> None:
     check(10_000, seed=seed)

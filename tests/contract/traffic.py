@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from contract.series_kinds import KINDS, Made, Place, Where
@@ -12,6 +12,8 @@ from contract.series_kinds import KINDS, Made, Place, Where
 from ichor.messages import AssociationClosed, ContentAnnounced
 from ichor.types import Instance
 
+_APART = 6  # slices between holes, or a hole and the end
+_FEW = 12
 # What the clocks of receivers and senders are ahead, seconds: no decision may depend on it.
 _SKEWS = (0.0, 0.0, 1.5, -40.0, 3600.0, -7200.0)
 
@@ -93,12 +95,17 @@ class Truth:
         return self.made.right and "dsc_echoes" not in self.habit.kinds
 
     @property
-    def crowded(self) -> bool:
-        """So much is there of it that a hole of a few images is seen, whichever they are."""
+    def seen(self) -> bool:
+        """Its holes are such that they can be seen: in one volume, each alone among slices evenly apart."""
         if self.kind not in ("ct", "stacks"):
             return True
-        volumes = Counter(v for uid, (_, v) in self.made.places.items() if uid in self.sent)
-        return self.made.even and min(volumes.values()) >= 12
+        for v in {v for _, v in self.made.places.values()}:
+            zs = sorted(z for z, w in self.made.places.values() if w == v)
+            kept = {z for uid, (z, w) in self.made.places.items() if w == v and uid in self.sent}
+            lost = [-_APART, *(k for k, z in enumerate(zs) if z not in kept), len(zs) - 1 + _APART]
+            if len(kept) < _FEW or any(b - a < _APART for a, b in pairwise(lost)):
+                return False
+        return self.made.even
 
     def holes(self) -> frozenset[Place]:
         """Slots of what never comes, inside of what does: those at the ends are nobody's to know."""
