@@ -41,7 +41,7 @@ from ichor.types import Grade, Instance
 from phantoms.series import FORMS, Encoding, scenes
 from phantoms.series.files import write_object
 
-SHORT = 3_000  # changes that the short form draws
+SHORT = 2_500  # changes that the short form draws
 ENCODINGS = {
     "explicit": Encoding(),
     "undefined": Encoding(undefined_lengths=True),
@@ -528,7 +528,15 @@ def test_many_series_with_changed_headers_are_arrays_or_have_reasons(form: str) 
         put_together(form, chance)
 
 
-REAL = ("ct_head_phantom_philips_28x5mm",)
+REAL = (
+    "ct_head_phantom_philips_28x5mm",
+    "dwi_canon_galan_classic_1b0_12b1500",
+    "dwi_canon_galan_enhanced_1b0_12b1500",
+    "dwi_ge_pioneer_1b0_6b1000",
+    "dwi_philips_achieva_1b0_6b1000_and_trace",
+    "dwi_siemens_prisma_mosaic_1b0_12b1000",
+    "dwi_siemens_trio_mosaic_2b0_40b1000",
+)
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -538,5 +546,5 @@ def test_a_changed_real_header_is_read_or_refused_with_a_reason(name: str, real_
     data = path.read_bytes()
     header = Header(name, data, str(meta.file_meta.TransferSyntaxUID), str(meta.file_meta.MediaStorageSOPClassUID))
     check(header, data, name=name)
-    for what, change in random.Random(3).sample(list(changes(header)), 300):
+    for what, change in random.Random(3).sample(list(changes(header)), 40):
         check(header, change(), name=what)
