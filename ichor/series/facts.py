@@ -116,7 +116,7 @@ _SELECTION = Selection(
     private_limits=dict.fromkeys(dialects.WANTED_PRIVATE, _MIB) | {_UIH_TILES: 4 * _MIB},
 )
 _LIKENESS = Likeness()
-_MAX_FRAMES = 200_000
+_MAX_FRAMES = 50_000
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _NO_CONTRAST_WORDS = frozenset({"", "NO", "NONE", "WITHOUT", "NATIVE", "N"})
 

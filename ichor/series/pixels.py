@@ -89,6 +89,9 @@ def read_pixels(
         return pixels, Reason.HEADER_UNREADABLE, unit
     if not header.encapsulated and pixels.length < (rows * columns * samples * frames * allocated + 7) // 8:
         return pixels, Reason.PIXELS_SHORT, unit
+    # Every frame has a fragment of its own, and that an item's head (PS3.5 annex A.4).
+    if header.encapsulated and pixels.length < 8 * frames:
+        return pixels, Reason.PIXELS_SHORT, unit
     if pixels.lossy:
         return pixels, Reason.LOSSY, unit
     if transfer_syntax_uid == DEFLATED:

@@ -25,7 +25,7 @@ from ichor.series.header import (
 )
 
 _MAX_DEPTH = 12  # of sequences in sequences
-_MAX_ITEMS = 200_000
+_MAX_ITEMS = 50_000
 _MAX_ITEM_ELEMENTS = 20_000
 _MAX_TEXT = 1024
 _LARGEST = 1e7  # of a decimal: no length in mm, time in ms or b-value is larger
@@ -195,7 +195,7 @@ class Values:
     def items(self, tag: int, *, most: int = _MAX_ITEMS) -> tuple[Values, ...]:
         """Items of a sequence, its first ``most``.
 
-        Empty when it is absent or cannot be read, is nested too deeply, or has more than 200,000 items.
+        Empty when it is absent or cannot be read, is nested too deeply, or has more than 50,000 items.
         """
         raw = self.raw(tag)
         if len(raw) < 8 or self._depth >= _MAX_DEPTH:

@@ -557,6 +557,15 @@ def test_geometry_of_frames_is_content() -> None:
     assert mr_facts(moved).content_sha256 != mr_facts(two_frames()).content_sha256
 
 
+def test_more_frames_than_fragments_can_hold_are_short_pixels() -> None:
+    ds = slice_of_ct()
+    ds.NumberOfFrames = 1000
+    ds.PixelData = encapsulate([b"\x00" * 64])
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    assert facts(ds, RLELossless).defect == Reason.PIXELS_SHORT
+
+
 FRAMES_DATA = bytes_of(two_frames())
 
 

@@ -191,3 +191,9 @@ def test_damaged_sequences_never_raise_and_never_gain_a_value(at: int, replaced:
             for inner in item.items(MEASURES):
                 spacing = inner.decimals(SPACING, 2)
                 assert spacing is None or all(abs(value) < 1e7 for value in spacing)
+
+
+def test_more_items_than_any_object_has_frames_are_none() -> None:
+    item = b"\xfe\xff\x00\xe0\0\0\0\0"
+    assert len(Values({SHARED: item * 50_000}).items(SHARED)) == 50_000
+    assert Values({SHARED: item * 50_001}).items(SHARED) == ()
