@@ -264,7 +264,7 @@ def from_json(cls: type[T], text: bytes) -> T:
         When the text does not fit the class.
     """
     try:
-        adapter: TypeAdapter[T] = TypeAdapter(cls)
+        adapter: TypeAdapter[T] = _adapter(cls)
         return adapter.validate_json(text)
     except ValidationError as error:
         raise UnknownMessage(f"stored {cls.__name__} does not fit this version of Ichor") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
 
 from ichor.errors import UnknownMessage
 from ichor.messages import from_json, to_json
@@ -36,10 +38,14 @@ def build_manifest(
 
 
 def put_manifest(manifest: Manifest, blobs: Blobs) -> ManifestRef:
-    """Store it under ``manifests/<study>/<series>/<16 hex of sha256>.json``; the same manifest is stored once."""
-    data = to_json(manifest)
+    """Store it under ``manifests/<study>/<series>/<16 hex of sha256>.jsonl``; the same manifest is stored once.
+
+    The first line is the manifest without its instances, each further line one of them: a reader of one JSON text would
+    need several times the memory of what it reads.
+    """
+    data = b"\n".join([to_json(replace(manifest, instances=())), *map(to_json, manifest.instances)])
     digest = hashlib.sha256(data).hexdigest()
-    key = f"manifests/{manifest.study_instance_uid}/{manifest.series_instance_uid}/{digest[:16]}.json"
+    key = f"manifests/{manifest.study_instance_uid}/{manifest.series_instance_uid}/{digest[:16]}.jsonl"
     blobs.put(key, data)
     return ManifestRef(
         key=key, sha256=digest, series_instance_uid=manifest.series_instance_uid, instances=len(manifest.instances)
@@ -59,4 +65,8 @@ def get_manifest(ref: ManifestRef, blobs: Blobs) -> Manifest:
     data = blobs.get(ref.key)
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise UnknownMessage(f"manifest of series {ref.series_instance_uid} is not the one that the job names")
-    return from_json(Manifest, data)
+    lines = BytesIO(data)
+    manifest = from_json(Manifest, lines.readline())
+    instances = tuple(from_json(Instance, line) for line in lines)
+    # Earlier versions wrote one line with everything.
+    return replace(manifest, instances=instances) if instances else manifest

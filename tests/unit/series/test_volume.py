@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO
@@ -21,12 +22,13 @@ from pydicom.uid import (
 )
 
 from ichor.errors import Unreadable
+from ichor.messages import to_json
 from ichor.reasons import Reason
 from ichor.series.facts import read_instance
 from ichor.series.manifest import build_manifest, get_manifest, put_manifest
 from ichor.series.volume import build_volume
 from ichor.store.journal import StoredObject
-from ichor.types import Grade, Instance
+from ichor.types import Grade, Instance, ManifestRef
 
 ROWS, COLUMNS = 48, 64
 
@@ -229,6 +231,14 @@ def test_a_manifest_comes_back_from_the_store_as_it_was() -> None:
     spool, blobs = Spool(), Blobs()
     manifest = build_manifest(store(spool, truth(3)), revision=2, grade=Grade.COUNTED, notes=("gap",))
     ref = put_manifest(manifest, blobs)  # type: ignore[arg-type]
-    assert ref.key == f"manifests/1.2/1.2.3/{ref.sha256[:16]}.json"
+    assert ref.key == f"manifests/1.2/1.2.3/{ref.sha256[:16]}.jsonl"
     assert get_manifest(ref, blobs) == manifest  # type: ignore[arg-type]
     assert put_manifest(manifest, blobs) == ref  # type: ignore[arg-type]
+
+
+def test_a_manifest_of_an_earlier_version_is_one_json_text() -> None:
+    spool = Spool()
+    manifest = build_manifest(store(spool, truth(3)), revision=2, grade=Grade.COUNTED, notes=("gap",))
+    data = to_json(manifest)
+    ref = ManifestRef(key="x", sha256=hashlib.sha256(data).hexdigest(), series_instance_uid="1.2.3", instances=3)
+    assert get_manifest(ref, Blobs({"x": data})) == manifest  # type: ignore[arg-type]
