@@ -1,8 +1,10 @@
-"""Delay from the last slice (or, without a count, the release) to the job on the bus, through real C-STOREs.
+"""Delay from the last image (or, without a count, the release) to the decision on the bus, through real C-STOREs.
 
 Runs `ichor receive` and `ichor assemble` as processes on a folder of their own; the modality is pynetdicom.
-Goal: median <= 50 ms for both grades. The modality keeps its association open after the last slice of a counted
-series, so that nothing but the count can have ended it.
+For a head CT the decision is its job; for diffusion and perfusion, which no pipeline here waits for, the view of the
+study that tells the grade. Goal: median <= 50 ms for all. The modality keeps its association open after the last image
+of a counted series, so that nothing but the count can have ended it; that of slices times volumes (perfusion) is
+believed at the release.
 """
 
 from __future__ import annotations
@@ -20,25 +22,31 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
 
 from ichor.bus.opening import open_bus
 from ichor.bus.protocol import Subscription
 from ichor.clock import SystemClock
-from ichor.messages import open_envelope
-from ichor.types import Job
+from ichor.messages import EVENTS, StudyAssembled, open_envelope
+from ichor.types import Grade, Job
+from phantoms.series.classic import classic_objects
+from phantoms.series.scenes import diffusion, oblique_stack, perfusion
+from phantoms.series.truth import Scan
+from phantoms.series.vendors import GE, PHILIPS
 
 GOAL_SECONDS = 0.050
 STUDIES = 15
 SLICES = 28
 MATRIX = 512
+LONG_STUDIES = 5
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ichor-bench-") as temporary:
         folder, port = Path(temporary), _free_port()
+        (folder / "data").mkdir()
         roles = [_start(role, folder, port) for role in ("receive", "assemble")]
         try:
             _wait_for(port)
@@ -47,21 +55,30 @@ def main() -> int:
             counted = _delays(port, jobs, ae="COUNTED", count=True)
             regular = _delays(port, jobs, ae="REGULAR", count=False)
             jobs.close()
+            events = bus.subscribe([EVENTS], "bench")
+            weighted = classic_objects(_diffusion(), GE, form="bench")
+            in_time = classic_objects(perfusion(), PHILIPS, form="bench")
+            dwi = _grade_delays(port, events, weighted, ae="DWI", hold=True)
+            dsc = _grade_delays(port, events, in_time, ae="DSC", hold=False)
+            events.close()
             bus.close()
         finally:
             for role in roles:
                 role.send_signal(signal.SIGTERM)
                 role.wait(timeout=20)
     met = True
-    for name, since, delays in (
-        ("counted", "last C-STORE response", counted),
-        ("regular", "release", regular),
+    head = f"series of {SLICES} x {MATRIX} x {MATRIX}"
+    for name, since, delays, what in (
+        ("counted, CT", "last C-STORE response to job", counted, head),
+        ("regular, CT", "release to job", regular, head),
+        ("counted, diffusion", "last C-STORE response to grade", dwi, f"series of {len(weighted)} images"),
+        ("counted, perfusion", "release to grade", dsc, f"series of {len(in_time)} images"),
     ):
         median = statistics.median(delays)
         met = met and median <= GOAL_SECONDS
         print(
-            f"{name}: {since} to job: median {1000 * median:.1f} ms, max {1000 * max(delays):.1f} ms "
-            f"({len(delays)} series of {SLICES} x {MATRIX} x {MATRIX}), goal <= {1000 * GOAL_SECONDS:.0f} ms"
+            f"{name}: {since}: median {1000 * median:.1f} ms, max {1000 * max(delays):.1f} ms "
+            f"({len(delays)} {what}), goal <= {1000 * GOAL_SECONDS:.0f} ms"
         )
     return 0 if met else 1
 
@@ -87,6 +104,53 @@ def _delays(port: int, jobs: Subscription, *, ae: str, count: bool) -> list[floa
         if run:
             delays.append(arrived - ended)
     return delays
+
+
+def _diffusion() -> Scan:
+    """500 images, their number in each header."""
+    return diffusion(b_values=(0.0, *[1000.0] * 24), stack=oblique_stack(20))
+
+
+def _grade_delays(port: int, events: Subscription, images: list[Dataset], *, ae: str, hold: bool) -> list[float]:
+    """One study after the other, the first one only teaches; from the last image with ``hold``, else from the release."""
+    delays = []
+    for run in range(LONG_STUDIES + 1):
+        study, series = generate_uid(), generate_uid()
+        for image in images:
+            image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID = study, series, generate_uid()
+        entity = AE(ae_title=ae)
+        entity.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
+        association = entity.associate("127.0.0.1", port, ae_title="ICHOR")
+        _send(association, images)
+        ended = time.time()
+        if hold and run:
+            graded = _counted(events, study)
+            association.release()
+        else:
+            held = threading.Thread(target=association.release)
+            held.start()
+            graded = _counted(events, study)
+            held.join()
+        if run:
+            delays.append(graded - ended)
+    return delays
+
+
+def _counted(events: Subscription, study: str) -> float:
+    """When the event log said that the study's series is counted."""
+    until = time.time() + 30.0
+    while time.time() < until:
+        delivery = events.receive(1.0)
+        now = time.time()
+        if delivery is None:
+            continue
+        view = open_envelope(delivery.envelope)
+        delivery.ack()
+        if not isinstance(view, StudyAssembled) or view.study_instance_uid != study:
+            continue
+        if [series.grade for series in view.series] == [Grade.COUNTED]:
+            return now
+    raise SystemExit("no grade within 30 s")
 
 
 def _send(association: Association, slices: list[Dataset]) -> None:
