@@ -40,16 +40,16 @@ GOAL_SECONDS = 0.050
 STUDIES = 15
 SLICES = 28
 MATRIX = 512
-LONG_STUDIES = 5
+LONG_STUDIES = 3
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ichor-bench-") as temporary:
         folder, port = Path(temporary), _free_port()
-        (folder / "data").mkdir()
-        roles = [_start(role, folder, port) for role in ("receive", "assemble")]
+        roles = [_start("receive", folder, port)]
         try:
             _wait_for(port)
+            roles.append(_start("assemble", folder, port))
             bus = open_bus("sqlite:", folder / "data", SystemClock())
             jobs = bus.subscribe(["jobs.haematoma.routine"], "bench")
             counted = _delays(port, jobs, ae="COUNTED", count=True)
@@ -158,6 +158,8 @@ def _send(association: Association, slices: list[Dataset]) -> None:
         raise SystemExit("the receiver did not accept the association")
     for item in slices:
         status = association.send_c_store(item)
+        if "Status" not in status:
+            raise SystemExit("a C-STORE was not answered")
         if status.Status != 0x0000:
             raise SystemExit(f"C-STORE was answered with {status.Status:#06x}")
 
