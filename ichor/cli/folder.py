@@ -77,7 +77,7 @@ class DataFolder:
             stamp = self.root / "VERSION"
             if not stamp.exists():
                 # Whole or not at all: a power cut must not leave an empty stamp.
-                fresh = self.root / "VERSION.new"
+                fresh = self.root / f"VERSION.{os.getpid()}"  # roles that start together each write their own
                 with fresh.open("w") as file:
                     file.write(f"{VERSION}\n")
                     file.flush()
