@@ -253,7 +253,10 @@ def _decompress(data: bytes, form: FrameFormat) -> npt.NDArray[Any]:
             decoding_plugin=_PLUGINS[form.transfer_syntax_uid],
             **about,
         )
-    except Exception as error:  # codecs raise anything on damaged input, and the input is a stranger's
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Codecs raise anything on damaged input, and the input is a stranger's; a panic of one in Rust is no Exception.
         raise Unreadable(DAMAGED) from error
     if array.shape != shape:
         raise Unreadable(Reason.PIXELS_SHORT)

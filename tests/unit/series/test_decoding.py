@@ -201,6 +201,17 @@ def test_no_end_of_empty_items_is_walked() -> None:
         frame_fragments(BytesIO(value), offset=0, length=len(value), frames=1)
 
 
+def test_a_panic_inside_a_plug_in_is_damage() -> None:
+    """pylibjpeg-rle 2.2 panics on a run beyond the end of the image, and a panic is no Exception."""
+    frame = np.full((ROWS, COLUMNS), 7, dtype=np.uint16)
+    frame[3:9, 4:20] = np.arange(16, dtype=np.uint16) * 11
+    stream = bytearray(encode(frame, RLELossless))
+    stream[64] = 129  # the first run behind the header (PS3.5 annex G): 128 times the next byte
+    form = frame_format(instance(syntax=RLELossless, length=len(stream), frames=1))
+    with pytest.raises(Unreadable, match="damaged"):
+        decode_frame(bytes(stream), form)
+
+
 @given(place=st.integers(0, 10_000), byte=st.integers(0, 255), cut=st.integers(0, 400), which=st.integers(0, 2))
 def test_damage_anywhere_gives_an_image_or_a_reason(place: int, byte: int, cut: int, which: int) -> None:
     syntax = (RLELossless, JPEGLSLossless, JPEG2000Lossless)[which]
