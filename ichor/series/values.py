@@ -12,6 +12,7 @@ from ichor.series.header import (
     ITEM,
     ITEM_END,
     SEQUENCE_END,
+    SHORT_VRS,
     SQ,
     UN,
     UNDEFINED,
@@ -36,6 +37,8 @@ _BINARY = {
     for vr, code in ((b"FD", "d"), (b"FL", "f"), (b"SS", "h"), (b"US", "H"), (b"SL", "i"), (b"UL", "I"),
                      (b"OF", "f"), (b"OD", "d"))
 }  # fmt: skip
+_NO_TEXT = frozenset(_BINARY) | {vr_code(b"AT"), SQ}
+_NO_BINARY = (SHORT_VRS - _NO_TEXT) | {SQ}  # the other VRs with a short form are text
 _TEXT_NUMBER = re.compile(rb"[ ]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \0]*\Z")
 
 
@@ -90,19 +93,21 @@ class Values:
     def texts(self, tag: int) -> list[str]:
         """The values of a text, stripped, each cut at 64 characters; empty where there is none or it is too long."""
         raw = self.raw(tag).strip(b" \0")
-        if not raw or len(raw) > _MAX_TEXT:
+        if not raw or len(raw) > _MAX_TEXT or self._vrs.get(tag) in _NO_TEXT:
             return []
         return [part.strip()[:64] for part in raw.decode("ascii", "replace").split("\\")]
 
     def text(self, tag: int, *, limit: int = 64) -> str | None:
         """The value as one text of at most ``limit`` characters, for single values."""
         raw = self.raw(tag).strip(b" \0")
+        if self._vrs.get(tag) in _NO_TEXT:
+            return None
         return raw[:limit].decode("ascii", "replace").strip() or None if raw else None
 
     def integer(self, tag: int) -> int | None:
         """The first value of an IS within 32 bits."""
         raw = self.raw(tag)
-        if not raw or len(raw) > _MAX_TEXT or b"_" in raw:
+        if not raw or len(raw) > _MAX_TEXT or b"_" in raw or self._vrs.get(tag) in _NO_TEXT:
             return None
         try:
             number = int(raw.strip(b" \0").partition(b"\\")[0])
@@ -114,7 +119,7 @@ class Values:
         """Exactly ``count`` finite values of a DS, none beyond 1e7, else None."""
         raw = self.raw(tag)
         # Python reads 1_0 as ten.
-        if not raw or len(raw) > _MAX_TEXT or b"_" in raw:
+        if not raw or len(raw) > _MAX_TEXT or b"_" in raw or self._vrs.get(tag) in _NO_TEXT:
             return None
         parts = raw.strip(b" \0").split(b"\\")
         if len(parts) != count:
@@ -136,7 +141,9 @@ class Values:
     def unsigned(self, tag: int) -> int | None:
         """The one value of a US."""
         raw = self.raw(tag)
-        return int.from_bytes(raw, "little" if self._little else "big") if len(raw) == 2 else None
+        if len(raw) != 2 or self._vrs.get(tag) in _NO_BINARY:
+            return None
+        return int.from_bytes(raw, "little" if self._little else "big")
 
     def numbers(self, tag: int, code: str, count: int | None = None) -> tuple[float | int, ...] | None:
         """All values of a binary VR: ``code`` is d f h H i I b B as in `struct`; None unless all are finite.
@@ -146,7 +153,7 @@ class Values:
         raw = self.raw(tag)
         size = _CODES[code]
         there = len(raw) // size
-        if not there or len(raw) % size or (count is not None and there != count):
+        if not there or len(raw) % size or self._vrs.get(tag) in _NO_BINARY or (count is not None and there != count):
             return None
         numbers: tuple[float | int, ...] = struct.unpack(f"{self._order}{there}{code}", raw)
         return numbers if code not in "df" or all(map(math.isfinite, numbers)) else None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from ichor.series.header import Selection, walk_header
+from ichor.series.header import Selection, vr_code, walk_header
 from ichor.series.values import Values
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -197,3 +197,21 @@ def test_more_items_than_any_object_has_frames_are_none() -> None:
     item = b"\xfe\xff\x00\xe0\0\0\0\0"
     assert len(Values({SHARED: item * 50_000}).items(SHARED)) == 50_000
     assert Values({SHARED: item * 50_001}).items(SHARED) == ()
+
+
+@pytest.mark.parametrize(
+    ("vr", "raw", "call", "arguments"),
+    [
+        (b"FD", b"1000\\8\\0", "texts", ()),
+        (b"FD", b"12345678", "integer", ()),
+        (b"UL", b"1234", "decimal", ()),
+        (b"US", b"12", "text", ()),
+        (b"IS", b"12", "unsigned", ()),
+        (b"DS", b"12345678", "numbers", ("d", 1)),
+        (b"LO", b"ab", "number", ()),
+    ],
+)
+def test_a_value_is_not_read_against_its_vr(vr: bytes, raw: bytes, call: str, arguments: tuple[Any, ...]) -> None:
+    tagged = Values({1: raw}, vrs={1: vr_code(vr)})
+    assert not getattr(tagged, call)(1, *arguments)
+    assert Values({1: raw}).raw(1) == raw
