@@ -156,7 +156,10 @@ class Values:
         if not there or len(raw) % size or self._vrs.get(tag) in _NO_BINARY or (count is not None and there != count):
             return None
         numbers: tuple[float | int, ...] = struct.unpack(f"{self._order}{there}{code}", raw)
-        return numbers if code not in "df" or all(map(math.isfinite, numbers)) else None
+        if code == "d":
+            # Eight digits of a text read as one double are below 1e-32, letters are above 1e32.
+            return numbers if all(n == 0 or 1e-32 < abs(n) < 1e32 for n in numbers) else None
+        return numbers if code != "f" or all(map(math.isfinite, numbers)) else None
 
     def number(self, tag: int) -> float | None:
         """The one value of a DS, IS or binary number, by its VR where that is known, else by what it can only be."""

@@ -145,6 +145,8 @@ def test_binary_numbers_are_finite_and_as_many_as_asked_for() -> None:
     assert values.numbers(1, "d", 2) is None
     assert values.numbers(2, "d") is None
     assert values.numbers(3, "d") is None
+    assert Values({1: b"0.643778"}, vrs={1: vr_code(b"FD")}).number(1) is None
+    assert Values({1: struct.pack("<d", -6.1e-17)}, vrs={1: vr_code(b"FD")}).number(1) == -6.1e-17
     assert values.numbers(9, "d") is None
 
 
