@@ -37,21 +37,24 @@ def ge_weighting(values: Values, *, orientation: tuple[float, ...] | None) -> St
         return None
     b_value = float(nominal % _MARK)
     user = [values.private(0x0019, _ACQUISITION, low) for low in _USER]
-    parts = [values.number(tag) for tag in user if tag is not None]
+    # These are DS: what is none is no number of another kind either, even where no VR is given.
+    parts = [values.decimal(tag) for tag in user if tag is not None]
     if len(parts) != 3 or parts[0] is None or parts[1] is None or parts[2] is None:
         return Stated(source="(0043,1039)", b_value=b_value)
     logical = (parts[0], parts[1], parts[2])
     norm = length(logical)
     if norm <= _NONE:
         number_tag = values.private(0x0019, _ACQUISITION, _DIRECTIONS)
-        directions = values.number(number_tag) if number_tag is not None else None
+        directions = values.decimal(number_tag) if number_tag is not None else None
         if values.number(B_VALUE) is not None:
             return Stated(source="(0043,1039)")
         return Stated(source="(0043,1039)", b_value=b_value if directions == 0 else 0.0)
     if norm < _WHOLE:
         b_value = max(5.0, round(b_value * norm * norm / 5) * 5.0) if b_value else 0.0
-    if norm < 1 + _NONE:
-        logical = scaled(logical, 1 / norm)
+    if norm >= 1 + _NONE:
+        # Too long in whatever frame: `settled` says so.
+        return Stated(source="(0043,1039)", b_value=b_value, direction_lps=logical)
+    logical = scaled(logical, 1 / norm)
     direction = from_logical(logical, phase_encoding=values.text(PHASE_ENCODING), orientation=orientation)
     return Stated(source="(0043,1039)", b_value=b_value, direction_lps=direction)
 

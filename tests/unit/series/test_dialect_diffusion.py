@@ -228,6 +228,20 @@ def test_ge_vectors_shorter_than_one_scale_b() -> None:
     assert found.b_value == 1500.0
 
 
+@pytest.mark.parametrize("encoding", ["COL", None])
+def test_a_ge_vector_longer_than_one_is_a_problem_and_scales_nothing(encoding: str | None) -> None:
+    found = weighting(ge(1000, (0.0, 0.0, 1.5), encoding), "GE MEDICAL SYSTEMS")
+    assert found == Diffusion(b_value=1000.0, source="(0043,1039)", problem=Reason.DIFFUSION_INVALID)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_a_ge_component_that_is_no_decimal_is_not_read_as_another_kind_of_number(syntax: str) -> None:
+    ds = ge(1000, UNIT)
+    ds[0x0019, 0x10BB]._value = "0x10"  # four letters that are a float, too
+    found = weighting(ds, "GE MEDICAL SYSTEMS", syntax=syntax)
+    assert found == Diffusion(b_value=1000.0, source="(0043,1039)")
+
+
 def test_ge_zero_vector_is_an_image_without_weighting_but_in_scans_without_directions() -> None:
     directed, undirected = ge(1000, (0, 0, 0)), ge(1000, (0, 0, 0), directions=0)
     assert weighting(directed, "GE MEDICAL SYSTEMS") == Diffusion(b_value=0.0, source="(0043,1039)")

@@ -360,6 +360,7 @@ def nothing_invented(header: Header, data: bytes, found: Instance, *, name: str)
         pool = numbers_of(raw)
     except Exception:  # noqa: BLE001 - as above: a sequence is read when it is looked into
         return
+    pool |= ge_weightings(raw)
     for number in copied:
         near = any(math.isclose(number, n, rel_tol=1e-5, abs_tol=1e-6) for n in pool)
         assert near, f"{name}: {number} stands nowhere in the header"
@@ -395,6 +396,17 @@ def numbers_of(ds: Dataset) -> set[float]:
         else:
             told |= _numbers_in(item.value if isinstance(item.value, bytes) else str(item.value).encode())
     return told
+
+
+def ge_weightings(ds: Dataset) -> set[float]:
+    """GE's b-value of a vector shorter than 1: the nominal one by the square of the length, to 5 s/mm2."""
+    try:
+        parts = [_decimals(ds.get_item((0x0019, low)).value) for low in (0x10BB, 0x10BC, 0x10BD)]
+        nominal = _decimals(ds.get_item((0x0043, 0x1039)).value)[0] % 1e9
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return set()
+    squared = sum(part[0] ** 2 for part in parts if len(part) == 1)
+    return {round(nominal * squared / 5) * 5.0} if len(parts) == 3 and squared < 1 else set()
 
 
 def _numbers_in(raw: bytes) -> set[float]:
