@@ -38,6 +38,7 @@ from ichor.store.protocol import Blobs
 from ichor.types import Job, Stage
 from listener.assembly_store import AssemblyStore
 from listener.study import StudyAssembly
+from listener.view import identities_of, view_of
 
 _LOG = logging.getLogger(__name__)
 _SOURCE = "assembler"
@@ -272,7 +273,7 @@ class Assembler:
         """Tell the event log if there is something to tell; when to come back if it can wait."""
         study = held.study
         said: Hashable = (
-            study.revision, study.receiving, study.open, len(study.jobs), tuple(study.identities.items()),
+            study.revision, study.receiving, study.open, len(study.jobs), tuple(identities_of(study).items()),
             tuple((uid, s.grade, s.verdict.roles if s.verdict else ()) for uid, s in study.series.items()),
         )  # fmt: skip
         images = len(study.home)
@@ -283,7 +284,7 @@ class Assembler:
         held.said, held.images, held.said_at = said, images, now
         held.announcements += 1
         name = f"assembled-{study.uid}-{held.announcements}"
-        outgoing.append((EVENTS, seal(study.view(now), source=_SOURCE, time=now, id=name)))
+        outgoing.append((EVENTS, seal(view_of(study, now=now), source=_SOURCE, time=now, id=name)))
         return None
 
     def _count(self, jobs: Sequence[Job]) -> None:

@@ -11,17 +11,19 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from ichor.errors import CannotStart
 from ichor.messages import Envelope
-from ichor.series.evidence import Decision, Sender
+from ichor.series.evidence import Decision
+from ichor.series.senders import Lesson, Sender
 from ichor.types import Grade, Instance, Job
 from listener.series_state import Member, SeriesState
 from listener.study import StudyAssembly
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 CREATE TABLE studies (
   uid TEXT PRIMARY KEY, due REAL, announcements INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
@@ -48,20 +50,20 @@ class _SeriesRecord:
     longest_pause: float
     split: bool
     contradicted: bool
-    count_learned: bool
-    several_learned: bool
-    one_learned: bool
-    parts_learned: bool
     undecided: bool
     stale: bool
     decided_at: float
     decision: Decision
     replaced: frozenset[str] = frozenset()
-    product_learned: bool = False
-    lone_learned: bool = False
-    objects_learned: bool = False
-    announced_learned: bool = False
+    learned: frozenset[Lesson] = frozenset()
     confirm_at: float | None = None
+
+
+def _lessons_as_a_set(kept: Any) -> Any:
+    """Version 1 had a flag for each lesson."""
+    if not isinstance(kept, dict) or "learned" in kept:
+        return kept
+    return kept | {"learned": [lesson for lesson in Lesson if kept.get(f"{lesson}_learned")]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class _StudyRecord:
     settled: bool
     jobs: list[Job]
     published: dict[str, str]
-    series: dict[str, _SeriesRecord]
+    series: dict[str, Annotated[_SeriesRecord, BeforeValidator(_lessons_as_a_set)]]
     unknown: int = 0
 
 
@@ -99,6 +101,9 @@ class AssemblyStore:
         if version == 0:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         self._db.executescript(_ADDED)
+        if 0 < version < _VERSION:
+            # Every state of it still reads; what is written from now on an earlier Ichor could not read.
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def senders(self) -> dict[str, Sender]:
         """What was learned of every sender."""
@@ -117,10 +122,8 @@ class AssemblyStore:
         record = _STUDY.validate_json(row[1])
         study.revision, study.settled = record.revision, record.settled
         study.jobs, study.published = list(record.jobs), dict(record.published)
-        study.unknown = record.unknown
-        study.announced = {
-            sop for (sop,) in self._db.execute("SELECT sop FROM announced WHERE study = ?", (study.uid,))
-        }
+        announced = self._db.execute("SELECT sop FROM announced WHERE study = ?", (study.uid,))
+        study.announced.restore({sop for (sop,) in announced}, unknown=record.unknown)
         for name, calling_ae, still_open, released, stored in self._db.execute(
             "SELECT name, calling_ae, open, released, stored FROM associations WHERE study = ? ORDER BY rowid",
             (study.uid,),
@@ -176,7 +179,7 @@ class AssemblyStore:
                 ],
             )
             db.executemany(
-                "INSERT OR IGNORE INTO announced VALUES (?, ?)", [(study.uid, sop) for sop in study.announced_changed]
+                "INSERT OR IGNORE INTO announced VALUES (?, ?)", [(study.uid, sop) for sop in study.announced.changed]
             )
             db.executemany(
                 "INSERT INTO senders VALUES (?, ?) ON CONFLICT (ae) DO UPDATE SET state = excluded.state",
@@ -192,7 +195,7 @@ class AssemblyStore:
                 db.execute("ROLLBACK")
             raise
         study.changed.clear()
-        study.announced_changed.clear()
+        study.announced.changed.clear()
         study.associations.changed.clear()
 
     def publish_outbox(self, publish: Callable[[str, list[Envelope]], None]) -> None:
@@ -239,34 +242,24 @@ def _record(study: StudyAssembly) -> _StudyRecord:
                 longest_pause=s.longest_pause,
                 split=s.split,
                 contradicted=s.contradicted,
-                count_learned=s.count_learned,
-                several_learned=s.several_learned,
-                one_learned=s.one_learned,
-                parts_learned=s.parts_learned,
                 undecided=s.undecided,
                 stale=s.stale,
                 decided_at=s.decided_at,
                 decision=s.decision,
                 replaced=frozenset(s.replaced),
-                product_learned=s.product_learned,
-                lone_learned=s.lone_learned,
-                objects_learned=s.objects_learned,
-                announced_learned=s.announced_learned,
+                learned=frozenset(s.learned),
                 confirm_at=s.confirm_at,
             )
             for uid, s in study.series.items()
         },
-        unknown=study.unknown,
+        unknown=study.announced.unknown,
     )
 
 
 def _restore(series: SeriesState, kept: _SeriesRecord) -> None:
     series.last_at, series.longest_pause = kept.last_at, kept.longest_pause
-    series.split, series.contradicted, series.count_learned = kept.split, kept.contradicted, kept.count_learned
-    series.several_learned, series.one_learned = kept.several_learned, kept.one_learned
-    series.parts_learned, series.product_learned = kept.parts_learned, kept.product_learned
-    series.lone_learned, series.objects_learned = kept.lone_learned, kept.objects_learned
-    series.announced_learned, series.confirm_at = kept.announced_learned, kept.confirm_at
+    series.split, series.contradicted = kept.split, kept.contradicted
+    series.learned, series.confirm_at = set(kept.learned), kept.confirm_at
     series.undecided, series.stale, series.decided_at = kept.undecided, kept.stale, kept.decided_at
     series.decision, series.replaced = kept.decision, set(kept.replaced)
     if series.grade is Grade.OPEN:

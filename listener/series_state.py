@@ -11,6 +11,7 @@ from ichor.series.evidence import Announced, CountTally, Decision, Sender, Serie
 from ichor.series.grid import Grid, build_grid
 from ichor.series.roles import Verdict, facts_of, judge
 from ichor.series.rules import RULES, Rule
+from ichor.series.senders import Lesson
 from ichor.types import Grade, Instance, SeriesStatus
 
 _ENOUGH_TO_GUESS = 8  # images whose facts tell what a growing series is meant for
@@ -83,14 +84,7 @@ class SeriesState:
     longest_pause: float = 0.0
     split: bool = False
     contradicted: bool = False
-    count_learned: bool = False
-    several_learned: bool = False
-    one_learned: bool = False
-    parts_learned: bool = False
-    product_learned: bool = False
-    lone_learned: bool = False
-    objects_learned: bool = False
-    announced_learned: bool = False
+    learned: set[Lesson] = field(default_factory=set)
     replaced: set[str] = field(default_factory=set)  # identities that headers were corrected away from
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on

@@ -1,7 +1,7 @@
 """One study as it is assembled: messages in, decisions and jobs out. Pure: time comes in, nothing is read or written.
 
-What it needs of the world are two functions and a mapping: ``put_manifest`` for the claim checks in a job, and what
-was learned of each sender. `listener.assembler` gives it both and keeps it on disk.
+What it needs of the world are a function and a mapping: ``put_manifest`` for the claim checks in a job, and what was
+learned of each sender. `listener.assembler` gives it both and keeps it on disk.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from ichor.messages import AssociationClosed, ContentAnnounced, StudyAssembled
+from ichor.messages import AssociationClosed, ContentAnnounced
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
-from ichor.series.counts import OF_OBJECTS, Claim, Reading
-from ichor.series.evidence import LONGEST_QUIET, Announced, Sender
+from ichor.series.evidence import Announced, Sender
 from ichor.series.manifest import build_manifest
 from ichor.series.rules import RULES, Rule
-from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority, unique
+from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority
 from ichor.uids import content_digest, job_id_of
+from listener import lessons
+from listener.announced import AnnouncedObjects
 from listener.series_state import Associations, Member, SeriesState, contradict
 
 PutManifest = Callable[[Manifest], ManifestRef]
 _NOBODY = "0" * 32
 _MOST_SOURCES = 4
-_MOST_IDENTITIES = 32  # of one series that are told: headers that differ in more are none that was corrected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,7 @@ class StudyAssembly:
     pipelines: Sequence[PipelineSpec]
     study_wait: float
     senders: MutableMapping[str, Sender]
+    learns: bool = True  # False: series leave ``senders`` as they are
     rules: Sequence[Rule] = RULES
     series: dict[str, SeriesState] = field(default_factory=dict)
     associations: Associations = field(default_factory=Associations)
@@ -82,9 +83,7 @@ class StudyAssembly:
     jobs: list[Job] = field(default_factory=list)
     published: dict[str, str] = field(default_factory=dict)  # pipeline -> key of what its last job was about
     changed: set[str] = field(default_factory=set)  # SOP Instance UIDs to be written
-    announced: set[str] = field(default_factory=set)  # SOP Instance UIDs that a sender asked to commit
-    announced_changed: set[str] = field(default_factory=set)  # of these, those to be written
-    unknown: int = 0  # further ones that nobody has seen
+    announced: AnnouncedObjects = field(default_factory=AnnouncedObjects)
     _amended: list[Grade] = field(default_factory=list)
     _waits: list[float] = field(default_factory=list)
     _replan: bool = True  # something happened that jobs may depend on
@@ -116,10 +115,7 @@ class StudyAssembly:
         """A sender asked to commit what it believes to have sent: a count of every series that it names."""
         if not self.series:
             return
-        named = set(message.sop_instance_uids)
-        self.unknown = message.unknown if named >= self.announced else max(self.unknown, message.unknown)
-        self.announced_changed |= named - self.announced
-        self.announced |= named
+        self.announced.announce(message.sop_instance_uids, unknown=message.unknown, home=self.home)
         for series in self.series.values():
             series.stale = True
 
@@ -130,7 +126,7 @@ class StudyAssembly:
         series.put(member)
         for name in member.associations:
             series.brought[name] = series.brought.get(name, 0) + 1
-        self.home[instance.sop_instance_uid] = series.uid
+        self._place(instance.sop_instance_uid, series.uid)
         self.patients[instance.patient_sha256] += 1
 
     def _series(self, uid: str) -> SeriesState:
@@ -167,77 +163,25 @@ class StudyAssembly:
         series = self._series(instance.series_instance_uid)
         sender = self._sender(instance.calling_ae)
         if series.members:
-            pause = now - series.last_at
-            series.longest_pause = max(series.longest_pause, min(pause, LONGEST_QUIET))
-            if not any(name in series.brought for name in self.associations.cut_off):
-                # After an abort the sender's pause is that of its retry: it says nothing of how it sends.
-                sender = sender.after_pause(pause)
-            if not series.split and association not in series.brought:
-                series.split = any(self.associations[name].released for name in series.brought)
-                sender = sender.after_split() if series.split else sender
+            sender = lessons.of_way(series, sender, self.associations, association=association, now=now)
         if series.grade.complete:
             self._amended.append(series.grade)
         elif series.grade is Grade.SHORT:
             sender = sender.after_late_images()
         if not series.undecided:
             self._replan = True
-        sender = self._contradict_announcement(series, instance, sender)
+        uid = instance.sop_instance_uid
+        sender = lessons.of_stranger_to_announcement(series, sender, self.announced, sop_instance_uid=uid)
         series.put(Member(instance, files={instance.file_sha256}, associations={association}))
         series.brought[association] = series.brought.get(association, 0) + 1
         series.last_at = now
         series.reopen()
-        sender = self._learn_from_more(series, sender)
-        self.senders[instance.calling_ae] = sender
-        self.home[instance.sop_instance_uid] = series.uid
+        self._learn(instance.calling_ae, lessons.of_more(series, sender))
+        self._place(uid, series.uid)
         self._replan = self._replan or self.patients[instance.patient_sha256] == 0
         self.patients[instance.patient_sha256] += 1
-        self.changed.add(instance.sop_instance_uid)
+        self.changed.add(uid)
         self._more()
-
-    @staticmethod
-    def _learn_from_more(series: SeriesState, sender: Sender) -> Sender:
-        """What one more image says of the meaning of its sender's counts."""
-        tally = series.tally
-        claim = tally.claim()
-        if tally.enhanced > 1 and not series.objects_learned:
-            series.objects_learned = True
-            sender = sender.after_several_objects()
-        if not series.one_learned and tally.says_one:
-            series.one_learned = True
-            sender = sender.after_one()
-        if claim is None:
-            return sender
-        more = claim.expected is not None and claim.here > claim.expected
-        if claim.reading is Reading.PRODUCT:
-            if more and not series.product_learned:
-                series.product_learned = True
-                sender = sender.after_wrong_product()
-            return sender
-        if more and not series.count_learned:
-            series.count_learned = True
-            series.contradicted = not sender.doubts_counts
-            sender = sender.after_wrong_count()
-        if claim.reading is Reading.PARTS and not series.parts_learned:
-            series.parts_learned = True
-            sender = sender.after_parts()
-        if not series.several_learned and len(tally.acquisitions) > 1:
-            series.several_learned = True
-            sender = sender.after_several()
-        return sender
-
-    def _contradict_announcement(self, series: SeriesState, instance: Instance, sender: Sender) -> Sender:
-        """An image follows of a series that its sender had asked to commit as if it were whole."""
-        if (
-            not self.announced
-            or self.unknown
-            or series.announced_learned
-            or instance.sop_instance_uid in self.announced
-        ):
-            return sender
-        if not series.members or not self.announced.issuperset(series.members):
-            return sender
-        series.announced_learned = True
-        return sender.after_wrong_announcement()
 
     def _correct(self, series: SeriesState, member: Member, instance: Instance, *, now: float) -> None:
         """The same pixels under a new header: the newest identity wins, nothing is computed again."""
@@ -256,10 +200,14 @@ class StudyAssembly:
                 series.brought[name] = series.brought.get(name, 0) + 1
             series.reopen()
             series.replace_identity(before, instance.identity_sha256)
-            self.home[instance.sop_instance_uid] = series.uid
+            self._place(instance.sop_instance_uid, series.uid)
         series.put(Member(instance, member.files, member.associations, member.conflict, corrected=True))
         series.last_at = now
         self._rejudge(series)
+
+    def _place(self, uid: str, series: str) -> None:
+        self.announced.place(uid, series, before=self.home.get(uid))
+        self.home[uid] = series
 
     def _rejudge(self, series: SeriesState) -> None:
         self._replan = True
@@ -272,6 +220,10 @@ class StudyAssembly:
 
     def _sender(self, calling_ae: str) -> Sender:
         return self.senders.get(calling_ae, Sender())
+
+    def _learn(self, calling_ae: str, sender: Sender) -> None:
+        if self.learns:
+            self.senders[calling_ae] = sender
 
     # --- decisions --------------------------------------------------------------------------------------------------
 
@@ -328,8 +280,8 @@ class StudyAssembly:
             sender = sender.after_series()
             if self._stays_below_its_count(series):
                 sender = sender.after_high_count()
-            self.senders[series.sender_ae] = sender
-            self._learn_count(series)
+            self._learn(series.sender_ae, sender)
+            self._learn_at_end(series)
             return series.grade
         if not series.undecided and (series.stale or (due is not None and now >= due)):
             series.stale, series.confirm_at = False, None
@@ -337,18 +289,11 @@ class StudyAssembly:
             if announced is not None and series.grade in (Grade.REGULAR, Grade.QUIET):
                 sender = self._sender(series.sender_ae)
                 series.confirm(self.associations, sender, now=now, announced=announced)
-            self._learn_count(series)
+            self._learn_at_end(series)
         return None
 
     def _announced_of(self, series: SeriesState) -> Announced | None:
-        if not self.announced and not self.unknown:
-            return None
-        here = sum(uid in self.announced for uid in series.members)
-        # What came after the request may be what was unknown then.
-        unnamed = sum(uid not in self.announced for uid in self.home) if self.unknown else 0
-        pending = sum(uid not in self.home for uid in self.announced)
-        absent = pending + max(0, self.unknown - unnamed)
-        return Announced(here=here, absent=absent, alone=len(self.series) == 1)
+        return self.announced.of(series.uid, images_of_study=len(self.home), alone=len(self.series) == 1)
 
     def _stays_below_its_count(self, series: SeriesState) -> bool:
         """All was sent, nothing is missing inside, and the count says more; one series of a study speaks for all."""
@@ -358,43 +303,11 @@ class StudyAssembly:
         others = (other for other in self.series.values() if other is not series)
         return released and not any(other.grade is Grade.SHORT for other in others)
 
-    def _learn_count(self, series: SeriesState) -> None:
-        """A count that agreed and still does when all has been sent is a right one."""
+    def _learn_at_end(self, series: SeriesState) -> None:
         sending = any(name in series.brought for name in self.associations.open)
-        if sending or not series.grade.complete:
-            return
-        sender = self._sender(series.sender_ae)
-        tally = series.tally
-        claim = tally.claim()
-        if claim is not None and claim.met:
-            sender = self._learn_right(series, claim, sender)
-        if tally.enhanced == 1 == tally.images and not series.lone_learned:
-            series.lone_learned = True
-            sender = sender.after_lone_object()
-        announced = self._announced_of(series)
-        if (
-            announced is not None
-            and announced.absent == 0
-            and announced.here == tally.images
-            and series.split
-            and not series.announced_learned
-        ):
-            series.announced_learned = True
-            sender = sender.after_right_announcement()
-        self.senders[series.sender_ae] = sender
-
-    @staticmethod
-    def _learn_right(series: SeriesState, claim: Claim, sender: Sender) -> Sender:
-        if claim.reading is Reading.PRODUCT:
-            if not series.product_learned:
-                series.product_learned = True
-                sender = sender.after_right_product()
-        elif claim.reading is Reading.CONCATENATION:
-            sender = sender.after_late_images()
-        elif claim.reading not in OF_OBJECTS and not series.count_learned and not series.several_learned:
-            series.count_learned = True
-            sender = sender.after_right_count()
-        return sender
+        if series.grade.complete and not sending:
+            sender = self._sender(series.sender_ae)
+            self._learn(series.sender_ae, lessons.of_end(series, sender, announced=self._announced_of(series)))
 
     def _elsewhere(self, series: SeriesState) -> int:
         acquisitions = series.tally.acquisitions
@@ -444,7 +357,7 @@ class StudyAssembly:
         if not meant:
             return None
         meant.sort(key=lambda s: (-len(s.members), s.uid))
-        if self._two_patients():
+        if self.two_patients:
             until = max(s.last_at for s in meant) + self.study_wait
             if self.receiving and pipeline.name not in self.published and now < until:
                 self._waits.append(until)
@@ -495,7 +408,8 @@ class StudyAssembly:
         refused.sort(key=lambda pair: (-len(pair[0].members), pair[0].uid))
         return _Wish(refusal=refused[0][1], sources=tuple(s for s, _ in refused[:_MOST_SOURCES]))
 
-    def _two_patients(self) -> bool:
+    @property
+    def two_patients(self) -> bool:
         """Two Patient IDs, or one from two issuers. An object without a Patient ID contradicts nobody."""
         known = [digest for digest, images in self.patients.items() if images > 0 and len(digest) == 64]
         issuers: dict[str, set[str]] = {}
@@ -521,71 +435,8 @@ class StudyAssembly:
     def _settles_at(self, series: SeriesState) -> float:
         return series.last_at + self._sender(series.sender_ae).quiet
 
-    # --- the view ---------------------------------------------------------------------------------------------------
-
     @property
     def priority(self) -> Priority:
         """The most urgent that any of its objects asks for."""
         asked = {m.instance.priority for s in self.series.values() for m in s.members.values() if m.instance.priority}
         return min(asked, key=lambda p: p.rank, default=Priority.ROUTINE)
-
-    @property
-    def identity_sha256(self) -> str | None:
-        """Identity of the first image that the last job uses, as its header says now: `identities` in one word.
-
-        While a correction is under way, that of the newest header: no result of the old one may be delivered.
-        """
-        used = self._used_by(self.jobs[-1]) if self.jobs else ()
-        if not used:
-            return None
-        if contradict(used):
-            named = [i for series in used for i in series.instances if i.identity_sha256]
-            return max(named, key=lambda i: i.received_at).identity_sha256
-        return used[0].grid.in_order[0].identity_sha256
-
-    @property
-    def identities(self) -> dict[str, tuple[str, ...]]:
-        """By job id, the identities under which its result may be delivered now; none where headers contradict."""
-        return {job.job_id: self._identities_of(job) for job in self.jobs}
-
-    def _identities_of(self, job: Job) -> tuple[str, ...]:
-        used = self._used_by(job)
-        if not used or contradict(used):
-            return ()
-        # A result is encoded with the first header of its main input.
-        named = {instance.identity_sha256 for instance in used[0].instances}
-        return tuple(sorted(named)) if len(named) <= _MOST_IDENTITIES else (used[0].grid.in_order[0].identity_sha256,)
-
-    def _used_by(self, job: Job) -> tuple[SeriesState, ...]:
-        """The series of a job, main input first; none when a correction has taken one of them away."""
-        uids = [ref.series_instance_uid for ref in (*job.inputs.values(), *job.sources)]
-        return tuple(self.series[uid] for uid in uids) if all(uid in self.series for uid in uids) else ()
-
-    def reason(self) -> str | None:
-        """Why there is no job, None when there is one or something is still open."""
-        if self.jobs or self.open:
-            return None
-        if self._two_patients():
-            return Reason.TWO_PATIENTS
-        found = unique([s.verdict.reason for s in self.series.values() if s.verdict and s.verdict.reason])
-        return f"{Reason.NO_PIPELINE}: {', '.join(found)}" if found else Reason.NO_PIPELINE
-
-    def view(self, now: float) -> StudyAssembled:
-        """Everything, for the event log."""
-        members = [m.instance for s in self.series.values() for m in s.members.values()]
-        accession = [i for i in members if i.accession_sha256]
-        return StudyAssembled(
-            study_instance_uid=self.uid,
-            revision=self.revision,
-            priority=self.priority,
-            received_at=min(i.received_at for i in members),
-            at=now,
-            receiving=self.receiving,
-            open=self.open,
-            series=tuple(series.status() for series in self.series.values()),
-            jobs=tuple(self.jobs),
-            reason=self.reason(),
-            accession_sha256=max(accession, key=lambda i: i.received_at).accession_sha256 if accession else None,
-            identity_sha256=self.identity_sha256,
-            identities=self.identities,
-        )

@@ -20,13 +20,16 @@ from ichor.series.manifest import build_manifest
 from ichor.series.nifti import write_nifti
 from ichor.series.roles import Said, said_lines
 from ichor.series.rules import Rule
-from ichor.series.senders import FOLDER
+from ichor.series.senders import Sender
 from ichor.series.summary import SeenSeries, summary
 from ichor.series.volume import build_volumes
 from ichor.types import Evidence, Grade, Instance, Manifest, ManifestRef
 from listener.series_state import SeriesState
 from listener.study import StudyAssembly
 
+# What a folder holds is all there is: one object is the whole series, and no series says anything of another.
+_FOLDER = Sender(lone_objects=1)
+_CALLING = ASSOCIATION.upper()
 _TOLD = 5  # files named for each reason
 _MOST_LOOKS = 1000
 _WIDTH = 110
@@ -121,12 +124,14 @@ def _assembled(study_uid: str, instances: Sequence[Instance], *, rules: Sequence
     counts: defaultdict[str, int] = defaultdict(int)
     for instance in instances:
         counts[instance.series_instance_uid] += 1
-    study = StudyAssembly(uid=study_uid, pipelines=(), study_wait=0.0, senders=FOLDER, rules=rules)
+    study = StudyAssembly(
+        uid=study_uid, pipelines=(), study_wait=0.0, senders={_CALLING: _FOLDER}, learns=False, rules=rules
+    )  # fmt: skip
     study.receive(instances, association=ASSOCIATION, now=0.0)
     study.close(
         AssociationClosed(
             study_instance_uid=study_uid, association=ASSOCIATION, released=True,
-            calling_ae=ASSOCIATION.upper(), counts=counts, closed_at=0.0,
+            calling_ae=_CALLING, counts=counts, closed_at=0.0,
         )
     )  # fmt: skip
     # Nothing more will come: let all the time pass that the assembler would wait.
@@ -185,7 +190,7 @@ def _write(series: SeenSeries, *, spool: FolderSpool, out: Path) -> list[Path]:
     manifest = build_manifest(
         series.instances, revision=1, grade=series.grade, notes=series.notes, grid=series.grid
     )  # fmt: skip
-    volumes = build_volumes(manifest, spool=spool)
+    volumes = build_volumes(manifest, spool=spool, grid=series.grid)
     out.mkdir(parents=True, exist_ok=True)
     made = list(write_nifti(volumes, out, stem=series.series_instance_uid))
     beside = out / f"{series.series_instance_uid}.json"

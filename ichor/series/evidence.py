@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from ichor.series.counts import OF_OBJECTS, Claim, CountTally, Reading
 from ichor.series.grid import Grid, missing_texts
 from ichor.series.senders import DEFAULT_QUIET, KNOWN_AFTER, LONGEST_QUIET, SHORTEST_QUIET, Sender
-from ichor.types import Evidence, Grade
+from ichor.types import AxisName, Evidence, Grade
 
 __all__ = [
     "DEFAULT_QUIET", "KNOWN_AFTER", "LONGEST_QUIET", "SHORTEST_QUIET", "Announced", "Claim", "CountTally",
@@ -316,7 +316,7 @@ class _Said:
             text += f" in {len(grid.stacks)} stacks"
         if first.spacing is not None:
             text += f", {first.spacing:.2f} mm apart"
-        text += "".join(f", {axis.size} on axis {axis.name}" for axis in grid.axes if axis.name != "stack")
+        text += "".join(f", {axis.size} on axis {axis.name}" for axis in grid.axes if axis.name is not AxisName.STACK)
         text += f", gaps: {len(grid.gaps)}" if grid.gaps else ", no gap"
         if not grid.even:
             text += ", some hold more images than others"

@@ -5,8 +5,8 @@ Values, not identities: every event gives a new `Sender`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 DEFAULT_QUIET = 10.0  # seconds, until a sender is known
 SHORTEST_QUIET = 3.0
@@ -16,6 +16,19 @@ _HIGH_COUNTS = 5  # series in a row that stayed below their count: the count mea
 _FORGIVE = 20  # right counts that make up for a wrong one
 _FORGET = 0.98  # per series: an old long pause loses its weight
 _UNSPLIT_PER_SPLIT = 100  # whole series in a row that make up for one that was split
+
+
+class Lesson(StrEnum):
+    """What a series teaches of its sender once, however many images follow."""
+
+    COUNT = "count"  # whether its count of one acquisition was right
+    SEVERAL = "several"  # it has several acquisitions
+    ONE = "one"  # it says 1 and has more images
+    PARTS = "parts"  # its counts are those of one acquisition each
+    PRODUCT = "product"  # whether slices of a volume times volumes was right
+    LONE = "lone"  # it is one enhanced object and stayed so
+    OBJECTS = "objects"  # it has several enhanced objects
+    ANNOUNCED = "announced"  # whether a request to commit that named all of it was right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,31 +129,3 @@ class Sender:
 
     def after_wrong_announcement(self) -> Sender:
         return replace(self, announced_wrong=self.announced_wrong + 1)
-
-
-class Strangers(MutableMapping[str, Sender]):
-    """Senders of which nothing is ever learned: all are ``always``.
-
-    A folder of files is one: what it holds is all there is, and one of its series says nothing of another.
-    """
-
-    def __init__(self, always: Sender | None = None) -> None:
-        self._always = always or Sender()
-
-    def __getitem__(self, ae: str) -> Sender:
-        return self._always
-
-    def __setitem__(self, ae: str, sender: Sender) -> None:
-        pass
-
-    def __delitem__(self, ae: str) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-FOLDER = Strangers(Sender(lone_objects=1))

@@ -19,7 +19,6 @@ from contract.traffic import Arrival, Truth, draw_arrivals
 from ichor.pipeline import PipelineSpec
 from ichor.series.evidence import Sender
 from ichor.series.grid import Grid
-from ichor.series.senders import Strangers
 from ichor.types import Evidence, Findings, Grade, Job, Manifest, ManifestRef
 from listener.study import StudyAssembly
 
@@ -57,9 +56,11 @@ class Outcome:
         return [grade for grade, here in self.decisions if grade.complete and here != self.truth.whole]
 
 
-def play(arrival: Arrival, senders: MutableMapping[str, Sender]) -> tuple[list[Outcome], list[Job]]:
+def play(
+    arrival: Arrival, senders: MutableMapping[str, Sender], *, learns: bool = True
+) -> tuple[list[Outcome], list[Job]]:
     """Let one study arrive; every decision on the way and all jobs."""
-    study = StudyAssembly(uid=arrival.study, pipelines=(PIPELINE,), study_wait=10.0, senders=senders)
+    study = StudyAssembly(uid=arrival.study, pipelines=(PIPELINE,), study_wait=10.0, senders=senders, learns=learns)
     outcomes = {uid: Outcome(truth) for uid, truth in arrival.truths.items()}
     jobs: list[Job] = []
 
@@ -176,7 +177,7 @@ def check(count: int, seed: int) -> None:
         for role in jobs[-1].inputs.values() if jobs else ():
             # The last job is about all that came.
             assert role.instances == len(arrival.truths[role.series_instance_uid].sent)
-        for outcome in play(arrival, Strangers())[0]:
+        for outcome in play(arrival, {}, learns=False)[0]:
             strange.add(outcome)
     print(f"\n{count} series, seed {seed}:")
     for title, sums in (("learning", learning), ("nothing learned", strange)):

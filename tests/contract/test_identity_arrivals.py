@@ -20,6 +20,7 @@ from ichor.series.evidence import LONGEST_QUIET, Sender
 from ichor.types import Findings, Instance, Job, Manifest, ManifestRef
 from ichor.uids import content_digest
 from listener.study import StudyAssembly
+from listener.view import identities_of
 
 STUDY = "1.2.3"
 CASES, SOAK_CASES = 1_500, 20_000
@@ -156,7 +157,7 @@ class Site:
         instances = self.instances(job)
         named = [instance.identity_sha256 for instance in instances]
         result = Result(job, identity_of_sources(named), frozenset(named))
-        if result.identity in self.study.identities[job.job_id]:
+        if result.identity in identities_of(self.study)[job.job_id]:
             used = {instance.series_instance_uid for instance in instances}
             headers = frozenset(i.identity_sha256 for uid in used for i in self.study.series[uid].instances)
             outdated = frozenset(identity for uid in used for identity in self.outdated.get(uid, ()))

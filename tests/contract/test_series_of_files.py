@@ -24,6 +24,7 @@ from ichor.series.volume import build_volume
 from ichor.store.journal import StoredObject
 from ichor.types import Findings, Grade, Instance, Manifest, ManifestRef
 from listener.study import StudyAssembly
+from listener.view import view_of
 from phantoms.ct_study import write_ct_head
 
 RealData = Callable[[str], Path]
@@ -99,7 +100,7 @@ def test_the_philips_head_phantom_is_regular_and_a_head_ct(real_data: RealData) 
     assert len(instances) == 28
     (job,) = assembled(instances).jobs
     assert (job.refusal, job.inputs["ncct_head"].instances) == (None, 28)
-    (series,) = assembled(instances).view(10.0).series
+    (series,) = view_of(assembled(instances), now=10.0).series
     assert (series.grade, series.roles) == (Grade.REGULAR, ("ncct_head",))
     volume = volume_of(instances)
     by_height = sorted(

@@ -6,20 +6,23 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
 from contract.arrivals import make_slice
 
 from ichor.messages import AssociationClosed, ContentAnnounced
 from ichor.pipeline import PipelineSpec
-from ichor.series.evidence import Sender
+from ichor.series.senders import Lesson, Sender
 from ichor.types import Findings, Grade
 from listener.assembly_store import AssemblyStore
 from listener.study import StudyAssembly
+from listener.view import view_of
 
 # Of version 1 as it was first released.
 _SERIES = {
     "last_at", "longest_pause", "split", "contradicted", "count_learned", "several_learned", "one_learned",
     "parts_learned", "undecided", "stale", "decided_at", "decision",
 }  # fmt: skip
+_FLAGS = ("count", "several", "one", "parts", "product", "lone", "objects", "announced")
 _STUDY = {"revision", "settled", "jobs", "published", "series"}
 _SENDER = {
     "series", "splits", "several", "parts", "ones", "counts_right", "counts_wrong", "counts_high", "longest_pause",
@@ -68,12 +71,12 @@ def test_what_was_announced_and_learned_is_read_back(tmp_path: Path) -> None:
     again = empty()
     store = AssemblyStore(tmp_path / "state.sqlite")
     assert store.load(again) == 1
-    assert (again.announced, again.unknown) == (study.announced, 2)
-    assert len(again.announced) == 12
+    assert (again.announced.uids, again.announced.unknown) == (study.announced.uids, 2)
+    assert len(again.announced.uids) == 12
     assert store.senders() == study.senders
     assert again.due == study.due
-    assert again.view(1000.0) == study.view(1000.0)
-    assert not again.announced_changed
+    assert view_of(again, now=1000.0) == view_of(study, now=1000.0)
+    assert not again.announced.changed
 
 
 def test_state_of_the_first_version_still_reads(tmp_path: Path) -> None:
@@ -82,6 +85,7 @@ def test_state_of_the_first_version_still_reads(tmp_path: Path) -> None:
     study.receive([make_slice(number=n + 1) for n in range(12)], association="a1", now=1000.0)
     study.look(1000.0, put_manifest=_never)  # type: ignore[arg-type]
     study.senders["CT1"] = Sender(series=30, splits=2, counts_right=5, longest_pause=4.0)
+    study.series["1.2.3.1"].learned = {Lesson.COUNT, Lesson.ONE}
     store = AssemblyStore(path)
     save(store, study)
     store.close()
@@ -92,15 +96,51 @@ def test_state_of_the_first_version_still_reads(tmp_path: Path) -> None:
     assert senders["CT1"].splits_series
     again = empty(senders)
     assert store.load(again) == 1
-    assert (again.announced, again.unknown) == (set(), 0)
+    assert (again.announced.uids, again.announced.unknown) == (set(), 0)
     assert again.series["1.2.3.1"].grade is Grade.OPEN
     assert len(again.series["1.2.3.1"].members) == 12
+    assert again.series["1.2.3.1"].learned == {Lesson.COUNT, Lesson.ONE}
     assert again.due == study.due
     save(store, again)
     store.close()
+    with sqlite3.connect(path) as db:
+        # What was written now a first version would not understand: it must refuse, not guess.
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert AssemblyStore(path).load(empty()) == 1
+
+
+@pytest.mark.parametrize("lesson", Lesson)
+def test_every_lesson_that_was_a_flag_of_its_own_is_read(tmp_path: Path, lesson: Lesson) -> None:
+    path = tmp_path / "state.sqlite"
+    study = empty()
+    fill(study)
+    study.series["1.2.3.1"].learned = {lesson}
+    store = AssemblyStore(path)
+    save(store, study)
+    store.close()
+    _flags_for_lessons(path)
+    again = empty()
+    assert AssemblyStore(path).load(again) == 1
+    assert again.series["1.2.3.1"].learned == {lesson}
+    assert view_of(again, now=1000.0) == view_of(study, now=1000.0)
+
+
+def _flags_for_lessons(path: Path) -> None:
+    """As before lessons were one set."""
+    db = sqlite3.connect(path)
+    (text,) = db.execute("SELECT state FROM studies").fetchone()
+    state = json.loads(text)
+    for series in state["series"].values():
+        learned = series.pop("learned")
+        series |= {f"{name}_learned": name in learned for name in _FLAGS}
+    db.execute("UPDATE studies SET state = ?", (json.dumps(state),))
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
 
 
 def _make_old(path: Path) -> None:
+    _flags_for_lessons(path)
     db = sqlite3.connect(path)
     (text,) = db.execute("SELECT state FROM studies").fetchone()
     state = {key: value for key, value in json.loads(text).items() if key in _STUDY}

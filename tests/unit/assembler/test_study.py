@@ -16,6 +16,7 @@ from ichor.reasons import Reason
 from ichor.series.evidence import DEFAULT_QUIET, SETTLE, Sender
 from ichor.types import Findings, Grade, Instance, Job, Kind, Manifest, ManifestRef, Priority, Slot
 from listener.study import Step, StudyAssembly
+from listener.view import newest_identity, view_of
 
 WAIT = 10.0
 
@@ -208,7 +209,7 @@ def test_a_late_slice_reopens_and_amends() -> None:
     play.wait(60)
     play.bring(slices[-1:], "a2")
     assert play.grade() is Grade.OPEN
-    assert play.study.view(play.now).open
+    assert view_of(play.study, now=play.now).open
     play.release("a2")
     assert play.grade() is Grade.OPEN  # this sender splits series
     play.wait(60)
@@ -223,11 +224,11 @@ def test_the_same_message_twice_changes_nothing() -> None:
     play = Play()
     play.bring(head())
     play.release()
-    view = play.study.view(play.now)
+    view = view_of(play.study, now=play.now)
     for instance in [m.instance for m in play.study.series["1.2.3.1"].members.values()]:
         play.study.receive([instance], association="a1", now=play.now)
     play.release()
-    assert play.study.view(play.now) == view
+    assert view_of(play.study, now=play.now) == view
     assert len(play.jobs) == 1
 
 
@@ -283,11 +284,11 @@ def test_a_corrected_name_gives_a_new_job_once_all_headers_are_corrected() -> No
     play = Play()
     play.bring(head())
     play.release()
-    old = play.study.identity_sha256
+    old = newest_identity(play.study)
     corrected = head(identity="corrected")
     play.bring(corrected[:6], "a2")
     assert len(play.jobs) == 1
-    assert play.study.identity_sha256 == "corrected" != old
+    assert newest_identity(play.study) == "corrected" != old
     play.bring(corrected[6:], "a2")
     assert [j.revision for j in play.jobs] == [1, 2]
     assert {i.identity_sha256 for i in play.manifests[-1].instances} == {"corrected"}
@@ -307,11 +308,11 @@ def test_an_unreadable_object_is_no_second_patient_and_no_other_identity() -> No
     play.release()
     play.wait(60)
     assert play.study.series["1.2.3.1"].identities == ("i",)
-    assert play.study.identity_sha256 == "i"
+    assert newest_identity(play.study) == "i"
     assert [j.refusal for j in play.jobs] == [Reason.CUT_SHORT]
     play.bring(head(identity="corrected"), "a2")
     assert not play.study.series["1.2.3.1"].mixed
-    assert play.study.identity_sha256 == "corrected"
+    assert newest_identity(play.study) == "corrected"
 
 
 def test_a_redelivered_old_header_does_not_win() -> None:
@@ -322,7 +323,7 @@ def test_a_redelivered_old_header_does_not_win() -> None:
     play.bring(head(identity="corrected"), "a2")
     play.study.receive(old, association="a1", now=play.now)
     play.look()
-    assert play.study.identity_sha256 == "corrected"
+    assert newest_identity(play.study) == "corrected"
     assert len(play.jobs) == 2
 
 
@@ -375,11 +376,11 @@ def test_our_own_objects_start_nothing_and_reopen_nothing() -> None:
     play = Play()
     play.bring(head())
     play.release()
-    view = play.study.view(play.now)
+    view = view_of(play.study, now=play.now)
     ours = make_slice(series="1.2.3.7", number=1, made_by_ichor=True)
     play.bring([ours], "a9")
     play.release("a9", **{"1_2_3_7": 1})
-    assert replace(play.study.view(play.now), at=view.at) == view
+    assert replace(view_of(play.study, now=play.now), at=view.at) == view
     empty = Play()
     empty.bring([ours])
     assert empty.study.series == {}
@@ -390,7 +391,7 @@ def test_without_a_candidate_the_reason_says_what_there_was() -> None:
     play.bring(make_slice(number=n + 1, kernel="H70h") for n in range(8))
     play.bring([make_slice(series="1.2.3.2", number=1, slot=Slot(kind=Kind.LOCALIZER))])
     play.release()
-    view = play.study.view(play.now)
+    view = view_of(play.study, now=play.now)
     assert (view.open, view.jobs) == (False, ())
     assert view.reason == "no pipeline applies: bone kernel, a localizer"
 
@@ -461,6 +462,67 @@ def test_a_sender_that_asks_part_by_part_is_not_believed_again() -> None:
     again.announce(*uids(head()[:6]))
     again.wait(60)
     assert again.grade() is Grade.QUIET
+
+
+class CountedUid(str):
+    """A UID that counts how often it is looked up, or walked into a set."""
+
+    __slots__ = ()
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        CountedUid.looked_up += 1
+        return super().__hash__()
+
+
+def look_ups(images: int, *, unknown: int) -> int:
+    """By a sender that opens an association for each image and asks to commit after each."""
+    play = Play()
+    CountedUid.looked_up = 0
+    for n in range(images):
+        image = make_slice(number=n + 1)
+        image = replace(image, sop_instance_uid=CountedUid(image.sop_instance_uid))
+        play.bring([image], association=f"a{n}")
+        play.release(f"a{n}")
+        play.announce(image.sop_instance_uid, unknown=unknown)
+    assert play.study.series["1.2.3.1"].split
+    return CountedUid.looked_up
+
+
+@pytest.mark.parametrize("unknown", [0, 1])
+def test_a_request_to_commit_after_each_image_costs_each_image_the_same(unknown: int) -> None:
+    few, many = look_ups(100, unknown=unknown), look_ups(300, unknown=unknown)
+    assert few >= 100
+    assert many <= 3.3 * few
+
+
+def test_what_is_announced_is_counted_by_series_as_images_come_and_move() -> None:
+    play = Play()
+    images = head(6) + [replace(i, series_instance_uid="1.2.3.2", sop_instance_uid=f"1.2.9.{n}")
+                        for n, i in enumerate(head(4))]  # fmt: skip
+    known = [i.sop_instance_uid for i in images]
+    announced = play.study.announced
+    play.bring(images[:3])
+    play.announce(*known[:2], *known[6:8], "1.2.99", unknown=2)
+    play.bring(images[3:])
+
+    def here() -> tuple[int, int, int]:
+        first = announced.of("1.2.3.1", images_of_study=len(play.study.home), alone=False)
+        second = announced.of("1.2.3.2", images_of_study=len(play.study.home), alone=False)
+        assert first is not None
+        assert second is not None
+        assert first.absent == second.absent
+        return first.here, second.here, first.absent
+
+    # Of 6 images that nobody named 2 may be those that were unknown: only 1.2.99 is absent.
+    assert here() == (2, 2, 1)
+    moved = replace(images[0], series_instance_uid="1.2.3.2", file_sha256="moved", received_at=play.now + 1)
+    play.study.receive([moved], association="a1", now=play.now + 1)
+    assert here() == (1, 3, 1)
+    play.announce(*known, "1.2.99")
+    assert here() == (5, 5, 1)
+    assert not announced.names_all("1.2.3.1", images=6)
+    assert announced.names_all("1.2.3.1", images=5)
 
 
 def test_a_time_series_with_empty_slots_is_short_and_names_them() -> None:
