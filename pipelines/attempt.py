@@ -12,6 +12,7 @@ from typing import Protocol
 from ichor.encoding import EncodedObject, Encoder
 from ichor.errors import UnknownMessage, Unreadable
 from ichor.pipeline import Engine, PipelineSpec
+from ichor.reasons import Reason
 from ichor.store.findings import findings_key, load_findings
 from ichor.store.protocol import Blobs, SpoolReader
 from ichor.types import Algorithm, Findings, Job, Manifest, ManifestRef, ResultSet, Stage, Volume
@@ -72,6 +73,8 @@ def attempt(bench: Bench, spec: PipelineSpec, job: Job, *, predecessor: ResultSe
                 role: bench.build_volume(manifest, spool=bench.spool, ref=job.inputs[role])
                 for role, manifest in manifests.items()
             }
+        main = volumes[spec.requires[0]]
+        _check_citable(main)
         key = _recall_key(bench, spec, job.study_instance_uid, volumes)
         recalled = _recall(bench.blobs, key)
         if recalled is None:
@@ -80,7 +83,6 @@ def attempt(bench: Bench, spec: PipelineSpec, job: Job, *, predecessor: ResultSe
             findings = recalled
     except Unreadable as error:
         return not_analysed(bench, spec, job, reason=error.reason, predecessor=predecessor, watch=watch)
-    main = volumes[spec.requires[0]]
     sources = tuple(dict.fromkeys(i for v in [main, *volumes.values()] for i in v.sources))
     with watch(Stage.ENCODE):
         objects = bench.encoder.encode(findings, job=job, sources=sources, volume=main, predecessor=predecessor)
@@ -117,6 +119,14 @@ def not_analysed(
     return Made(
         findings=findings, sources=sources, objects=tuple(objects), pictures=tuple(pictures), seconds=watch.seconds
     )  # fmt: skip
+
+
+def _check_citable(volume: Volume) -> None:
+    """Results lie on a plain volume and cite one source object per slice: say so before a network runs, not after."""
+    if volume.axes:
+        raise Unreadable(Reason.OTHER_AXES)
+    if len(volume.sources) != len(volume.origins_lps):
+        raise Unreadable(Reason.MULTIFRAME)
 
 
 def _recall_key(bench: Bench, spec: PipelineSpec, study_instance_uid: str, volumes: Mapping[str, Volume]) -> str:

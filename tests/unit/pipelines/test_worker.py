@@ -37,6 +37,8 @@ from ichor.reasons import Reason
 from ichor.store.memory import MemoryBlobs
 from ichor.store.protocol import Blobs, SpoolReader
 from ichor.types import (
+    Axis,
+    AxisName,
     Findings,
     Grade,
     Instance,
@@ -102,6 +104,7 @@ class Place:
         self.engine, self.encoder = ThresholdEngine(), WordEncoder()
         self.stop = threading.Event()
         self.volume = BLEED
+        self.change: Callable[[Volume], Volume] = lambda volume: volume
         self.manifests: dict[str, Manifest] = {}
         self.built = 0
         self.spec = PIPELINE if run is None else replace(PIPELINE, run=run)
@@ -119,7 +122,7 @@ class Place:
     def build(self, manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> Volume:
         assert isinstance(spool, NoSpool)
         self.built += 1
-        return replace(self.volume, sources=manifest.instances, manifest=ref)
+        return self.change(replace(self.volume, sources=manifest.instances, manifest=ref))
 
     def order(
         self, revision: int = 1, *, identity: str = "a" * 64, refusal: str | None = None, study: str = STUDY,
@@ -384,6 +387,30 @@ def test_stat_goes_first() -> None:
     place.order(study="1.2.5", priority=Priority.STAT)
     place.step()
     assert place.told(JobDone)[0].study_instance_uid == "1.2.5"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda v: replace(v, array=v.array[None], axes=(Axis(name=AxisName.TIME, values=(0.0,)),)),
+            Reason.OTHER_AXES,
+        ),
+        (lambda v: replace(v, sources=v.sources[:1]), Reason.MULTIFRAME),  # all slices are frames of one object
+    ],
+)
+def test_a_volume_that_no_result_can_cite_is_answered_before_inference_and_once(
+    change: Callable[[Volume], Volume], reason: str
+) -> None:
+    place = Place()
+    place.change = change
+    place.order()
+    place.step()
+    (done,) = place.told(JobDone)
+    assert (done.outcome, done.reason, done.measurements) == ("not_analysed", reason, ())
+    assert place.engine.calls == 0
+    assert place.told(JobFailed) == []
+    assert place.idle()
 
 
 @pytest.mark.parametrize("report", [True, False])
