@@ -395,6 +395,25 @@ class GradientTable:
     source: str
 
 
+def mean_affine_lps(
+    origins_lps: npt.ArrayLike, row_lps: npt.ArrayLike, column_lps: npt.ArrayLike, *,
+    pixel_spacing: tuple[float, float], thickness: float | None,
+) -> Float64Array:  # fmt: skip
+    """(4, 4): (column, row, slice, 1) to mm for slices at ``origins_lps`` (n, 3), taken at their mean distance.
+
+    ``thickness`` (mm; else 1) stands for the distance where there is one slice.
+    """
+    origins = np.asarray(origins_lps, dtype=np.float64)
+    row, column = np.asarray(row_lps, dtype=np.float64), np.asarray(column_lps, dtype=np.float64)
+    dy, dx = pixel_spacing
+    last = len(origins) - 1
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * dx, column * dy
+    affine[:3, 2] = (origins[-1] - origins[0]) / last if last else np.cross(row, column) * (thickness or 1.0)
+    affine[:3, 3] = origins[0]
+    return affine
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
     """One scalar array in patient coordinates: a volume, or volumes along further axes.
@@ -434,17 +453,10 @@ class Volume:
     @property
     def affine_lps(self) -> Float64Array:
         """(4, 4): (column, row, slice, 1) to mm; slices at their mean distance, exact for even sets."""
-        affine = np.eye(4)
-        dy, dx = self.pixel_spacing
-        affine[:3, 0], affine[:3, 1] = self.row_lps * dx, self.column_lps * dy
-        last = len(self.origins_lps) - 1
-        step = (
-            (self.origins_lps[-1] - self.origins_lps[0]) / last
-            if last
-            else self.normal_lps * (self.slice_thickness or 1.0)
-        )
-        affine[:3, 2], affine[:3, 3] = step, self.origins_lps[0]
-        return affine
+        return mean_affine_lps(
+            self.origins_lps, self.row_lps, self.column_lps, pixel_spacing=self.pixel_spacing,
+            thickness=self.slice_thickness,
+        )  # fmt: skip
 
     @property
     def normal_lps(self) -> Float64Array:

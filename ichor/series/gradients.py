@@ -6,32 +6,27 @@ What is absent or contradictory is named, nothing is filled in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ichor.reasons import Reason
-from ichor.series.grid import Grid
-from ichor.types import AxisName, Diffusion, Float64Array, GradientTable, unique
+from ichor.series.planes import Plane
+from ichor.series.shells import B0_LIMIT
+from ichor.types import Axis, AxisName, Diffusion, Float64Array, GradientTable, unique
 
-B0_LIMIT = 5.0  # s/mm2: up to here a volume counts as not diffusion weighted
-SHELL_TOLERANCE = 0.05
 _AGREEMENT = 1e-3  # component by component; slices of one volume repeat one direction
 _UNIT = 0.01
 _SAME_B = 0.01  # s/mm2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell:
-    """Volumes of one b-value: ``volumes`` index the table. ``b_value`` is the highest of them, 0 for b0, s/mm2."""
+def gradient_table(
+    planes: Sequence[Plane], *, axes: Sequence[Axis], cells: npt.NDArray[np.int64]
+) -> GradientTable | Reason | None:
+    """b-values and directions along the diffusion axis of a grid, in its order.
 
-    b_value: float
-    volumes: tuple[int, ...]
-
-
-def gradient_table(grid: Grid) -> GradientTable | Reason | None:
-    """b-values and directions along the diffusion axis of ``grid``, in its order.
+    ``planes``, ``axes`` and ``cells`` are those of `ichor.series.grid.Grid`, whose ``gradients`` is this table.
 
     Returns
     -------
@@ -39,12 +34,12 @@ def gradient_table(grid: Grid) -> GradientTable | Reason | None:
     `Reason` where images of one volume disagree by more than 1e-3, where an image contradicts itself, or where a
     volume above b 5 has no direction, or one that is no unit vector, beside others that have.
     """
-    axis = next((k for k, axis in enumerate(grid.axes) if axis.name is AxisName.DIFFUSION), None)
+    axis = next((k for k, axis in enumerate(axes) if axis.name is AxisName.DIFFUSION), None)
     if axis is None:
         return None
     found = [
-        unique([d for k in volume[volume >= 0].tolist() if (d := grid.planes[k].slot.diffusion) is not None])
-        for volume in np.moveaxis(grid.cells, axis, 0)
+        unique([d for k in volume[volume >= 0].tolist() if (d := planes[k].slot.diffusion) is not None])
+        for volume in np.moveaxis(cells, axis, 0)
     ]
     stated = [diffusion for volume in found for diffusion in volume]
     for diffusion in stated:
@@ -65,24 +60,6 @@ def gradient_table(grid: Grid) -> GradientTable | Reason | None:
         directions_lps=tuple(directions),
         source=", ".join(unique([diffusion.source for diffusion in stated if diffusion.source])),
     )
-
-
-def shells(table: GradientTable) -> tuple[Shell, ...]:
-    """Volumes by b-value, ascending: b0 (up to 5 s/mm2), then those within 5 % of the highest of their shell.
-
-    Volumes are given to the shell of the highest b-value first, then to that of the highest left, and so on.
-    """
-    b = np.asarray(table.b_values)
-    found = []
-    left = b > B0_LIMIT
-    while left.any():
-        highest = float(b[left].max())
-        shell = left & (b >= (1 - SHELL_TOLERANCE) * highest)
-        found.append(Shell(b_value=highest, volumes=tuple(np.flatnonzero(shell).tolist())))
-        left &= ~shell
-    if (b <= B0_LIMIT).any():
-        found.append(Shell(b_value=0.0, volumes=tuple(np.flatnonzero(b <= B0_LIMIT).tolist())))
-    return tuple(reversed(found))
 
 
 def fsl_bvecs(

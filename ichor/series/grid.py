@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,12 @@ import numpy.typing as npt
 from ichor.reasons import Reason
 from ichor.series.axes import Arrangement, arrange
 from ichor.series.gaps import SAME_PLACE_MM, Gap, slice_gaps
+from ichor.series.gradients import gradient_table
 from ichor.series.labels import Codes, Value, labels_of
 from ichor.series.planes import Plane, planes_of
 from ichor.series.selection import by_kind, left_out_notes
 from ichor.series.stacks import Pile, Stack, pile_up, placed
-from ichor.types import Axis, AxisName, Instance
+from ichor.types import Axis, AxisName, GradientTable, Instance
 
 __all__ = ["SAME_PLACE_MM", "Gap", "Grid", "Missing", "Stack", "build_grid", "missing_texts", "slice_gaps"]
 
@@ -37,7 +39,7 @@ class Missing:
     indices: tuple[int, ...] = ()  # on the same axes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: the table below is kept
 class Grid:
     """All stacks of a series and the array that its images make.
 
@@ -90,6 +92,11 @@ class Grid:
     @property
     def positions(self) -> int:
         return sum(len(stack.positions) for stack in self.stacks)
+
+    @cached_property
+    def gradients(self) -> GradientTable | Reason | None:
+        """See `ichor.series.gradients.gradient_table`."""
+        return gradient_table(self.planes, axes=self.axes, cells=self.cells)
 
     @property
     def in_order(self) -> tuple[Instance, ...]:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ichor.reasons import Reason
-from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid
 from ichor.series.kernels import kernel_class
 from ichor.series.planes import Plane, planes_of
-from ichor.series.rules import B0_LIMIT, RULES, Check, Rule, SeriesFacts
-from ichor.types import Axis, AxisName, Component, Evidence, GradientTable, Instance, Kind, SequenceFacts, unique
+from ichor.series.refusal import array_refusal, of_the_array
+from ichor.series.rules import RULES, Check, Rule, SeriesFacts
+from ichor.series.shells import B0_LIMIT, shells
+from ichor.types import (
+    Axis,
+    AxisName,
+    Component,
+    Dialect,
+    Evidence,
+    GradientTable,
+    Instance,
+    Kind,
+    SequenceFacts,
+    unique,
+)
 
 _HEAD_WORDS = ("HEAD", "BRAIN", "SKULL", "CRANI", "CEREBR", "KOPF", "SCHAEDEL", "TETE", "CRANE")
 _NOT_IMAGE = {
@@ -31,7 +43,6 @@ _NOT_IMAGE = {
 _TIMES = (AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION)
 _SAME_DIRECTION = 1e-3  # of the cosine: 2.6 degrees
 _GENERAL = 3  # first checks of our rules: modality, head, kind
-_SHELL = 0.95  # b within 5 % of the highest is one shell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +60,8 @@ class Verdict:
     """What the rules say of one series. ``rank`` per role: lower sorts first, comparable within a role.
 
     ``refused``: role -> reason, for a series that is meant for the role and cannot be used. ``reason``: why it plays
-    none, in the words of the rule that came nearest; that no role is for it, where each has its own reason. ``said``: every rule, in order.
+    none, in the words of the rule that came nearest; that no role is for it, where each has its own reason. ``said``:
+    every rule, in order. ``facts``: what they were put to.
     """
 
     roles: tuple[str, ...]
@@ -57,6 +69,7 @@ class Verdict:
     refused: Mapping[str, str]
     reason: str | None
     said: tuple[Said, ...] = ()
+    facts: SeriesFacts | None = field(default=None, compare=False, repr=False)
 
     @property
     def meant(self) -> frozenset[str]:
@@ -126,6 +139,7 @@ def judge(facts: SeriesFacts, *, rules: Sequence[Rule] = RULES) -> Verdict:
         refused=refused,
         reason=None if plays else next(iter(refused.values()), Reason.NO_ROLE if len(own_ways) > 1 else reason),
         said=tuple(said),
+        facts=facts,
     )
 
 
@@ -145,12 +159,12 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
     sequence = next((i.sequence for i in instances if i.sequence is not None), None) or SequenceFacts()
     echoes = [slot.echo_time for slot in slots if slot.echo_time is not None]
     weights = _weights(planes, grid)
-    used = of_the_array(instances, grid)
+    dialects = [i.dialect for i in of_the_array(instances, grid) if i.pixels is not None]
     times = axes.get(AxisName.TIME)
     return SeriesFacts(
         kind=kind,
         not_image=_NOT_IMAGE.get(kind),
-        dialect=first.dialect,
+        dialect=next((d for d in dialects if d is not Dialect.CLASSIC), dialects[0] if dialects else first.dialect),
         modality=first.modality,
         manufacturer=(first.manufacturer or "").upper() or None,
         images=len(planes) or len(instances),
@@ -158,11 +172,7 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         contrast=any(i.contrast for i in instances),
         kernel=kernel_class(first.kernel),
         tilt=_tilt(planes),
-        multiframe=any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in used),
-        lossy=any(i.pixels is not None and i.pixels.lossy for i in used),
-        conflict=conflict,
-        defect=next((i.defect for i in used if i.defect is not None), None),
-        finding=next(iter(grid.findings), None) if grid is not None else None,
+        no_array=array_refusal(instances, grid, conflict=conflict),
         axes=tuple(name.value for name in axes) if grid is not None else None,
         volumes=int(np.prod([axis.size for axis in grid.axes], dtype=np.int64)) if grid is not None else None,
         positions=len(stack.positions) if stack else None,
@@ -181,7 +191,7 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         b_max=weights.b_max,
         b0_volumes=weights.b0_volumes,
         directions=weights.directions,
-        gradients=weights.problem,
+        no_gradients=weights.problem,
         acquisition_type=sequence.acquisition_type,
         scanning_sequence=sequence.scanning_sequence or None,
         sequence_variant=sequence.sequence_variant or None,
@@ -193,15 +203,6 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         words=_words(instances) or None,
         whole=grid is not None,
     )
-
-
-def of_the_array(instances: Sequence[Instance], grid: Grid | None) -> Sequence[Instance]:
-    """Objects that the array needs: all but those whose images are left out of it."""
-    if grid is None or not grid.left_out:
-        return instances
-    needed = {plane.instance.sop_instance_uid for plane in grid.planes}
-    beside = {plane.instance.sop_instance_uid for plane in grid.left_out} - needed
-    return [i for i in instances if i.sop_instance_uid not in beside]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,22 +222,20 @@ def _weights(planes: Sequence[Plane], grid: Grid | None) -> _Weights:
         return _Weights(weighted=weighted or None)
     axis = next((axis for axis in grid.axes if axis.name is AxisName.DIFFUSION), None)
     b_values = _numbers(axis) if axis is not None else sorted({d.b_value for d in stated})
-    table = gradient_table(grid)
-    made = isinstance(table, GradientTable)
+    table = grid.gradients
     return _Weights(
         weighted=weighted,
         b_max=max(b_values, default=None),
         b0_volumes=sum(b <= B0_LIMIT for b in b_values),
         directions=_directions(table) if isinstance(table, GradientTable) else 0,
-        problem=None if made or table is None else str(table),
+        problem=str(table) if isinstance(table, Reason) else None,
     )
 
 
 def _directions(table: GradientTable) -> int:
     """Directions of the shell of the highest b-value that differ; a direction and its opposite measure the same."""
-    b_values = np.asarray(table.b_values)
-    directions = np.asarray(table.directions_lps)
-    left = directions[(b_values > B0_LIMIT) & (b_values >= _SHELL * b_values.max(initial=0.0)) & directions.any(axis=1)]
+    left = np.asarray(table.directions_lps)[list(shells(table.b_values)[-1].volumes)]
+    left = left[left.any(axis=1)]
     count = 0
     while len(left):
         count += 1

@@ -29,7 +29,7 @@ class SeriesFacts:
 
     kind: Annotated[Kind, "of the images that make the array, or of most objects"]
     not_image: Annotated[str | None, "a reason, when `kind` is not image"]
-    dialect: Dialect
+    dialect: Annotated[Dialect, "of the objects that make the array; of a mixture, one that is not classic"]
     modality: Annotated[str, "Modality (0008,0060)"]
     manufacturer: Annotated[str | None, "Manufacturer (0008,0070)"]
     images: Annotated[int, "slices of all volumes that belong to the array; objects, where there is no image"]
@@ -37,11 +37,7 @@ class SeriesFacts:
     contrast: Annotated[bool, "an agent is named"]
     kernel: Annotated[KernelClass, "class of the Convolution Kernel (0018,1210)"]
     tilt: Annotated[float | None, "angle of the normal to the table, degrees"]
-    multiframe: Annotated[bool, "frames that have no place of their own"]
-    lossy: Annotated[bool, "compressed with loss"]
-    conflict: Annotated[bool, "one SOP Instance UID came twice with different pixels"]
-    defect: Annotated[str | None, "a reason, when an object cannot be measured"]
-    finding: Annotated[str | None, "a reason, when the series is not one array"]
+    no_array: Annotated[str | None, "a reason, when the series is not one array with every slot filled"]
     axes: Annotated[tuple[str, ...] | None, "names of the leading axes of the array"]
     volumes: Annotated[int | None, "along all leading axes"]
     positions: Annotated[int | None, "slice positions"]
@@ -58,7 +54,7 @@ class SeriesFacts:
     b_max: Annotated[float | None, "s/mm2"]
     b0_volumes: Annotated[int | None, "volumes with b <= 5 s/mm2"]
     directions: Annotated[int | None, "that differ, of the shell of the highest b-value; opposite ones are one"]
-    gradients: Annotated[str | None, "a reason, when the gradient table cannot be made"]
+    no_gradients: Annotated[str | None, "a reason, when the gradient table cannot be made"]
     acquisition_type: Annotated[str | None, "MR Acquisition Type (0018,0023): 2D, 3D"]
     scanning_sequence: Annotated[tuple[str, ...] | None, "(0018,0020): SE, IR, GR, EP, RM"]
     sequence_variant: Annotated[tuple[str, ...] | None, "(0018,0021)"]
@@ -130,7 +126,6 @@ class Rule:
 
 THICKNESS_LIMIT_MM = 5.05  # 5 mm and what rounding adds
 TILT_LIMIT_DEG = 40.0  # gantries tilt to 30
-B0_LIMIT = 5.0  # s/mm2, and below is not weighted
 LEAST_DIRECTIONS = 6  # unknowns of a tensor
 LEAST_TIMES = 20
 LONGEST_PERFUSION = 300.0  # s; a bolus has passed by then, and functional MR runs on
@@ -140,12 +135,8 @@ LEAST_FIELD_MM = 100.0
 
 # What can be measured at all. A site's own rule begins with these too.
 SOUND: tuple[Check, ...] = (
-    Check(fact="lossy", relation="is", value=False, reason=Reason.LOSSY),
-    Check(fact="conflict", relation="is", value=False, reason=Reason.DUPLICATE_OTHER_BYTES),
-    Check(fact="defect", relation="is", value=None, reason="*"),
-    Check(fact="multiframe", relation="is", value=False, reason=Reason.MULTIFRAME),
+    Check(fact="no_array", relation="is", value=None, reason="*"),
     Check(fact="images", relation="at least", value=2, reason=Reason.ONE_SLICE),
-    Check(fact="finding", relation="is", value=None, reason="*"),
     Check(fact="positions", relation="at least", value=2, reason=Reason.ONE_SLICE),
 )
 _BRAIN = (
@@ -153,6 +144,8 @@ _BRAIN = (
     Check(fact="field_of_view", relation="at least", value=LEAST_FIELD_MM, reason=Reason.TOO_LITTLE_BRAIN),
 )
 _IMAGE = Check(fact="not_image", relation="is", value=None, reason="*")
+# Results cite a source object per slice; of frames and tiles they would have to cite numbers.
+_ONE_IMAGE_PER_OBJECT = Check(fact="dialect", relation="is", value=Dialect.CLASSIC, reason=Reason.MULTIFRAME)
 _MR = Check(fact="modality", relation="is", value="MR", reason=Reason.NOT_MR)
 _HEAD = Check(fact="head", relation="is", value=True, reason=Reason.NOT_HEAD)
 _MAGNITUDE = Check(fact="magnitude", relation="is", value=True, reason=Reason.NOT_MAGNITUDE)
@@ -186,7 +179,7 @@ _SWI_USABLE = (*SOUND, _axes(AxisName.COMPONENT, AxisName.ECHO, AxisName.IMAGE_T
 _DIFFUSION = Check(fact="diffusion", relation="is", value=True, reason=Reason.NO_DIFFUSION, known=True)
 _DWI_SOUND = (
     *SOUND,
-    Check(fact="gradients", relation="is", value=None, reason="*"),
+    Check(fact="no_gradients", relation="is", value=None, reason="*"),
     _axes(AxisName.DIFFUSION),
     Check(fact="b0_volumes", relation="at least", value=1, reason=Reason.NO_B0, known=True),
 )
@@ -225,6 +218,7 @@ RULES: tuple[Rule, ...] = (
         ),
         usable=(
             *SOUND,
+            _ONE_IMAGE_PER_OBJECT,
             _axes(),
             Check(fact="thickness", relation="at most", value=THICKNESS_LIMIT_MM, reason=Reason.TOO_THICK),
         ),

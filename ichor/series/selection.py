@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ichor.series.planes import Plane
+from ichor.series.shells import B0_LIMIT
 from ichor.types import Kind
-
-_B0 = 5.0  # s/mm2; up to here an image counts as not diffusion weighted
 
 
 def by_kind(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
@@ -22,7 +21,7 @@ def by_kind(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
     if len(kinds) == 1 and not any(plane.slot.diffusion for plane in planes):
         return list(planes), []
     images = [plane for plane in planes if _kind(plane) is Kind.IMAGE]
-    weighted = [plane.slot.diffusion for plane in images if _b_value(plane) > _B0]
+    weighted = [plane.slot.diffusion for plane in images if _b_value(plane) > B0_LIMIT]
     directional = any(diffusion is not None and not diffusion.isotropic for diffusion in weighted)
     if not images:
         wanted = {max(kinds, key=lambda kind: (kinds[kind], kind))} if kinds else set()
@@ -34,7 +33,7 @@ def by_kind(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
     left_out: list[Plane] = []
     for plane in planes:
         isotropic = directional and plane.slot.diffusion is not None and plane.slot.diffusion.isotropic
-        beside = _kind(plane) not in wanted or (isotropic and _b_value(plane) > _B0)
+        beside = _kind(plane) not in wanted or (isotropic and _b_value(plane) > B0_LIMIT)
         (left_out if beside else chosen).append(plane)
     return chosen, left_out
 

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from ichor.reasons import Reason
-from ichor.series.gradients import gradient_table
-from ichor.series.grid import Grid, Stack
-from ichor.series.roles import Said, Verdict, facts_of, of_the_array
-from ichor.types import Axis, AxisName, Evidence, Float64Array, Grade, GradientTable, Instance, unique
+from ichor.series.grid import Grid, Missing
+from ichor.series.refusal import array_refusal
+from ichor.series.roles import Said, Verdict, facts_of
+from ichor.types import Axis, AxisName, Evidence, Grade, GradientTable, Instance, mean_affine_lps, unique
 
 _MOST_MISSING = 10_000  # slots listed
 
@@ -39,21 +37,15 @@ class SeenSeries:
     @property
     def array_refusal(self) -> str | None:
         """Why it cannot become an array, None when it can. A series without any image has nothing to refuse."""
-        if self.conflict:
-            return Reason.DUPLICATE_OTHER_BYTES
-        used = of_the_array(self.instances, self.grid)
-        defect = next((i.defect for i in used if i.defect is not None), None)
-        if defect is not None:
-            return defect
-        if any(i.pixels is not None and i.pixels.lossy for i in used):
-            return Reason.LOSSY
-        if not self.has_images:
+        if not (self.has_images or self.conflict or any(i.defect for i in self.instances)):
             return None
-        if any(i.pixels is not None and i.pixels.frames > 1 and not i.frames for i in used):
-            return Reason.MULTIFRAME
-        if self.grid.findings:
-            return self.grid.findings[0]
-        return Reason.SHORT if self.grade is Grade.SHORT or (self.grid.cells < 0).any() else None
+        refusal = array_refusal(self.instances, self.grid, conflict=self.conflict)
+        return Reason.SHORT if refusal is None and self.grade is Grade.SHORT else refusal
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """Empty slots. A series that is complete lacks nothing where a scanner left a gap; ``notes`` name that."""
+        return () if self.grade.complete and self.array_refusal is not Reason.SHORT else self.grid.missing
 
     @property
     def has_images(self) -> bool:
@@ -63,11 +55,13 @@ class SeenSeries:
 def summary(series: SeenSeries) -> dict[str, Any]:
     """What ``ichor facts --json`` prints of one series; null where a key does not apply."""
     grid, verdict = series.grid, series.verdict
-    facts = facts_of(series.instances, grid, conflict=series.conflict)
+    facts = verdict.facts if verdict is not None else None
+    if facts is None or not facts.whole:
+        facts = facts_of(series.instances, grid, conflict=series.conflict)
     gridded = grid.arranged
     roles = verdict.roles if verdict is not None and series.grade is not Grade.SHORT else ()
     axes = _axes(grid) if gridded else None
-    table = gradient_table(grid) if gridded else None
+    table = grid.gradients if gridded else None
     directions = table if isinstance(table, GradientTable) else None
     refused = series.array_refusal
     if refused is None and verdict is not None and not roles:
@@ -93,7 +87,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
                 **{name.value: value for name, value in slot.coordinates},
                 "indices": list(slot.indices),
             }
-            for slot in grid.missing[:_MOST_MISSING]
+            for slot in series.missing[:_MOST_MISSING]
         ],
         "bvals": list(directions.b_values) if directions is not None else _b_values(grid) if gridded else None,
         "bvecs_lps": [list(d) for d in directions.directions_lps] if directions is not None else None,
@@ -121,22 +115,6 @@ def _said(verdict: Verdict, grade: Grade) -> list[Said]:
     ]
 
 
-def affine_of(stack: Stack, *, thickness: float | None) -> Float64Array:
-    """(4, 4): (column, row, slice, 1) to mm in patient coordinates; slices at their mean distance.
-
-    ``thickness`` (mm) stands for the distance where there is one slice.
-    """
-    origins = np.asarray(stack.origins_lps, dtype=np.float64)
-    dy, dx = stack.pixel_spacing
-    row, column = np.asarray(stack.row_lps), np.asarray(stack.column_lps)
-    last = len(origins) - 1
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = row * dx, column * dy
-    affine[:3, 2] = (origins[-1] - origins[0]) / last if last else np.cross(row, column) * (thickness or 1.0)
-    affine[:3, 3] = origins[0]
-    return affine
-
-
 def _axes(grid: Grid) -> list[dict[str, Any]]:
     """Every dimension of the array, slowest first; rows and columns have no values of their own."""
     stack = grid.stacks[0]
@@ -160,7 +138,13 @@ def _stacks(grid: Grid) -> list[dict[str, Any]]:
     return [
         {
             "id": name,
-            "affine_lps": affine_of(stack, thickness=thickness).tolist(),
+            "affine_lps": mean_affine_lps(
+                stack.origins_lps,
+                stack.row_lps,
+                stack.column_lps,
+                pixel_spacing=stack.pixel_spacing,
+                thickness=thickness,
+            ).tolist(),
             "slices": [round(p, 4) for p in stack.positions],
         }
         for name, stack in zip(names, grid.stacks, strict=True)

@@ -13,9 +13,9 @@ from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from ichor.series.decoding import FrameFormat, decode_frame, frame_format, read_frames
 from ichor.series.decoding_pool import decode_all, processes_for
-from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid, Stack, build_grid
 from ichor.series.planes import Plane
+from ichor.series.refusal import array_refusal
 from ichor.store.protocol import SpoolReader
 from ichor.types import AxisName, GradientTable, Instance, Manifest, ManifestRef, Volume, unique
 
@@ -51,37 +51,24 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     return _volume(manifest, grid, 0, spool=spool, ref=ref)
 
 
-def build_volumes(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> tuple[Volume, ...]:
-    """Build one array per stack, in order of the grid; as `build_volume` in everything else."""
-    grid = _whole_grid(manifest.instances)
+def build_volumes(
+    manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None, grid: Grid | None = None
+) -> tuple[Volume, ...]:
+    """Build one array per stack, in order of the grid; as `build_volume` in everything else.
+
+    ``grid``: of the same instances, where the caller has it.
+    """
+    grid = _whole_grid(manifest.instances, grid)
     return tuple(_volume(manifest, grid, stack, spool=spool, ref=ref) for stack in range(len(grid.stacks)))
 
 
-def _whole_grid(instances: Sequence[Instance]) -> Grid:
-    grid = build_grid(instances)
-    needed = {plane.instance.sop_instance_uid for plane in grid.planes}
-    beside = {plane.instance.sop_instance_uid for plane in grid.left_out} - needed
-    for instance in instances:
-        if instance.sop_instance_uid not in beside:
-            _check(instance)
-    if grid.findings:
-        raise Unreadable(grid.findings[0])
-    if not grid.arranged:
-        raise Unreadable(Reason.NO_GEOMETRY)
-    if (grid.cells < 0).any():
-        raise Unreadable(Reason.SHORT)
+def _whole_grid(instances: Sequence[Instance], grid: Grid | None = None) -> Grid:
+    if grid is None:
+        grid = build_grid(instances)
+    refusal = array_refusal(instances, grid)
+    if refusal is not None:
+        raise Unreadable(refusal)
     return grid
-
-
-def _check(instance: Instance) -> None:
-    if instance.defect is not None:
-        raise Unreadable(instance.defect)
-    if instance.pixels is None:
-        raise Unreadable(Reason.NO_PIXELS)
-    if instance.pixels.lossy:
-        raise Unreadable(Reason.LOSSY)
-    if instance.pixels.frames != 1 and len(instance.frames) != instance.pixels.frames:
-        raise Unreadable(Reason.MULTIFRAME)
 
 
 def _volume(manifest: Manifest, grid: Grid, index: int, *, spool: SpoolReader, ref: ManifestRef | None) -> Volume:
@@ -91,7 +78,7 @@ def _volume(manifest: Manifest, grid: Grid, index: int, *, spool: SpoolReader, r
         cells, axes = cells[index], axes[1:]
     planes = [grid.planes[k] for k in cells.ravel().tolist()]
     array = _read(planes, stack, spool=spool).reshape(*cells.shape, stack.rows, stack.columns)
-    gradients = gradient_table(grid) if any(axis.name is AxisName.DIFFUSION for axis in axes) else None
+    gradients = grid.gradients if any(axis.name is AxisName.DIFFUSION for axis in axes) else None
     notes = [*manifest.notes, *grid.notes]
     if isinstance(gradients, Reason):
         notes.append(gradients)

@@ -23,7 +23,6 @@ from pydicom.uid import (
 
 from ichor.reasons import Reason
 from ichor.series.facts import read_instance
-from ichor.series.gradients import gradient_table
 from ichor.series.grid import Grid, build_grid
 from ichor.series.manifest import build_manifest
 from ichor.series.nifti import write_nifti
@@ -89,7 +88,7 @@ def assert_the_truth(what: Seen, scan: Scan) -> None:
         np.testing.assert_allclose(volume.origins_lps, stack.origins_lps, atol=1e-3)
         _assert_axes(volume, scan)
     if scan.b_values:
-        table = gradient_table(what.grid)
+        table = what.grid.gradients
         assert isinstance(table, GradientTable)
         assert table == what.volumes[0].gradients
         _assert_gradients(table, scan)
@@ -186,7 +185,7 @@ def test_a_deflated_series_has_its_facts_and_is_refused_by_name(form: str, tmp_p
     assert {i.defect for i in instances} == {Reason.UNSUPPORTED_SYNTAX}
     grid = build_grid(instances)
     assert grid.shape == scan.stored.shape
-    table = gradient_table(grid)
+    table = grid.gradients
     assert isinstance(table, GradientTable)
     _assert_gradients(table, scan)
 

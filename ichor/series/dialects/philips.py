@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ichor.series.dialects.lps import Vector
-from ichor.series.dialects.weighting import NO_WEIGHTING, Stated
+from ichor.series.dialects.weighting import Stated
+from ichor.series.shells import B0_LIMIT
 from ichor.series.values import Values
 
 _IMAGING, _MR, _MR_5 = "Philips Imaging DD 001", "Philips MR Imaging DD 001", "Philips MR Imaging DD 005"
@@ -30,7 +31,7 @@ def philips_weighting(values: Values) -> Stated | None:
     parts = [_number(values, 0x2005, _MR, low) for low in (_RIGHT_LEFT, _ANTERIOR_POSTERIOR, _FEET_HEAD)]
     x, y, z = parts
     direction: Vector | None = None if x is None or y is None or z is None else (x, y, z)
-    isotropic = direction is not None and not any(direction) and b_value > NO_WEIGHTING
+    isotropic = direction is not None and not any(direction) and b_value > B0_LIMIT
     return Stated(
         source="(2001,1003)",
         b_value=b_value,

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from ichor.reasons import Reason
 from ichor.series.dialects.lps import Vector, dot, length, scaled
+from ichor.series.shells import B0_LIMIT
 from ichor.types import Diffusion
-
-NO_WEIGHTING = 5.0  # s/mm2: up to here an image counts as one without weighting, and a direction means nothing
 
 _LARGEST_B = 100_000.0  # s/mm2, beyond any gradient system
 _UNIT = 1e-2
@@ -48,7 +47,7 @@ def settled(statements: Iterable[Stated]) -> Diffusion | None:
         return Diffusion(b_value=0.0, source=source, problem=Reason.DIFFUSION_INVALID)
     if any(abs(value - b) > _SAME_B for value in b_values):
         return Diffusion(b_value=b, source=source, problem=Reason.DIFFUSION_CONTRADICTS)
-    if b <= NO_WEIGHTING:
+    if b <= B0_LIMIT:
         return Diffusion(b_value=b, source=source)
     directions = [s.direction_lps for s in there if s.direction_lps is not None and any(s.direction_lps)]
     isotropic = any(s.isotropic for s in there)

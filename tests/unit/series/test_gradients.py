@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from unit.series.series_images import direction, volumes
 
 from ichor.reasons import Reason
-from ichor.series.gradients import Shell, fsl_bvecs, gradient_table, shells
+from ichor.series.gradients import fsl_bvecs
 from ichor.series.grid import build_grid
+from ichor.series.shells import Shell, shells
 from ichor.types import Diffusion, GradientTable
 
 B0 = Diffusion(b_value=0.0, source="(0018,9087)")
@@ -24,7 +25,7 @@ def weighted(k: int, b: float = 1000.0) -> Diffusion:
 
 
 def table_of(*diffusions: Diffusion | None) -> GradientTable | Reason | None:
-    return gradient_table(build_grid(volumes([{"diffusion": d} for d in diffusions], slices=3)))
+    return build_grid(volumes([{"diffusion": d} for d in diffusions], slices=3)).gradients
 
 
 def test_a_table_has_every_volume_in_order_with_its_direction_and_source() -> None:
@@ -42,7 +43,7 @@ def test_a_direction_of_b0_says_nothing() -> None:
 
 
 def test_no_diffusion_axis_has_no_table() -> None:
-    assert gradient_table(build_grid(volumes([{"echo_time": 5.0}, {"echo_time": 9.0}], slices=3))) is None
+    assert build_grid(volumes([{"echo_time": 5.0}, {"echo_time": 9.0}], slices=3)).gradients is None
 
 
 def test_trace_images_alone_have_no_table() -> None:
@@ -75,16 +76,13 @@ def test_slices_of_one_volume_must_agree_on_the_direction(turn: float, agrees: b
         angle = s * turn / 19
         return Diffusion(b_value=1000.0, direction_lps=(float(np.sin(angle)), float(np.cos(angle)), 0.0))
 
-    found = gradient_table(build_grid(volumes([{}] * 2, slices=20, per_image={"diffusion": drifting})))
+    found = build_grid(volumes([{}] * 2, slices=20, per_image={"diffusion": drifting})).gradients
     assert isinstance(found, GradientTable) is agrees
     assert agrees or found is Reason.DIFFUSION_DIFFERS
 
 
 def test_shells_are_within_five_percent_of_the_highest() -> None:
-    table = GradientTable(
-        b_values=(0.0, 1000.0, 951.0, 5.0, 949.0, 300.0), directions_lps=((0.0, 0.0, 0.0),) * 6, source=""
-    )
-    assert shells(table) == (
+    assert shells((0.0, 1000.0, 951.0, 5.0, 949.0, 300.0)) == (
         Shell(b_value=0.0, volumes=(0, 3)),
         Shell(b_value=300.0, volumes=(5,)),
         Shell(b_value=949.0, volumes=(4,)),
@@ -134,6 +132,6 @@ def test_the_table_follows_the_volumes_whatever_the_numbers_of_the_images() -> N
 
     per_image: dict[str, Callable[[int, int], float]] = {"time": time}
     labels = [{"diffusion": d} for d in (weighted(1), B0, weighted(2, 500.0))]
-    table = gradient_table(build_grid(volumes(labels, slices=3, per_image=per_image)))
+    table = build_grid(volumes(labels, slices=3, per_image=per_image)).gradients
     assert isinstance(table, GradientTable)
     assert table.b_values == (0.0, 500.0, 1000.0)

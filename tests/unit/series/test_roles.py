@@ -16,7 +16,7 @@ from ichor.series.grid import build_grid
 from ichor.series.kernels import KernelClass, kernel_class
 from ichor.series.roles import Verdict, facts_of, judge
 from ichor.series.rules import RULES, Check, Rule, check_fits, extended, rank_fits
-from ichor.types import Component, Instance, Kind, SequenceFacts, Slot
+from ichor.types import Component, Dialect, Instance, Kind, SequenceFacts, Slot
 
 Change = Callable[[Instance], Instance]
 
@@ -92,6 +92,25 @@ def test_a_candidate_that_cannot_be_used_is_refused_with_the_reason(change: Chan
 def test_one_slice_and_conflicting_duplicates_are_refused() -> None:
     assert verdict(series(1)).refused == {"ncct_head": Reason.ONE_SLICE}
     assert verdict(series(), conflict=True).refused == {"ncct_head": Reason.DUPLICATE_OTHER_BYTES}
+
+
+@pytest.mark.parametrize("dialect", [Dialect.ENHANCED, Dialect.SIEMENS_MOSAIC, Dialect.UIH_TILED])
+def test_a_head_ct_of_frames_or_tiles_is_refused_because_results_cite_an_object_per_slice(dialect: Dialect) -> None:
+    assert verdict(series(change=lambda i: replace(i, dialect=dialect))).refused == {"ncct_head": Reason.MULTIFRAME}
+    # One such object among single images is enough.
+    mixed = series()
+    mixed[4] = replace(mixed[4], dialect=dialect)
+    assert verdict(mixed).refused == {"ncct_head": Reason.MULTIFRAME}
+
+
+@pytest.mark.parametrize("dialect", [Dialect.ENHANCED, Dialect.SIEMENS_MOSAIC])
+def test_a_dwi_plays_in_any_dialect(dialect: Dialect) -> None:
+    assert verdict(tensor(dialect=dialect)).roles == ("dwi",)
+
+
+def test_a_localizer_of_another_dialect_beside_the_images_changes_nothing() -> None:
+    scout = replace(of_kind(make_slice(number=99), Kind.LOCALIZER), sop_instance_uid="1.9", dialect=Dialect.MULTIFRAME)
+    assert verdict([scout, *series()]).roles == ("ncct_head",)
 
 
 def test_five_millimetres_and_rounding_are_thin_enough() -> None:
@@ -319,7 +338,7 @@ def test_a_rule_with_our_name_stands_in_its_place_and_one_can_be_switched_off() 
         (Check(fact="kernel", relation="is", value="mild", reason="r"), ("mild", "soft, sharp, unknown")),
         (Check(fact="kernel", relation="at most", value="soft", reason="r"), ("at most", "one of")),
         (Check(fact="images", relation="at least", value=2.5, reason="r"), ("2.5", "whole number")),
-        (Check(fact="lossy", relation="is", value=1, reason="r"), ("lossy", "true or false")),
+        (Check(fact="contrast", relation="is", value=1, reason="r"), ("contrast", "true or false")),
         (Check(fact="words", relation="has any of", value="T1", reason="r"), ("T1", "a list")),
     ],
 )

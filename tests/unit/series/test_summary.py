@@ -24,13 +24,15 @@ GIVEN = {
 }  # fmt: skip
 
 
-def seen(instances: Sequence[Instance], *, grade: Grade = Grade.REGULAR, conflict: bool = False) -> dict[str, Any]:
+def seen(
+    instances: Sequence[Instance], *, grade: Grade = Grade.REGULAR, conflict: bool = False, notes: tuple[str, ...] = ()
+) -> dict[str, Any]:
     grid = build_grid(instances)
     verdict = judge(facts_of(instances, grid, conflict=conflict))
     series = SeenSeries(
         series_instance_uid="1.2.3.1", study_instance_uid="1.2.3", instances=tuple(instances), grid=grid, grade=grade,
         evidence=(Evidence(what="count", detail="none"), *verdict.evidence()), reason=verdict.reason, verdict=verdict,
-        conflict=conflict,
+        conflict=conflict, notes=notes,
     )  # fmt: skip
     said: dict[str, Any] = json.loads(json.dumps(summary(series), allow_nan=False))
     return said
@@ -127,15 +129,21 @@ def test_what_cannot_be_an_array_says_why(defect: str | None, conflict: bool, re
     assert (said["roles"], said["refused"]) == ([], reason)
 
 
-def test_a_gap_that_the_count_agrees_with_is_named_and_is_an_array() -> None:
+def test_a_complete_series_lacks_nothing_where_the_scanner_left_a_gap() -> None:
     images = [make_slice(number=n + 1, thickness=5.0) for n in range(12)]
     del images[5]
+    gap = "gap of 10.0 mm between the slices at 25.0 and 35.0 mm"
+    said = seen(images, grade=Grade.QUIET, notes=(gap,))
+    assert (said["shape"], said["refused"], said["missing"], said["notes"]) == ([11, 64, 64], None, [], [gap])
+    short = seen(images, grade=Grade.SHORT)
+    assert (short["refused"], short["missing"]) == (Reason.SHORT, [{"position_mm": 30.0, "indices": []}])
+
+
+def test_empty_slots_of_an_array_are_missing_whatever_the_grade() -> None:
+    images = times(20, sequence=SequenceFacts(scanning_sequence=("EP",), echo_time=30.0, repetition_time=1800.0))
+    del images[63]
     said = seen(images, grade=Grade.QUIET)
-    assert (said["shape"], said["refused"], said["missing"]) == (
-        [11, 64, 64],
-        None,
-        [{"position_mm": 30.0, "indices": []}],
-    )
+    assert (said["roles"], said["refused"], len(said["missing"])) == ([], Reason.SHORT, 1)
 
 
 def test_mixed_sizes_have_no_axes_and_say_why() -> None:

@@ -1,0 +1,49 @@
+"""Why a series is no array: told here for rules, `ichor facts` and the building of volumes. Reads no pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ichor.reasons import Reason
+from ichor.series.grid import Grid
+from ichor.types import Instance
+
+
+def of_the_array(instances: Sequence[Instance], grid: Grid | None) -> Sequence[Instance]:
+    """Objects that the array needs: all but those whose images are left out of it."""
+    if grid is None or not grid.left_out:
+        return instances
+    needed = {plane.instance.sop_instance_uid for plane in grid.planes}
+    beside = {plane.instance.sop_instance_uid for plane in grid.left_out} - needed
+    return [i for i in instances if i.sop_instance_uid not in beside]
+
+
+def array_refusal(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool = False) -> str | None:
+    """The reason, perhaps with a detail after a colon; None for an array with every slot filled.
+
+    Without ``grid`` (a series that is still coming) only its objects are looked at. ``conflict``: one SOP Instance UID
+    came twice with different pixels.
+    """
+    if conflict:
+        return Reason.DUPLICATE_OTHER_BYTES
+    used = of_the_array(instances, grid)
+    if any(i.pixels is not None and i.pixels.lossy for i in used):
+        return Reason.LOSSY
+    told = next((why for i in used if (why := _against(i)) is not None), None)
+    if told is not None or grid is None:
+        return told
+    if grid.findings:
+        return grid.findings[0]
+    if not grid.arranged:
+        return Reason.NO_GEOMETRY
+    return Reason.SHORT if (grid.cells < 0).any() else None
+
+
+def _against(instance: Instance) -> str | None:
+    if instance.defect is not None:
+        return instance.defect
+    if instance.pixels is None:
+        return Reason.NO_PIXELS
+    if instance.frames:
+        return Reason.FRAMES_DISAGREE if len(instance.frames) != instance.pixels.frames else None
+    return Reason.MULTIFRAME if instance.pixels.frames != 1 else None
