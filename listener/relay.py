@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -28,6 +28,7 @@ from listener.reception import Refusals
 _LOG = logging.getLogger(__name__)
 _SOURCE = "receiver"
 _MOST_PER_MESSAGE = 500
+_MOST_FRAMES = 20_000  # in one message: facts of an enhanced object take some 700 bytes for each of its frames
 _LONGEST_COLLECTION = 0.020  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -150,14 +151,15 @@ class Relay:
         """Collect facts for 20 ms, less when an association has ended, and publish them; False when there were none."""
         groups: dict[tuple[str, str], list[tuple[JournalRow, Instance]]] = {}
         deadline = self._clock.monotonic() + _LONGEST_COLLECTION
-        taken, last = 0, 0
-        while taken < _MOST_PER_MESSAGE:
+        taken, last, frames = 0, 0, 0
+        while taken < _MOST_PER_MESSAGE and frames < _MOST_FRAMES:
             rows = self._journal.unassigned(after=last, limit=_MOST_PER_MESSAGE - taken)
             for row in rows:
                 key = row.stored.association, row.stored.study_instance_uid
-                groups.setdefault(key, []).append((row, self._facts(row.stored)))
-                taken, last = taken + 1, row.seq
-                if self._clock.monotonic() >= deadline:
+                instance = self._facts(row.stored)
+                groups.setdefault(key, []).append((row, instance))
+                taken, last, frames = taken + 1, row.seq, frames + _frames(instance)
+                if frames >= _MOST_FRAMES or self._clock.monotonic() >= deadline:
                     break
             left = deadline - self._clock.monotonic()
             if left <= 0 or (not rows and (taken == 0 or self._hurry.is_set())):
@@ -165,9 +167,9 @@ class Relay:
             if not rows and self._wake.wait(left):
                 self._wake.clear()
                 self._look_again = True
-        for group in groups.values():
-            members = [row for row, _ in group]
-            message = self._message(members, [instance for _, instance in group])
+        for part in (part for group in groups.values() for part in _parts(group)):
+            members = [row for row, _ in part]
+            message = self._message(members, [instance for _, instance in part])
             self._journal.assign_batch(message.envelope.id, members)
             self._pending.append(message)
         self._publish_pending()
@@ -238,3 +240,22 @@ class Relay:
         if instance.defect is not None:
             metrics.INSTANCE_DEFECTS.labels(instance.defect.split(":")[0]).inc()
         return instance
+
+
+def _parts(group: Sequence[tuple[JournalRow, Instance]]) -> Iterator[list[tuple[JournalRow, Instance]]]:
+    """As few parts as hold `_MOST_FRAMES` each, in order; an object that holds more is one of its own."""
+    part: list[tuple[JournalRow, Instance]] = []
+    frames = 0
+    for row, instance in group:
+        more = _frames(instance)
+        if part and frames + more > _MOST_FRAMES:
+            yield part
+            part, frames = [], 0
+        part.append((row, instance))
+        frames += more
+    if part:
+        yield part
+
+
+def _frames(instance: Instance) -> int:
+    return max(1, len(instance.frames))

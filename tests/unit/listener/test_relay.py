@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ from ichor.clock import ManualClock
 from ichor.errors import Unreadable
 from ichor.messages import Envelope
 from ichor.store.journal import Journal, StoredObject
-from ichor.types import Instance, Priority
+from ichor.types import Frame, Geometry, Instance, Priority, Slot
 from listener import relay as module
 from listener.reception import Refusals
 from listener.relay import Relay
@@ -93,6 +94,35 @@ def test_message_has_at_most_so_many_instances_of_one_association_and_study(
     }  # fmt: skip
     journal.flush()
     assert journal.unassigned() == journal.unpublished_batches() == journal.open_associations() == []
+
+
+def test_message_has_at_most_so_many_frames_and_one_object_of_more_goes_alone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_FRAMES", 10)
+    sizes = [0, 4, 6, 3, 8, 25, 1, 0, 9, 10, 10]  # 0: one image, no frames
+
+    def enhanced(file: BinaryIO, one: StoredObject) -> Instance:
+        geometry = Geometry(rows=2, columns=2)
+        frame = Frame(geometry=geometry, slot=Slot())
+        return replace(facts(file, one), frames=(frame,) * sizes[int(one.sop_instance_uid.split(".")[-1])])
+
+    for number in range(len(sizes)):
+        journal.store(stored(number))
+    end(journal, "A")
+    bus = RecordingBus()
+    relay = relay_of(journal, bus, enhanced)
+    relay.start()
+    bus.wait_for(lambda b: len(b.closed()) == 1)
+    assert relay.drain(60)
+    received = [[len(i.frames) for i in d.instances] for d in bus.data() if hasattr(d, "instances")]
+    assert all(sum(max(1, n) for n in part) <= 10 or len(part) == 1 for part in received)
+    assert [25] in received
+    # In order, and not one by one.
+    assert [n for part in received for n in part] == sizes
+    assert len(received) < len(sizes)
+    journal.flush()
+    assert journal.unassigned() == journal.unpublished_batches() == []
 
 
 class DyingBus(RecordingBus):
