@@ -16,7 +16,7 @@ from ichor.reasons import Reason
 from ichor.series.evidence import DEFAULT_QUIET, SETTLE, Sender
 from ichor.types import Findings, Grade, Instance, Job, Kind, Manifest, ManifestRef, Priority, Slot
 from listener.study import Step, StudyAssembly
-from listener.view import newest_identity, view_of
+from listener.view import identities_of, newest_identity, view_of
 
 WAIT = 10.0
 
@@ -346,6 +346,23 @@ def test_two_patients_are_not_analysed_and_told_once() -> None:
     play.wait(30)
     (job,) = play.jobs
     assert job.refusal == Reason.TWO_PATIENTS
+
+
+def test_what_is_said_of_two_patients_goes_out_under_no_identity() -> None:
+    play = Play()
+    one, other = "a" * 64, "b" * 64
+    play.bring(replace(s, identity_sha256=one) for s in head()[:6])
+    play.bring(replace(s, patient_sha256="7" * 32 + "0" * 32, identity_sha256=other) for s in head()[6:])
+    play.release()
+    play.wait(30)
+    (job,) = play.jobs
+    assert identities_of(play.study) == {job.job_id: ()}
+    # The other patient's images are taken back under the first one's name: what is made then may go out.
+    play.bring(replace(s, identity_sha256=one, file_sha256=f"new-{n}") for n, s in enumerate(head()[6:]))
+    play.wait(30)
+    assert play.jobs[-1] is not job
+    assert play.jobs[-1].refusal is None
+    assert identities_of(play.study)[play.jobs[-1].job_id] == (one,)
 
 
 def test_a_missing_patient_id_or_issuer_contradicts_nobody() -> None:
