@@ -10,7 +10,7 @@ from ichor import metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
 from ichor.config import SenderSettings
-from ichor.series.facts import read_instance
+from ichor.series.facts import FactsReader
 from ichor.store.journal import Journal
 from ichor.store.spool import FileSpool
 from listener.commitment import Announcements
@@ -36,10 +36,10 @@ def run_receiver(
     CannotStart
         When the address cannot be had.
     """
-    refusals, announcements = Refusals(clock), Announcements()
+    refusals, announcements, reader = Refusals(clock), Announcements(), FactsReader()
     relay = Relay(
         journal=journal, spool=spool, bus=bus, clock=clock, refusals=refusals, announcements=announcements,
-        read_facts=lambda file, stored: read_instance(file, stored=stored),
+        read_facts=lambda file, stored: reader.read(file, stored=stored),
     )  # fmt: skip
     refusals.on_added = announcements.on_added = relay.notify
     reception = Reception(spool=spool, journal=journal, clock=clock, refusals=refusals, on_stored=relay.notify)

@@ -13,7 +13,9 @@ from typing import BinaryIO
 
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.series.facts import read_instance, without_header
+from ichor.series.elements import HeaderError, Window
+from ichor.series.facts import FactsReader, without_header
+from ichor.series.header import data_set_start
 from ichor.store.journal import StoredObject
 from ichor.types import Instance
 from ichor.uids import is_valid_uid
@@ -23,7 +25,7 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _HEAD = 1 << 16
 _LONG_HEAD = 1 << 26
-_LONGEST_META = 1 << 14
+_SYNTAX, _CLASS = 0x00020010, 0x00020002
 ASSOCIATION = "folder"
 
 
@@ -61,9 +63,10 @@ def instances_below(folder: Path) -> Iterator[Instance | LeftOut]:
     Links are not followed out of the folder, and what is no regular file is not opened.
     """
     root = folder if folder.is_dir() else folder.parent
+    reader = FactsReader()
     for path in [folder] if folder.is_file() else _files(folder):
         try:
-            yield _read(path, location=str(path.relative_to(root)))
+            yield _read(path, location=str(path.relative_to(root)), reader=reader)
         except OSError as error:
             yield LeftOut(path=path, reason=(error.strerror or "cannot be read").lower())
 
@@ -74,7 +77,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in sorted(names))
 
 
-def _read(path: Path, *, location: str) -> Instance | LeftOut:
+def _read(path: Path, *, location: str, reader: FactsReader) -> Instance | LeftOut:
     if not stat.S_ISREG(path.stat().st_mode):
         return LeftOut(path=path, reason="no regular file")
     with path.open("rb") as file:
@@ -118,7 +121,7 @@ def _read(path: Path, *, location: str) -> Instance | LeftOut:
         )
         file.seek(0)
         try:
-            return read_instance(file, stored=stored)
+            return reader.read(file, stored=stored)
         except Exception:  # noqa: BLE001 - the loop's edge: one file of a stranger never stops the others
             return without_header(stored, Reason.HEADER_UNREADABLE)
 
@@ -134,18 +137,13 @@ def _meta(head: bytes) -> tuple[str, str, int] | None:
         if struct.unpack_from("<H", head, 2)[0] > 0x0060:
             return None
         return (_EXPLICIT if explicit else _IMPLICIT), "", 0
-    found: dict[int, str] = {}
-    position = 132
-    # PS3.10 section 7.1: Explicit VR Little Endian, group 0002 only.
-    while position + 8 <= min(len(head), _LONGEST_META):
-        group, element = struct.unpack_from("<HH", head, position)
-        if group != 0x0002:
-            break
-        if head[position + 4 : position + 6] in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
-            length, start = struct.unpack_from("<I", head, position + 8)[0] if position + 12 <= len(head) else 0, 12
-        else:
-            length, start = struct.unpack_from("<H", head, position + 6)[0], 8
-        value = head[position + start : position + start + length]
-        found[element] = value[:64].decode("ascii", "replace").rstrip("\0 ")
-        position += start + length
-    return found.get(0x0010, ""), found.get(0x0002, ""), position
+    found: dict[int, bytes] = {}
+    try:
+        start = data_set_start(Window.over(head), found)
+    except HeaderError:
+        return "", "", 0
+    return _text(found.get(_SYNTAX)), _text(found.get(_CLASS)), start
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("ascii", "replace").rstrip("\0 ")

@@ -67,23 +67,18 @@ _COMPONENTS = {
     "I": Component.IMAGINARY,
     "IMAGINARY": Component.IMAGINARY,
 }
-# GE (0043,102F): GE Healthcare, Signa conformance statements, private data dictionary of group 0043.
-_GE_COMPONENTS = (Component.MAGNITUDE, Component.PHASE, Component.REAL, Component.IMAGINARY)
 
 
-def kind_of_types(
-    image_type: Sequence[str], *, manufacturer: str | None = None
-) -> tuple[Kind, str | None, Component | None]:
+def kind_of_types(image_type: Sequence[str], *, philips: bool = False) -> tuple[Kind, str | None, Component | None]:
     """Kind, the reason for it in words (None for a plain image), and the component that the types name.
 
     Parameters
     ----------
     image_type
         Values of Image Type (0008,0008) or Frame Type (0008,9007), upper case.
-    manufacturer
-        As stored; Philips puts the component before an underscore (``M_FFE``).
+    philips
+        Whether Philips wrote them, who put the component before an underscore (``M_FFE``).
     """
-    philips = "PHILIPS" in (manufacturer or "").upper()
     return _kind_of_types(tuple(image_type), philips)
 
 
@@ -139,8 +134,3 @@ def only_compressed(image_type: Sequence[str]) -> bool:
 def stated_component(value: str | None) -> Component | None:
     """That of Complex Image Component (0008,9208)."""
     return Component.__members__.get(value or "")
-
-
-def ge_component(value: int | None) -> Component | None:
-    """That of GE's private Image Type (0043,102F)."""
-    return _GE_COMPONENTS[value] if value is not None and 0 <= value < len(_GE_COMPONENTS) else None

@@ -12,18 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ichor.series.header import (
-    MAX_VALUE,
+from ichor.series.elements import (
     UN,
     UNDEFINED,
-    Header,
     HeaderError,
-    Run,
     Window,
     element_head,
     end_of_undefined,
     swapped,
 )
+from ichor.series.header import MAX_VALUE, Course, Header, Run
 
 _MOST_SERIES = 64
 _MOST_LESSONS = 8  # walks of a series that look for what differs, each as long as three others
@@ -49,20 +47,20 @@ class Likeness:
         self._references: dict[tuple[str, str], _Reference] = {}
         self._runs: dict[tuple[str, str], dict[bytes, Run]] = {}
 
-    def runs(self, series: tuple[str, str]) -> Mapping[bytes, Run]:
-        """Runs known of a series (its UID and transfer syntax), by the first 8 bytes of each; none at first."""
-        return self._runs.get(series, {})
+    def course(self, series: tuple[str, str]) -> Course:
+        """For the next walk of a series (its UID and transfer syntax): the runs known of it, none at first."""
+        return Course(runs=self._runs.get(series, {}))
 
-    def learn(self, series: tuple[str, str], header: Header) -> None:
+    def learn(self, series: tuple[str, str], header: Header, *, course: Course) -> None:
         """Compare a walked header with the first of its series; one that is longer than a chunk is not learnt from."""
         reference = self._references.get(series)
-        if reference is not None and reference.lessons >= (_MOST_LESSONS if header.missed else 1):
+        if reference is not None and reference.lessons >= (_MOST_LESSONS if course.missed else 1):
             return
         offset = header.pixel_offset
-        if offset is None or offset > len(header.head) or header.cut or not header.as_announced:
+        if offset is None or offset > len(course.head) or header.cut:
             return
         try:
-            elements = _elements(header.head[:offset], header.start, header=header)
+            elements = _elements(course.head[:offset], course.start, header=header)
         except (HeaderError, struct.error):
             return
         if reference is None:

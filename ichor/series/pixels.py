@@ -1,15 +1,13 @@
-"""Where the pixels of a stored object lie, how to read them, what is wrong with them, and their digest. Decodes none."""
+"""Where the pixels of a stored object lie, how to read them, and what is wrong with them. Decodes none."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import BinaryIO
-
 from ichor.reasons import Reason
 from ichor.series.header import FLOAT_PIXELS, Header
-from ichor.series.rescale import INTERCEPT, SLOPE, real_world_mapping
+from ichor.series.image_plane import COLUMNS, ROWS
+from ichor.series.rescale import INTERCEPT, MAPPINGS, SLOPE, real_world_mapping
 from ichor.series.values import Values
-from ichor.types import Frame, Geometry, Pixels, Slot, Tiling
+from ichor.types import Pixels
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -31,9 +29,11 @@ _LOSSLESS = frozenset(
 # Of the syntaxes that leave it open, JPEG-LS near-lossless, J2K and HTJ2K: a header that states "00" is believed.
 _MAY_BE_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"})
 
-SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
+SAMPLES, PHOTOMETRIC, FRAMES = 0x00280002, 0x00280004, 0x00280008
 ALLOCATED, STORED, REPRESENTATION, LOSSY = 0x00280100, 0x00280101, 0x00280103, 0x00282110
-_HASH_CHUNK = 1 << 20
+WANTED = frozenset(
+    {SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, REPRESENTATION, LOSSY, SLOPE, INTERCEPT, MAPPINGS}
+)
 
 
 def read_pixels(
@@ -109,70 +109,3 @@ def _is_lossy(values: Values, transfer_syntax_uid: str) -> bool:
     if transfer_syntax_uid in _NATIVE or transfer_syntax_uid in _LOSSLESS:
         return False
     return not (transfer_syntax_uid in _MAY_BE_LOSSLESS and stated == "00")
-
-
-def content_digest(
-    file: BinaryIO,
-    header: Header,
-    *,
-    pixels: Pixels | None,
-    geometry: Geometry | None,
-    slot: Slot,
-    tiling: Tiling | None,
-    frames: tuple[Frame, ...],
-    sop_class_uid: str,
-    transfer_syntax_uid: str,
-) -> str:
-    """sha256 of the pixel bytes and of all that a number computed from them depends on, hexadecimal.
-
-    An object without pixels (a report) has only its class here: nothing is ever computed from it, and a corrected
-    name in it must not look like another content.
-    """
-    if pixels is None:
-        parts = (b"no pixels", sop_class_uid.encode(), repr(geometry).encode())
-        return hashlib.sha256(b"".join(len(part).to_bytes(4, "little") + part for part in parts)).hexdigest()
-    about = (
-        pixels.frames, pixels.samples_per_pixel, pixels.photometric, pixels.bits_allocated, pixels.bits_stored,
-        pixels.signed, pixels.rescale_slope, pixels.rescale_intercept, pixels.encapsulated, geometry,
-    )  # fmt: skip
-    total = hashlib.sha256(repr(about).encode())
-    # Digests that a site has stored were made before there were these: without them nothing is added.
-    if slot.diffusion is not None:
-        total.update(repr(_weighting(slot)).encode())
-    if tiling is not None:
-        total.update(repr(tiling).encode())
-    for frame in frames:
-        place = (frame.geometry, frame.rescale_slope, frame.rescale_intercept, _weighting(frame.slot))
-        total.update(repr(place).encode())
-    if pixels.encapsulated:
-        total.update(transfer_syntax_uid.encode())
-    swap = not header.little_endian and pixels.bits_allocated == 16
-    left = pixels.length
-    if not pixels.encapsulated and geometry is not None:
-        # A pad byte is no pixel.
-        bits = geometry.rows * geometry.columns * pixels.samples_per_pixel * pixels.frames * pixels.bits_allocated
-        left = min(left, (bits + 7) // 8)
-    file.seek(pixels.offset)
-    while left > 0:
-        chunk = file.read(min(left, _HASH_CHUNK))
-        if not chunk:
-            break
-        left -= len(chunk)
-        total.update(_swapped(chunk) if swap else chunk)
-    return total.hexdigest()
-
-
-def _weighting(slot: Slot) -> tuple[object, ...] | None:
-    """What of a diffusion weighting numbers depend on: not the name of the attribute that states it."""
-    diffusion = slot.diffusion
-    if diffusion is None:
-        return None
-    return diffusion.b_value, diffusion.direction_lps, diffusion.isotropic, diffusion.problem
-
-
-def _swapped(chunk: bytes) -> bytes:
-    """16-bit words in the other byte order, so that the same pixels have one digest in both."""
-    even = bytearray(chunk)
-    count = len(even) // 2 * 2
-    even[0:count:2], even[1:count:2] = even[1:count:2], even[0:count:2]
-    return bytes(even)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ichor.series.header import (
+from ichor.series.elements import (
     ITEM,
     ITEM_END,
     SEQUENCE_END,
@@ -16,7 +16,6 @@ from ichor.series.header import (
     SQ,
     UN,
     UNDEFINED,
-    Header,
     HeaderError,
     Window,
     element_head,
@@ -24,6 +23,7 @@ from ichor.series.header import (
     swapped,
     vr_code,
 )
+from ichor.series.header import Header
 
 _MAX_DEPTH = 12  # of sequences in sequences
 _MAX_ITEMS = 50_000

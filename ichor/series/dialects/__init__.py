@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from ichor.reasons import Reason
 from ichor.series.dialects import classic, enhanced, uih
-from ichor.series.dialects.classic import Vendor, slot_of, vendor_of, weighting_of
+from ichor.series.dialects.classic import slot_of, weighting_of
 from ichor.series.dialects.facts import DialectFacts
-from ichor.series.dialects.ge import ge_counts
+from ichor.series.dialects.ge import ge_component, ge_counts
 from ichor.series.dialects.mosaic import siemens_tiles
 from ichor.series.dialects.philips import philips_counts
 from ichor.series.dialects.siemens import csa_of
+from ichor.series.dialects.vendor import Vendor, vendor_of
 from ichor.series.values import Values
 from ichor.types import Dialect, Geometry
 
@@ -47,6 +48,15 @@ def read_dialect(
         Values of Image Type, upper case.
     """
     vendor = vendor_of(manufacturer)
+    told = _read(values, vendor, sop_class_uid=sop_class_uid, geometry=geometry, frames=frames, image_type=image_type)
+    component = ge_component(values) if vendor in (Vendor.GE, Vendor.ANY) else None
+    return told if component is None else replace(told, component=component)
+
+
+def _read(
+    values: Values, vendor: Vendor, *, sop_class_uid: str, geometry: Geometry | None, frames: int,
+    image_type: tuple[str, ...],
+) -> DialectFacts:  # fmt: skip
     counts = _counts(values, vendor)
     if geometry is None:
         return DialectFacts(dialect=Dialect.CLASSIC, counts=counts)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 
 from ichor.series.dialects import canon, ge, philips, siemens, standard, uih
 from ichor.series.dialects.clock import days_after, seconds_of_date_time, seconds_of_time
 from ichor.series.dialects.special_types import special_types
+from ichor.series.dialects.vendor import Vendor
 from ichor.series.dialects.weighting import Stated, settled
 from ichor.series.values import Values
 from ichor.types import Diffusion, Slot
@@ -32,33 +32,6 @@ WANTED = (
     | canon.WANTED
 )  # fmt: skip
 WANTED_PRIVATE = siemens.WANTED_PRIVATE | philips.WANTED_PRIVATE | ge.WANTED_PRIVATE | uih.WANTED_PRIVATE
-
-
-class Vendor(StrEnum):
-    """Whose private attributes to read; ``ANY`` where Manufacturer names none of them or was removed."""
-
-    SIEMENS = "siemens"
-    PHILIPS = "philips"
-    GE = "ge"
-    CANON = "canon"
-    UIH = "uih"
-    ANY = "any"
-
-
-def vendor_of(manufacturer: str | None) -> Vendor:
-    """The vendor that Manufacturer (0008,0070) names."""
-    name = (manufacturer or "").upper()
-    if "SIEMENS" in name:
-        return Vendor.SIEMENS
-    if "PHILIPS" in name:
-        return Vendor.PHILIPS
-    if name.startswith(("GE ", "GE_", "GEMS")) or name == "GE":
-        return Vendor.GE
-    if "CANON" in name or "TOSHIBA" in name:
-        return Vendor.CANON
-    if name == "UIH" or "UNITED IMAGING" in name:
-        return Vendor.UIH
-    return Vendor.ANY
 
 
 def weighting_of(

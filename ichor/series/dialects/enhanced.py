@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from ichor.series.dialects import standard
-from ichor.series.dialects.classic import Vendor, private_statements, slot_of
+from ichor.series.dialects.classic import private_statements, slot_of
 from ichor.series.dialects.clock import seconds_of_date_time
-from ichor.series.dialects.lps import Vector, vector
 from ichor.series.dialects.special_types import special_types
+from ichor.series.dialects.vendor import Vendor
 from ichor.series.dialects.weighting import Stated, settled
+from ichor.series.image_plane import read_measures, read_orientation, read_position
 from ichor.series.kinds import kind_of_calculation, kind_of_types, stated_component
 from ichor.series.rescale import INTERCEPT, SLOPE, real_world_mapping
 from ichor.series.values import Values
@@ -25,8 +25,7 @@ _POSITIONS, _ORIENTATIONS, _MEASURES, _TRANSFORMATION = 0x00209113, 0x00209116, 
 _CONTENT, _ECHO, _TEMPORAL_SEQUENCE, _CARDIAC = 0x00209111, 0x00189114, 0x00209310, 0x00189118
 _FRAME_TYPES = (0x00189226, 0x00189329)  # MR, CT Image Frame Type Sequence
 _CONVERTED_SHARED, _CONVERTED = 0x00209170, 0x00209171  # Unassigned ... Converted Attributes Sequence
-_POSITION, _ORIENTATION, _SPACING = 0x00200032, 0x00200037, 0x00280030
-_THICKNESS, _BETWEEN = 0x00180050, 0x00180088
+_POSITION = 0x00200032
 _STACK, _IN_STACK, _TEMPORAL_INDEX, _INDICES = 0x00209056, 0x00209057, 0x00209128, 0x00209157
 _ACQUISITION_NUMBER = 0x00209156  # Frame Acquisition Number
 _ACQUIRED, _REFERENCE = 0x00189074, 0x00189151
@@ -40,6 +39,11 @@ WANTED = frozenset({SHARED, PER_FRAME, DIMENSIONS, _BITS_STORED, _REPRESENTATION
 
 _SPATIAL = frozenset({_STACK, _IN_STACK, _POSITION, 0x00201041, 0x00209301})
 _MOST_FRAMES = 200_000
+
+# Indices that order the frames of one object are no place of the whole object.
+_SHARED = tuple(f.name for f in fields(Slot) if f.name != "order")
+# What the whole object says itself.
+_OF_THE_OBJECT = ("rows", "columns", "frame_of_reference_uid", "gantry_tilt")
 
 _T = TypeVar("_T")
 _NONE = Values()
@@ -115,18 +119,18 @@ class _Reader:
 
     def _geometry_of(self, item: Values) -> Geometry:
         raw = self._raw(item, _ORIENTATIONS)
-        orientation = self._once.get("orientation", raw, lambda: _orientation(self._group(item, _ORIENTATIONS)))
+        orientation = self._once.get("orientation", raw, lambda: read_orientation(self._group(item, _ORIENTATIONS)))
         raw = self._raw(item, _MEASURES)
-        spacing, thickness, between = self._once.get("measures", raw, lambda: _measures(self._group(item, _MEASURES)))
+        measures = self._once.get("measures", raw, lambda: read_measures(self._group(item, _MEASURES)))
         base = self._geometry
         return Geometry(
             rows=base.rows,
             columns=base.columns,
-            position_lps=vector(self._group(item, _POSITIONS).decimals(_POSITION, 3)),
+            position_lps=read_position(self._group(item, _POSITIONS)),
             orientation_lps=orientation,
-            pixel_spacing=spacing,
-            slice_thickness=thickness,
-            spacing_between_slices=between,
+            pixel_spacing=measures.pixel_spacing,
+            slice_thickness=measures.slice_thickness,
+            spacing_between_slices=measures.spacing_between_slices,
             frame_of_reference_uid=base.frame_of_reference_uid,
             gantry_tilt=base.gantry_tilt,
         )
@@ -181,7 +185,7 @@ class _Reader:
 
     def _types(self, group: Values) -> tuple[Kind, Component | None, str | None]:
         types = tuple(part.upper() for part in group.texts(_FRAME_TYPE)[:8])
-        kind, _, component = kind_of_types(types, manufacturer=str(self._vendor))
+        kind, _, component = kind_of_types(types, philips=self._vendor is Vendor.PHILIPS)
         calculated = kind_of_calculation(group.text(_CALCULATION))
         if calculated is not None and kind in (Kind.IMAGE, Kind.DERIVED):
             kind = calculated[0]
@@ -240,29 +244,6 @@ def _there(stated: Stated | None) -> list[Stated]:
     return [stated] if stated is not None else []
 
 
-def _orientation(group: Values) -> tuple[float, float, float, float, float, float] | None:
-    """Two unit vectors at a right angle within 1e-3 (PS3.3 C.7.6.2.1.1), as stored."""
-    numbers = group.decimals(_ORIENTATION, 6)
-    if numbers is None:
-        return None
-    row: Vector = (numbers[0], numbers[1], numbers[2])
-    column: Vector = (numbers[3], numbers[4], numbers[5])
-    right = abs(sum(a * b for a, b in zip(row, column, strict=True))) <= 1e-3
-    fits = right and all(abs(math.hypot(*v) - 1) < 1e-3 for v in (row, column))
-    return (*row, *column) if fits else None
-
-
-def _measures(group: Values) -> tuple[tuple[float, float] | None, float | None, float | None]:
-    """Pixel spacing, slice thickness, spacing between slices."""
-    spacing = group.decimals(_SPACING, 2)
-    thickness = group.decimal(_THICKNESS)
-    return (
-        (spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
-        thickness if thickness is not None and thickness > 0 else None,
-        group.decimal(_BETWEEN),
-    )
-
-
 def _transformation(group: Values) -> tuple[float, float]:
     """Slope and intercept; a slope that cannot be read is 0, which is a defect, as is none with an intercept."""
     if not group.raw(SLOPE) and not group.raw(INTERCEPT):
@@ -274,25 +255,16 @@ def _transformation(group: Values) -> tuple[float, float]:
 def common_slot(frames: Sequence[Frame]) -> Slot:
     """What all frames share; None for what differs. Kind and component are those of all, or the defaults."""
     first = frames[0].slot
-    names = ("component", "image_type", "stack", "echo_time", "temporal_position", "time", "acquisition", "diffusion")
-    same = {name: all(getattr(f.slot, name) == getattr(first, name) for f in frames) for name in names}
-    same["kind"] = all(f.slot.kind is first.kind for f in frames)
-    return replace(
-        Slot(kind=first.kind if same["kind"] else Kind.IMAGE),
-        **{name: getattr(first, name) for name in names if same[name]},
-    )
+    shared = [name for name in _SHARED if all(getattr(f.slot, name) == getattr(first, name) for f in frames)]
+    return Slot(**{name: getattr(first, name) for name in shared})
 
 
 def common_geometry(frames: Sequence[Frame], geometry: Geometry) -> Geometry:
     """Rows, columns and frame of reference, and of the rest what all frames share."""
     first = frames[0].geometry
-    names = ("position_lps", "orientation_lps", "pixel_spacing", "slice_thickness", "spacing_between_slices")
-    shared = {
-        name: getattr(first, name)
+    names = [f.name for f in fields(Geometry) if f.name not in _OF_THE_OBJECT]
+    shared: dict[str, Any] = {
+        name: getattr(first, name) if all(getattr(f.geometry, name) == getattr(first, name) for f in frames) else None
         for name in names
-        if all(getattr(f.geometry, name) == getattr(first, name) for f in frames)
     }
-    return Geometry(
-        rows=geometry.rows, columns=geometry.columns, frame_of_reference_uid=geometry.frame_of_reference_uid,
-        gantry_tilt=geometry.gantry_tilt, **shared,
-    )  # fmt: skip
+    return replace(geometry, **shared)

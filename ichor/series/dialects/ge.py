@@ -1,4 +1,4 @@
-"""Diffusion weighting and counts in GE's private attributes, and its frame of gradients. Knows no functional groups."""
+"""Diffusion weighting, component and counts in GE's private attributes, and its frame of gradients. Knows no functional groups."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from ichor.series.dialects.lps import Vector, axes, from_axes, length, scaled
 from ichor.series.dialects.standard import B_VALUE
 from ichor.series.dialects.weighting import Stated
 from ichor.series.values import Values
+from ichor.types import Component
 
 _ACQUISITION, _RELATIONS, _PARAMETERS = "GEMS_ACQU_01", "GEMS_RELA_01", "GEMS_PARM_01"
 # GE, DICOM conformance statement of Signa, private attributes; meaning as NA-MIC's page "DTI:DICOM for DWI and DTI".
 _USER, _DIRECTIONS = (0xBB, 0xBC, 0xBD), 0xE0
-_LOCATIONS, _NOMINAL = 0x4F, 0x39
+_LOCATIONS, _NOMINAL, _IMAGE_TYPE = 0x4F, 0x39, 0x2F
 PHASE_ENCODING = 0x00181312
 
 WANTED = frozenset({PHASE_ENCODING})
 WANTED_PRIVATE = frozenset(
-    {*((0x0019, low) for low in (*_USER, _DIRECTIONS)), (0x0021, _LOCATIONS), (0x0043, _NOMINAL)}
+    {*((0x0019, low) for low in (*_USER, _DIRECTIONS)), (0x0021, _LOCATIONS), (0x0043, _NOMINAL), (0x0043, _IMAGE_TYPE)}
 )
 
 _MARK = 1_000_000_000  # newer software adds it to values that stand for themselves (dcm2niix issue 602)
+_COMPONENTS = (Component.MAGNITUDE, Component.PHASE, Component.REAL, Component.IMAGINARY)  # by (0043,xx2F)
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis that the normal is nearest to
 _WHOLE = 0.97  # shorter vectors mean a part of the nominal b-value (dcm2niix issues 163, 245)
 _NONE = 0.03
@@ -91,6 +93,14 @@ def _turned(components: Vector, *, plane: str) -> Vector:
     if plane == "sagittal":
         return -along_row, -along_column, -along_normal
     return (along_row, -along_column, along_normal) if plane == "coronal" else components
+
+
+def ge_component(values: Values) -> Component | None:
+    """That of GE's own Image Type (0043,xx2F)."""
+    tag = values.private(0x0043, _PARAMETERS, _IMAGE_TYPE)
+    numbers = values.numbers(tag, "h", 1) if tag is not None else None
+    index = int(numbers[0]) if numbers else -1
+    return _COMPONENTS[index] if 0 <= index < len(_COMPONENTS) else None
 
 
 def ge_counts(values: Values) -> tuple[tuple[str, int], ...]:

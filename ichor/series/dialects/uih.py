@@ -17,7 +17,6 @@ _B_VALUE, _DIRECTION, _TILES, _TILE_SEQUENCE = 0x09, 0x37, 0x50, 0x51
 _POSITION, _TIME, _DATE_TIME = 0x00200032, 0x00080032, 0x0008002A
 
 WANTED_PRIVATE = frozenset({(_GROUP, low) for low in (_B_VALUE, _DIRECTION, _TILES, _TILE_SEQUENCE)})
-SEQUENCES_PRIVATE = frozenset({(_GROUP, _TILE_SEQUENCE)})
 
 _MOST_TILES = 4096
 _OFF = 0.02  # mm that a tile may lie beside its place in an even row of tiles

@@ -275,14 +275,14 @@ def test_absent_bus_refuses_nothing_and_loses_nothing(site: Site, monkeypatch: p
 def test_object_whose_facts_cannot_be_read_is_told_with_a_defect(
     start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = role.read_instance
+    real = role.FactsReader.read
 
-    def sometimes(file: object, *, stored: StoredObject) -> Instance:
+    def sometimes(reader: object, file: object, *, stored: StoredObject) -> Instance:
         if stored.sop_instance_uid == "1.2.3.4.1":
             raise KeyError("Secret^Name")
-        return real(file, stored=stored)  # type: ignore[arg-type]
+        return real(reader, file, stored=stored)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(role, "read_instance", sometimes)
+    monkeypatch.setattr(role.FactsReader, "read", sometimes)
     site = start_site()
     scu = Scu(site.port)
     with caplog.at_level(logging.INFO):

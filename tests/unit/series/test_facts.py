@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from ichor.reasons import Reason
-from ichor.series.facts import read_facts, read_instance
+from ichor.series.facts import FactsReader, read_facts, read_instance
 from ichor.store.journal import StoredObject
 from ichor.types import Component, Dialect, Instance, Kind, Priority
 
@@ -349,6 +349,59 @@ def test_diffusion_weighting_is_content() -> None:
             ds.DiffusionBValue = b_value
         digests.add(mr_facts(ds).content_sha256)
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: setattr(ds, "TemporalPositionIdentifier", 2),
+        lambda ds: setattr(ds, "AcquisitionTime", "101500.25"),
+        lambda ds: setattr(ds, "EchoTime", "60"),
+        lambda ds: setattr(ds, "AcquisitionNumber", 2),
+        lambda ds: setattr(ds, "InstanceNumber", 2),
+        lambda ds: setattr(ds, "StackID", "2"),
+        lambda ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "P", "ND"]),
+        lambda ds: setattr(ds, "ImageType", ["DERIVED", "PRIMARY", "M", "ND"]),
+        lambda ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "M", "DIS2D"]),
+    ],
+)
+def test_what_arranges_the_volumes_of_an_mr_is_content(change: Callable[[Dataset], None]) -> None:
+    changed = slice_of_mr()
+    change(changed)
+    assert mr_facts(changed).content_sha256 != mr_facts(slice_of_mr()).content_sha256
+
+
+def test_of_what_arranges_the_temporal_position_alone_is_content_of_a_plain_ct() -> None:
+    timed, corrected = slice_of_ct(), slice_of_ct()
+    timed.TemporalPositionIdentifier = 2
+    corrected.AcquisitionTime, corrected.AcquisitionNumber, corrected.InstanceNumber = "101500.25", 9, 70
+    plain = facts(slice_of_ct()).content_sha256
+    assert facts(corrected).content_sha256 == plain
+    first = facts(timed).content_sha256
+    timed.TemporalPositionIdentifier = 3
+    assert len({plain, first, facts(timed).content_sha256}) == 3
+
+
+def test_what_arranges_the_frames_of_an_object_is_content() -> None:
+    digests = set()
+    for index in (1, 2):
+        ds, content = two_frames(), Dataset()
+        content.TemporalPositionIndex = index
+        ds.PerFrameFunctionalGroupsSequence[1].FrameContentSequence = Sequence([content])
+        digests.add(mr_facts(ds).content_sha256)
+    assert len(digests) == 2
+
+
+def test_a_reader_that_goes_on_gives_the_facts_of_each_object_alone() -> None:
+    reader, alone, beside = FactsReader(), [], []
+    for number in range(5):
+        ds = slice_of_mr()
+        ds.InstanceNumber, ds.AcquisitionNumber = number, number % 2
+        data, stored = bytes_of(ds), stored_as(ExplicitVRLittleEndian, sop_class_uid=str(ds.SOPClassUID))
+        alone.append(read_instance(BytesIO(data), stored=stored))
+        beside.append(reader.read(BytesIO(data), stored=stored))
+    assert beside == alone
+    assert len(set(beside)) == 5
 
 
 def test_how_an_mr_image_was_acquired_is_read() -> None:

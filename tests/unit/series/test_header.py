@@ -7,7 +7,8 @@ from io import BytesIO
 
 import pytest
 
-from ichor.series.header import HeaderError, Selection, walk_header
+from ichor.series.elements import HeaderError
+from ichor.series.header import Selection, walk_header
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 PIXELS = b"\xe0\x7f\x10\x00OW\0\0\x04\0\0\0abcd"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ichor.series.dialects.vendor import Vendor, vendor_of
 from ichor.series.kinds import (
-    ge_component,
     kind_of_calculation,
     kind_of_class,
     kind_of_types,
@@ -83,16 +83,13 @@ def test_the_first_two_values_are_no_words_of_a_kind() -> None:
     ],
 )
 def test_component_is_the_one_that_the_types_name(stored: str, manufacturer: str, component: Component | None) -> None:
-    assert kind_of_types(stored.split("\\"), manufacturer=manufacturer)[2] is component
+    assert kind_of_types(stored.split("\\"), philips=vendor_of(manufacturer) is Vendor.PHILIPS)[2] is component
 
 
-def test_stated_components_are_the_terms_of_the_standard_and_of_ge() -> None:
+def test_stated_components_are_the_terms_of_the_standard() -> None:
     assert stated_component("PHASE") is Component.PHASE
     assert stated_component("MIXED") is None
     assert stated_component(None) is None
-    assert [ge_component(n) for n in (0, 1, 2, 3, 4, -1, None)] == [
-        Component.MAGNITUDE, Component.PHASE, Component.REAL, Component.IMAGINARY, None, None, None,
-    ]  # fmt: skip
 
 
 def test_classes_and_calculations_decide_where_types_do_not() -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ichor.series.header import Header, HeaderError, Selection, walk_header
+from ichor.series.elements import HeaderError
+from ichor.series.header import Header, Selection, walk_header
 from ichor.series.likeness import Likeness
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -36,13 +37,13 @@ def alone(data: bytes, syntax: str = EXPLICIT) -> Header | str:
         return str(error)
 
 
-def beside_others(likeness: Likeness, data: bytes, syntax: str = EXPLICIT) -> Header | str:
-    runs = likeness.runs((SERIES[0], syntax))
+def beside_others(likeness: Likeness, data: bytes, syntax: str = EXPLICIT, series: str = SERIES[0]) -> Header | str:
+    course = likeness.course((series, syntax))
     try:
-        header = walk_header(BytesIO(data), transfer_syntax_uid=syntax, selection=SELECTION, runs=runs)
+        header = walk_header(BytesIO(data), transfer_syntax_uid=syntax, selection=SELECTION, course=course)
     except HeaderError as error:
         return str(error)
-    likeness.learn((SERIES[0], syntax), header)
+    likeness.learn((series, syntax), header, course=course)
     return header
 
 
@@ -66,7 +67,7 @@ def test_slices_of_a_series_give_what_each_gives_alone_and_most_is_stepped_over(
     for k in range(6):
         data = header_bytes(values_of_slice(k))
         assert same(beside_others(likeness, data), alone(data))
-    runs = likeness.runs(SERIES)
+    runs = likeness.course(SERIES).runs
     assert sum(run.length for run in runs.values()) > 0.8 * len(data)
     assert all(b"position" not in run.content and b"uid" not in run.content for run in runs.values())
 
@@ -105,12 +106,9 @@ def test_an_implicit_header_under_an_explicit_syntax_is_not_read_by_explicit_run
 def test_what_is_remembered_is_bounded(count: int) -> None:
     likeness = Likeness()
     for k in range(count):
-        series = (f"1.2.{k}", EXPLICIT)
         for slice_number in range(2):
-            header = alone(header_bytes(values_of_slice(slice_number)))
-            assert isinstance(header, Header)
-            likeness.learn(series, header)
-    known = sum(bool(likeness.runs((f"1.2.{k}", EXPLICIT))) for k in range(count))
+            beside_others(likeness, header_bytes(values_of_slice(slice_number)), series=f"1.2.{k}")
+    known = sum(bool(likeness.course((f"1.2.{k}", EXPLICIT)).runs) for k in range(count))
     assert 0 < known <= 64
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from ichor.series.header import Selection, vr_code, walk_header
+from ichor.series.elements import vr_code
+from ichor.series.header import Selection, walk_header
 from ichor.series.values import Values
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
