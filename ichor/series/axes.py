@@ -195,6 +195,8 @@ def _arranged(
             seconds = _seconds(label, labels.time, column) if not _paired(parts) else None
         if seconds is not None:
             axes.append(Axis(name=AxisName.TIME, values=seconds))
+        elif name is AxisName.TIME:  # seconds since midnight are no values of that axis
+            axes.append(Axis(name=AxisName.REPETITION, values=tuple(range(1, len(label.values) + 1))))
         else:
             axes.append(Axis(name=name, values=label.values))
         indices.append(label.codes)

@@ -50,7 +50,8 @@ def ways(labels: Labels, *, place: Codes, cell: Codes, lane: Codes) -> Iterator[
     acquisition = _exact(labels.acquisition)
     if temporal:
         yield Way(labels=((AxisName.TEMPORAL_POSITION, temporal),))
-    time = _exact(labels.time)
+    # Seconds of some images only are no axis: what lacks one would be a volume by not being another.
+    time = None if np.isnan(labels.time).any() else _exact(labels.time)
     if time:
         yield Way(labels=((AxisName.TIME, time),))
     if acquisition:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ichor.series.dialects import canon, ge, philips, siemens, standard, uih
-from ichor.series.dialects.clock import days_after, seconds_of_date_time, seconds_of_time
+from ichor.series.dialects.clock import days_after, plausible, seconds_of_date_time, seconds_of_time
 from ichor.series.dialects.special_types import special_types
 from ichor.series.dialects.vendor import Vendor
 from ichor.series.dialects.weighting import Stated, settled
@@ -99,7 +99,7 @@ def time_of(values: Values, vendor: Vendor) -> float | None:
     """
     offset = values.numbers(_TIME_OFFSET, "d", 1)
     if offset is not None:
-        return float(offset[0])
+        return plausible(float(offset[0]))
     trigger = values.decimal(_TRIGGER_TIME)
     if trigger is not None:
         phases = values.integer(_CARDIAC_IMAGES) or 1

@@ -8,6 +8,12 @@ from datetime import date
 _TM = re.compile(r"([01]\d|2[0-3]):?(?:([0-5]\d):?(?:([0-5]\d|60)(\.\d{1,6})?)?)?\Z")
 _DT = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)(?:[+-]\d{4})?\Z")
 _DAY = 86400.0
+_LARGEST = 1e7
+
+
+def plausible(value: float | None) -> float | None:
+    """A time of an image, s or ms; None where nothing is measured so late or so long: a binary VR holds any number."""
+    return value if value is not None and -_LARGEST < value < _LARGEST else None
 
 
 def seconds_of_time(text: str | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ichor.series.dialects import standard
 from ichor.series.dialects.classic import private_statements, slot_of
-from ichor.series.dialects.clock import seconds_of_date_time
+from ichor.series.dialects.clock import plausible, seconds_of_date_time
 from ichor.series.dialects.special_types import special_types
 from ichor.series.dialects.vendor import Vendor
 from ichor.series.dialects.weighting import Stated, settled
@@ -149,7 +149,9 @@ class _Reader:
         echo = self._raw(item, _ECHO)
         classic = self._classic_of(item)
         told = slot_of(classic, self._vendor, image_type=(), diffusion=None) if classic is not None else self._whole
-        echo_time = self._once.get("echo", echo, lambda: self._group(item, _ECHO).number(_EFFECTIVE_ECHO_TIME))
+        echo_time = self._once.get(
+            "echo", echo, lambda: plausible(self._group(item, _ECHO).number(_EFFECTIVE_ECHO_TIME))
+        )
         index = content.numbers(_TEMPORAL_INDEX, "I", 1)
         acquisition = content.numbers(_ACQUISITION_NUMBER, "H", 1)
         time = self._time_of(item, content)
@@ -206,10 +208,10 @@ class _Reader:
     def _time_of(self, item: Values, content: Values) -> float | None:
         """Temporal Position Time Offset, else Frame Acquisition DateTime, else Frame Reference DateTime; s."""
         cardiac = self._group(item, _CARDIAC)
-        self.trigger_delays.append(cardiac.number(_TRIGGER_DELAY) if cardiac is not _NONE else None)
+        self.trigger_delays.append(plausible(cardiac.number(_TRIGGER_DELAY)) if cardiac is not _NONE else None)
         offset = self._group(item, _TEMPORAL_SEQUENCE).numbers(_TIME_OFFSET, "d", 1)
         if offset is not None:
-            return float(offset[0])
+            return plausible(float(offset[0]))
         for tag in (_ACQUIRED, _REFERENCE):
             seconds = seconds_of_date_time(content.text(tag), since=self._first_day)
             if seconds is not None:

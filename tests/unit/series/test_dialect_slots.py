@@ -50,6 +50,13 @@ def test_a_temporal_offset_is_preferred_and_a_trigger_time_counts_where_there_ar
     assert slot(ds).time == 1.75
 
 
+@pytest.mark.parametrize("seconds", [1.7e308, -1e9])
+def test_an_offset_that_no_series_lasts_is_no_time(seconds: float) -> None:
+    ds = item(AcquisitionTime="101112")
+    ds.TemporalPositionTimeOffset = seconds
+    assert slot(ds).time is None
+
+
 def test_ge_trigger_time_is_the_time_of_an_image() -> None:
     assert slot(item(AcquisitionTime="101112", TriggerTime="3600"), GE).time == 3.6
 
