@@ -98,8 +98,9 @@ def time_of(values: Values, vendor: Vendor) -> float | None:
     4. Acquisition DateTime, else Acquisition Time, since midnight of the series' first day.
     """
     offset = values.numbers(_TIME_OFFSET, "d", 1)
-    if offset is not None:
-        return plausible(float(offset[0]))
+    seconds = plausible(float(offset[0])) if offset is not None else None
+    if seconds is not None:
+        return seconds
     trigger = values.decimal(_TRIGGER_TIME)
     if trigger is not None:
         phases = values.integer(_CARDIAC_IMAGES) or 1

@@ -210,8 +210,9 @@ class _Reader:
         cardiac = self._group(item, _CARDIAC)
         self.trigger_delays.append(plausible(cardiac.number(_TRIGGER_DELAY)) if cardiac is not _NONE else None)
         offset = self._group(item, _TEMPORAL_SEQUENCE).numbers(_TIME_OFFSET, "d", 1)
-        if offset is not None:
-            return plausible(float(offset[0]))
+        seconds = plausible(float(offset[0])) if offset is not None else None
+        if seconds is not None:
+            return seconds
         for tag in (_ACQUIRED, _REFERENCE):
             seconds = seconds_of_date_time(content.text(tag), since=self._first_day)
             if seconds is not None:

@@ -51,10 +51,12 @@ def test_a_temporal_offset_is_preferred_and_a_trigger_time_counts_where_there_ar
 
 
 @pytest.mark.parametrize("seconds", [1.7e308, -1e9])
-def test_an_offset_that_no_series_lasts_is_no_time(seconds: float) -> None:
-    ds = item(AcquisitionTime="101112")
+def test_an_offset_that_no_series_lasts_is_not_stated(seconds: float) -> None:
+    ds = item()
     ds.TemporalPositionTimeOffset = seconds
     assert slot(ds).time is None
+    ds.AcquisitionTime = "101112"
+    assert slot(ds).time == 36672.0
 
 
 def test_ge_trigger_time_is_the_time_of_an_image() -> None:
