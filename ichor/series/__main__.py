@@ -164,6 +164,8 @@ def _conditions(checks: Sequence[Check]) -> str:
         known = ", known" if check.known else ""
         if left and left[0].fact == check.fact and (check.relation, left[0].relation) == ("at least", "at most"):
             words.append(f"`{check.fact}` {_value(check.value)} to {_value(left.pop(0).value)}{known}")
+        elif check.value is None:
+            words.append(f"`{check.fact}` says nothing")
         elif not check.value and check.relation in ("is", "has only") and check.value is not False:
             words.append(f"no `{check.fact}`")
         else:

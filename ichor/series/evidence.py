@@ -114,7 +114,8 @@ def _counted(
         )  # fmt: skip
     if quiet:
         # Nothing is missing by the count: the scanner left the hole, or put two images at one place.
-        return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(now)), notes=_gap_notes(grid))
+        hole = "missing" if (grid.cells < 0).any() else "gap"
+        return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(now), hole=hole), notes=_gap_notes(grid))
     return Decision(grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="count and grid disagree")
 
 
@@ -264,7 +265,7 @@ class _Said:
     def __init__(self, view: SeriesView, sender: Sender, claim: Claim | None) -> None:
         self._view, self._sender, self._claim = view, sender, claim
 
-    def all(self, grid: Grid | None, *more: Evidence) -> tuple[Evidence, ...]:
+    def all(self, grid: Grid | None, *more: Evidence, hole: str = "missing") -> tuple[Evidence, ...]:
         parts = [self._count(), self._association()]
         if self._view.announced is not None:
             parts.append(self._announced(self._view.announced))
@@ -272,7 +273,7 @@ class _Said:
             parts.append(self._grid(grid))
             parts += [Evidence(what="array", detail=note) for note in grid.notes]
             if grid.missing:
-                parts.append(Evidence(what="missing", detail=_places(grid).removeprefix(", missing ")))
+                parts.append(Evidence(what=hole, detail=_places(grid).removeprefix(", missing ")))
         return (*parts, *more)
 
     def quiet(self, now: float) -> Evidence:

@@ -198,6 +198,8 @@ def test_a_hole_that_the_count_agrees_with_is_analysed_and_named() -> None:
     play.wait(DEFAULT_QUIET)
     assert play.grade() is Grade.QUIET
     assert play.manifests[-1].notes == ("gap of 10.0 mm between the slices at 20.0 and 30.0 mm",)
+    said = {e.what: e.detail for e in play.study.series["1.2.3.1"].decision.evidence}
+    assert ("missing" in said, said["gap"]) == (False, "at 25.0 mm along the normal")
 
 
 def test_a_late_slice_reopens_and_amends() -> None:
