@@ -16,7 +16,6 @@ class Reason(StrEnum):
     HEADER_UNREADABLE = "the header cannot be read"
     NO_PIXELS = "no pixel data"
     PIXELS_SHORT = "pixel data are shorter than the header says"
-    NOT_AN_IMAGE = "not an image"
     DUPLICATE_OTHER_BYTES = "one SOP Instance UID came twice with different pixels"
     LOSSY = "lossy compressed images are not measured"
     UNSUPPORTED_SYNTAX = "transfer syntax cannot be decoded"

@@ -259,8 +259,8 @@ class Frame:
 class Instance:
     """Facts of one stored SOP Instance, read once from its header. No PHI: identity is a digest.
 
-    ``content_sha256`` covers pixel bytes and geometry, ``identity_sha256`` what a result copies of the patient and
-    study modules: the same content under another identity is a corrected header, not new work.
+    ``content_sha256`` covers pixel bytes, geometry and what arranges an array, ``identity_sha256`` what a result copies
+    of the patient and study modules: the same content under another identity is a corrected header, not new work.
     """
 
     sop_instance_uid: str
@@ -290,7 +290,6 @@ class Instance:
     kernel: str | None = None
     contrast: bool = False
     manufacturer: str | None = None
-    patient_position: str | None = None
     counts: tuple[
         tuple[str, int], ...
     ] = ()  # counts a header gives: (keyword, value), e.g. ("ImagesInAcquisition", 40)

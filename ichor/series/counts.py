@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ichor.series.planes import acquisition_of, temporal_position_of
 from ichor.types import Instance
 
 _ACQUISITION = "ImagesInAcquisition"  # (0020,1002), PS3.3 C.7.6.1
@@ -15,7 +16,7 @@ _TIME_SLICES = "NumberOfTimeSlices"  # (0054,0101)
 _CONCATENATION = "InConcatenationTotalNumber"  # (0020,9163), PS3.3 C.7.6.16
 _TEMPORAL = "NumberOfTemporalPositions"  # (0020,0105)
 _CARDIAC = "CardiacNumberOfImages"  # (0018,1090)
-_PER_VOLUME = ("PhilipsNumberOfSlices", "GELocationsInAcquisition", "UIHNumberOfSlices")
+_PER_VOLUME = ("PhilipsNumberOfSlices", "GELocationsInAcquisition")
 _READ = frozenset((_ACQUISITION, _SERIES, _SLICES, _TIME_SLICES, _CONCATENATION, _TEMPORAL, _CARDIAC, *_PER_VOLUME))
 
 
@@ -65,12 +66,11 @@ class CountTally:
     def add(self, instance: Instance, by: int = 1) -> None:
         """Count an image in, or out with ``by=-1``."""
         self.images += by
-        acquisition = instance.acquisition_number
+        acquisition = acquisition_of(instance)
         self._per_acquisition[acquisition] += by
         if instance.instance_number is not None:
             self._numbers[instance.instance_number] += by
-        position = instance.slot.temporal_position
-        position = instance.temporal_position if position is None else position
+        position = temporal_position_of(instance)
         if position is not None:
             self._temporal[position] += by
         for keyword, value in instance.counts:

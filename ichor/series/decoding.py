@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
+from ichor.series.elements import HeaderError
+from ichor.series.header import inflated
+from ichor.series.pixels import DEFLATED
 from ichor.store.protocol import SpoolReader
 from ichor.types import Instance, Pixels
 
@@ -95,12 +98,13 @@ def frame_format(instance: Instance) -> FrameFormat:
 def read_frames(instance: Instance, indices: Sequence[int], *, spool: SpoolReader) -> Iterator[bytes]:
     """Bytes of the frames at ``indices`` (from 0), in that order, one at a time: as stored, or one codestream each.
 
-    Native frames are read by their place. Of an encapsulated object the item headers are read once.
+    Native frames are read by their place. Of an encapsulated object the item headers are read once; a deflated one is
+    inflated once, and as a whole: places of its pixels are those in the inflated data set.
 
     Raises
     ------
     Unreadable
-        When the object lacks a frame, or was removed.
+        When the object lacks a frame, does not inflate, or was removed.
     """
     pixels, geometry = instance.pixels, instance.geometry
     assert pixels is not None  # has a format
@@ -110,10 +114,18 @@ def read_frames(instance: Instance, indices: Sequence[int], *, spool: SpoolReade
     try:
         if not pixels.encapsulated:
             size = geometry.rows * geometry.columns * (pixels.bits_allocated // 8)
+            whole_set = _inflated(instance, spool=spool) if instance.transfer_syntax_uid == DEFLATED else None
             for index in indices:
                 if (index + 1) * size > pixels.length:
                     raise Unreadable(Reason.PIXELS_SHORT)
-                yield spool.read_range(instance.location, pixels.offset + index * size, size)
+                if whole_set is None:
+                    yield spool.read_range(instance.location, pixels.offset + index * size, size)
+                else:
+                    whole_set.seek(pixels.offset + index * size)
+                    data = whole_set.read(size)
+                    if len(data) != size:
+                        raise Unreadable(Reason.PIXELS_SHORT)
+                    yield data
         elif pixels.frames == 1:
             whole = spool.read_range(instance.location, pixels.offset, pixels.length)
             (frame,) = frame_fragments(BytesIO(whole), offset=0, length=len(whole), frames=1)
@@ -215,6 +227,14 @@ def _items(
     if not fragments:
         raise Unreadable(DAMAGED)
     return table or (), fragments
+
+
+def _inflated(instance: Instance, *, spool: SpoolReader) -> BinaryIO:
+    with spool.open(instance.location) as file:
+        try:
+            return inflated(file)
+        except HeaderError as error:
+            raise Unreadable(DAMAGED) from error
 
 
 def _encapsulated_frames(

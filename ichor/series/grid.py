@@ -19,7 +19,7 @@ from ichor.series.axes import Arrangement, arrange
 from ichor.series.gaps import SAME_PLACE_MM, Gap, slice_gaps
 from ichor.series.gradients import gradient_table
 from ichor.series.labels import Codes, Value, labels_of
-from ichor.series.planes import Plane, planes_of
+from ichor.series.planes import Plane, acquisition_of, planes_of, temporal_position_of
 from ichor.series.selection import by_kind, left_out_notes
 from ichor.series.stacks import Pile, Stack, pile_up, placed
 from ichor.types import Axis, AxisName, GradientTable, Instance
@@ -187,8 +187,8 @@ def missing_texts(grid: Grid, *, most: int = 10) -> tuple[str, ...]:
 
 def _sequence(instance: Instance) -> tuple[int, int, int, str]:
     return (
-        instance.temporal_position or 0,
-        instance.acquisition_number or 0,
+        temporal_position_of(instance) or 0,
+        acquisition_of(instance) or 0,
         instance.instance_number or 0,
         instance.sop_instance_uid,
     )

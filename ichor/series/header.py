@@ -257,20 +257,23 @@ class _Keeper:
 
 
 def inflated(file: BinaryIO) -> BinaryIO:
-    """The bare data set of a deflated file (PS3.5 annex A.5), at most 256 MiB of it.
+    """The bare data set of a deflated file (PS3.5 annex A.5), of at most 256 MiB.
 
     Raises
     ------
     HeaderError
-        When it does not inflate.
+        When it does not inflate, or to more than that; ``cut``: when the file ends before the stream does.
     """
     window = Window(file)
     file.seek(data_set_start(window))
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return BytesIO(stream.decompress(file.read(_MAX_INFLATED), _MAX_INFLATED))
+        data_set = stream.decompress(file.read(_MAX_INFLATED), _MAX_INFLATED)
     except zlib.error as error:
         raise HeaderError("does not inflate") from error
+    if not stream.eof:
+        raise HeaderError("inflates to no end", cut=len(data_set) < _MAX_INFLATED)
+    return BytesIO(data_set)
 
 
 def data_set_start(window: Window, meta: dict[int, bytes] | None = None) -> int:

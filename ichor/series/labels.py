@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ichor.series.planes import Plane
-from ichor.types import AxisName, Component, Diffusion, Instance, Slot
+from ichor.series.dialects.clock import plausible
+from ichor.series.planes import Plane, acquisition_of, temporal_position_of
+from ichor.types import AxisName, Component, Diffusion
 
 Codes: TypeAlias = npt.NDArray[np.int64]
 Numbers: TypeAlias = npt.NDArray[np.float64]
@@ -74,13 +75,13 @@ def labels_of(planes: Sequence[Plane]) -> Labels:
     return Labels(
         exact={
             AxisName.COMPONENT: _words([slot.component for slot in slots], key=_COMPONENTS.index),
-            AxisName.ECHO: _near([slot.echo_time for slot in slots], tolerance=_SAME_ECHO_MS),
+            AxisName.ECHO: _near([plausible(slot.echo_time) for slot in slots], tolerance=_SAME_ECHO_MS),
             AxisName.DIFFUSION: _diffusion([slot.diffusion for slot in slots]),
             AxisName.IMAGE_TYPE: _words([slot.image_type for slot in slots], key=str),
         },
-        temporal_position=_numbers([_temporal_position(i, s) for i, s in zip(instances, slots, strict=True)]),
-        time=_over_midnight(_numbers([slot.time for slot in slots])),
-        acquisition=_numbers([_acquisition(i, s) for i, s in zip(instances, slots, strict=True)]),
+        temporal_position=_numbers([temporal_position_of(i, s) for i, s in zip(instances, slots, strict=True)]),
+        time=_over_midnight(_numbers([plausible(slot.time) for slot in slots])),
+        acquisition=_numbers([acquisition_of(i, s) for i, s in zip(instances, slots, strict=True)]),
         number=number,
         order=np.fromiter((place[order] for order in tuples), dtype=np.int64, count=len(tuples)),
         rank=rank,
@@ -90,7 +91,7 @@ def labels_of(planes: Sequence[Plane]) -> Labels:
 def number_codes(numbers: Numbers, *, decimals: int = 3) -> Label:
     """Distinct numbers as codes, ascending; NaN last."""
     values, codes = np.unique(np.round(numbers, decimals), return_inverse=True)  # NaN is one value, the greatest
-    whole = [NOT_STATED if np.isnan(v) else int(v) if v == int(v) else float(v) for v in values.tolist()]
+    whole = [NOT_STATED if np.isnan(v) else int(v) if v.is_integer() else v for v in values.tolist()]
     return Label(codes=codes.reshape(-1).astype(np.int64), values=tuple(whole))
 
 
@@ -100,15 +101,6 @@ def chained(values: Numbers, *, tolerance: float) -> Codes:
     codes = np.empty(len(values), dtype=np.int64)
     codes[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > tolerance)]) if len(values) else 0
     return codes
-
-
-# Manifests of version 1 hold these two beside the slot.
-def _temporal_position(instance: Instance, slot: Slot) -> int | None:
-    return slot.temporal_position if slot.temporal_position is not None else instance.temporal_position
-
-
-def _acquisition(instance: Instance, slot: Slot) -> int | None:
-    return slot.acquisition if slot.acquisition is not None else instance.acquisition_number
 
 
 def _numbers(items: Sequence[float | int | None]) -> Numbers:
@@ -158,7 +150,7 @@ def _diffusion(items: Sequence[Diffusion | None]) -> Label:
 
 
 def _weighting(diffusion: Diffusion | None) -> tuple[float, ...] | None:
-    if diffusion is None or diffusion.problem is not None:
+    if diffusion is None or diffusion.problem is not None or plausible(diffusion.b_value) is None:
         return None
     direction = diffusion.direction_lps
     if direction is None or diffusion.b_value == 0:

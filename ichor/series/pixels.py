@@ -94,9 +94,6 @@ def read_pixels(
         return pixels, Reason.PIXELS_SHORT, unit
     if pixels.lossy:
         return pixels, Reason.LOSSY, unit
-    if transfer_syntax_uid == DEFLATED:
-        # A place in the inflated data set is no place in the file.
-        return pixels, Reason.UNSUPPORTED_SYNTAX, unit
     if samples != 1 or allocated not in (8, 16, 32) or not pixels.photometric.startswith("MONOCHROME"):
         return pixels, Reason.UNSUPPORTED_PIXELS, unit
     return pixels, None, unit

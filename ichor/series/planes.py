@@ -19,6 +19,21 @@ class Plane:
     rescale_intercept: float
 
 
+def temporal_position_of(instance: Instance, slot: Slot | None = None) -> int | None:
+    """Temporal position of an object, or of the image at ``slot``.
+
+    Manifests of version 1 hold it beside the slot.
+    """
+    stated = (slot or instance.slot).temporal_position
+    return stated if stated is not None else instance.temporal_position
+
+
+def acquisition_of(instance: Instance, slot: Slot | None = None) -> int | None:
+    """Acquisition number, likewise."""
+    stated = (slot or instance.slot).acquisition
+    return stated if stated is not None else instance.acquisition_number
+
+
 def planes_of(instance: Instance) -> tuple[Plane, ...]:
     """Every image of an object that has rows and columns; its place, and its pixels, may still be unknown.
 

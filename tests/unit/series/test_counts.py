@@ -10,8 +10,9 @@ from contract.arrivals import make_slice
 from contract.series_kinds import Where, enhanced_several, enhanced_volume, enhanced_volumes
 
 from ichor.series.counts import Claim, CountTally, Reading
-from ichor.types import Instance, Slot
+from ichor.types import Instance, Slot, Tiling
 
+TILING = Tiling(count=20, across=5, rows=64, columns=64, first_position_lps=(0.0, 0.0, 0.0), step_lps=(0.0, 0.0, 4.0))
 WHERE = Where("1.2", "1.2.3", "MR1")
 
 
@@ -35,6 +36,15 @@ def volumes(count: int, slices: int, *counts: tuple[str, int]) -> list[Instance]
         for v in range(count)
         for k in range(slices)
     ]  # fmt: skip
+
+
+def test_tiled_objects_of_united_imaging_count_objects_where_they_say_slices() -> None:
+    tiled = [replace(i, tiling=TILING) for i in volumes(3, 1, ("NumberOfSlices", 3))]
+    found = tally(tiled)
+    assert found.planes == 60
+    assert found.claim() == Claim(expected=3, here=3)
+    del tiled[1]
+    assert claim(tiled) == Claim(expected=3, here=2)
 
 
 def test_temporal_positions_alone_or_one_of_them_count_nothing() -> None:

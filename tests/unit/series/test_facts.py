@@ -202,11 +202,18 @@ def test_encapsulated_pixels_end_at_their_delimiter(syntax: str) -> None:
     assert cut.defect == Reason.CUT_SHORT
 
 
-def test_a_deflated_object_keeps_its_facts_and_is_not_measured() -> None:
-    found = facts(slice_of_ct(), DeflatedExplicitVRLittleEndian)
-    assert found.defect == Reason.UNSUPPORTED_SYNTAX
+def test_a_deflated_object_has_the_facts_and_the_content_of_the_plain_one() -> None:
+    found, plain = facts(slice_of_ct(), DeflatedExplicitVRLittleEndian), facts(slice_of_ct())
+    assert found.defect is None
     assert found.body_part == "HEAD"
-    assert found.identity_sha256 == facts(slice_of_ct()).identity_sha256
+    assert found.identity_sha256 == plain.identity_sha256
+    assert found.content_sha256 == plain.content_sha256
+
+
+def test_a_deflated_object_that_is_cut_is_cut_short() -> None:
+    data = bytes_of(slice_of_ct(), DeflatedExplicitVRLittleEndian)
+    stored = stored_as(DeflatedExplicitVRLittleEndian)
+    assert read_instance(BytesIO(data[:-40]), stored=stored).defect == Reason.CUT_SHORT
 
 
 def test_a_report_has_no_defect_and_no_content_but_its_class() -> None:

@@ -303,7 +303,6 @@ _TOP: dict[str, tuple[int, Callable[[bytes, str], Any]]] = {
     "modality": (0x00080060, lambda raw, _: _text(raw)[:16].upper()),
     "image_type": (0x00080008, lambda raw, _: tuple(p.strip().upper()[:64] for p in _text(raw).split("\\")[:8])),
     "manufacturer": (0x00080070, lambda raw, _: _text(raw)[:64].strip()),
-    "patient_position": (0x00185100, lambda raw, _: _text(raw)[:64].strip()),
     "body_part": (0x00180015, lambda raw, _: _text(raw)[:64].strip().upper()),
     "series_number": (0x00200011, lambda raw, _: int(_text(raw).split("\\")[0])),
     "instance_number": (0x00200013, lambda raw, _: int(_text(raw).split("\\")[0])),
