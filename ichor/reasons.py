@@ -46,6 +46,9 @@ class Reason(StrEnum):
     NO_FULL_GRID = "its images make no full grid"
     NO_DIRECTION = "a diffusion-weighted volume has no gradient direction"
     DIFFUSION_DIFFERS = "images of one volume state different diffusion weightings"
+    CANNOT_BE_JUDGED = "an unexpected error whenever it is looked at"
+    FRAME_TOO_LARGE = "a frame has more than 64 million pixels"
+    ARRAY_TOO_LARGE = "its array would take more than half of the memory"
     # of a rule of routing
     NO_ROLE = "no role is for such images"
     NOT_CT = "not a CT"

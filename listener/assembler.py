@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ichor import metrics
@@ -31,12 +31,14 @@ from ichor.messages import (
     seal,
 )
 from ichor.pipeline import PipelineSpec
+from ichor.reasons import Reason
 from ichor.series.evidence import Sender
 from ichor.series.manifest import put_manifest
 from ichor.series.rules import RULES, Rule
 from ichor.store.protocol import Blobs
 from ichor.types import Job, Stage
 from listener.assembly_store import AssemblyStore
+from listener.pauses import Pauses
 from listener.study import StudyAssembly
 from listener.view import identities_of, view_of
 
@@ -47,6 +49,7 @@ _LONGEST_SLEEP = 0.5  # seconds, so that a stop is seen
 _PROGRESS = 1.0  # seconds between announcements that only say that more images came
 _IN_MEMORY = 64  # studies
 _RETRY = 1.0
+_AWAY = (OSError, sqlite3.Error, TransientError)  # the disk or the bus, no fault of a message or a study
 
 
 def run_assembler(
@@ -104,8 +107,7 @@ def _handle(assembler: Assembler, delivery: Delivery) -> None:
         assembler.take(delivery.envelope)
     except UnknownMessage as error:
         delivery.reject(str(error))
-    except (OSError, sqlite3.Error, TransientError) as error:
-        # The disk, not the message.
+    except _AWAY as error:
         assembler.forget()
         delivery.retry(_RETRY, reason=type(error).__name__, count=False)
     except Exception as error:  # noqa: BLE001 - the loop's edge: the message is handed back and counted
@@ -163,16 +165,22 @@ class Assembler:
         self._rules = rules
         self._clock = clock
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._senders = _Senders(store.senders())
-        self._due: dict[str, float] = {uid: at for at, uid in store.due()}
-        self._heap: list[tuple[float, str]] = [(at, uid) for uid, at in self._due.items()]
-        heapq.heapify(self._heap)
+        self._senders = _Senders({})
+        self._due: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+        self._pauses = Pauses()
         self._to_publish = True
+        self.forget()
 
     def take(self, envelope: Envelope) -> None:
         """Take a message in; durable when it returns."""
         message = open_envelope(envelope)
         now = self._clock.time()
+        held = self._taken(message, now)
+        if held.study.series:
+            self._look_or_pause(held, now, message)
+
+    def _taken(self, message: object, now: float) -> _Held:
         if isinstance(message, InstancesReceived):
             held = self._hold(message.study_instance_uid)
             held.study.receive(message.instances, association=message.association, now=now)
@@ -183,9 +191,8 @@ class Assembler:
             held = self._hold(message.study_instance_uid)
             held.study.announce(message)
         else:
-            raise UnknownMessage(f"message type {envelope.type!r} does not belong on this topic")
-        if held.study.series:
-            self._look(held, now)
+            raise UnknownMessage(f"{type(message).__name__} does not belong on this topic")
+        return held
 
     def run_due(self, *, heard: float | None) -> None:
         """Look again at everything that is due.
@@ -198,7 +205,15 @@ class Assembler:
         while (at := self._next()) is not None and at <= limit:
             uid = heapq.heappop(self._heap)[1]
             del self._due[uid]
-            self._look(self._hold(uid), now)
+            try:
+                held = self._hold(uid)
+            except _AWAY:
+                raise
+            except Exception as error:  # noqa: BLE001 - the loop's edge: one study, and on with the next
+                self._failed(uid, error, now)
+                self._wait(uid, self._pauses[uid].until)
+            else:
+                self._look_or_pause(held, now)
 
     def sleep(self) -> float:
         """Seconds until something is due, at most half a second."""
@@ -215,7 +230,9 @@ class Assembler:
         """Drop what is in memory after an error: disk is right."""
         self._held.clear()
         self._senders = _Senders(self._store.senders())
-        self._due = {uid: at for at, uid in self._store.due()}
+        self._due = {
+            uid: max(at, self._pauses[uid].until if uid in self._pauses else at) for at, uid in self._store.due()
+        }
         self._heap = [(at, uid) for uid, at in self._due.items()]
         heapq.heapify(self._heap)
         self._to_publish = True
@@ -241,6 +258,45 @@ class Assembler:
         self._held.move_to_end(uid)
         return held
 
+    def _look_or_pause(self, held: _Held, now: float, message: object = None) -> None:
+        """Look; a study that cannot be looked at is put off, so that it keeps no other waiting.
+
+        What ``message`` brought is kept whatever happens.
+        """
+        uid = held.study.uid
+        if not self._pauses.hold(uid, now=now):
+            try:
+                self._look(held, now)
+            except _AWAY:
+                raise
+            except Exception as error:  # noqa: BLE001 - the loop's edge: one study, and on with the next
+                self._failed(uid, error, now)
+                # What a look left half done is in memory only.
+                held = self._taken(message, now) if message is not None else self._hold(uid)
+                self._put_off(held, now, error=error)
+            else:
+                self._pauses.pop(uid, None)
+        else:
+            self._put_off(held, now)
+
+    def _failed(self, uid: str, error: Exception, now: float) -> None:
+        pause = self._pauses.failed(uid, now=now)
+        metrics.LOOP_ERRORS.labels("assemble").inc()
+        _LOG.error("study %s is put off for %.0f s: %s", uid, pause.until - now, type(error).__name__, exc_info=error)
+        self.forget()
+
+    def _put_off(self, held: _Held, now: float, *, error: Exception | None = None) -> None:
+        """Keep a study without a decision; when it fails again and again its open series say so."""
+        study, pause = held.study, self._pauses[held.study.uid]
+        outgoing: list[tuple[str, Envelope]] = []
+        reason = f"{Reason.CANNOT_BE_JUDGED}: {type(error).__name__}"
+        unsaid = [s for s in study.series.values() if error and s.undecided and s.decision.reason != reason]
+        if pause.to_tell and unsaid:
+            for series in unsaid:
+                series.decision = replace(series.decision, reason=reason)
+            self._announce(held, now, outgoing)
+        self._save(held, due=pause.until, outgoing=outgoing)
+
     def _look(self, held: _Held, now: float) -> None:
         study = held.study
         step = study.look(now, put_manifest=lambda manifest: put_manifest(manifest, self._blobs))
@@ -251,6 +307,15 @@ class Assembler:
         ]
         announce_at = self._announce(held, now, outgoing)
         due = min((at for at in (study.due, announce_at) if at is not None), default=None)
+        self._save(held, due=due, outgoing=outgoing)
+        self._count(step.jobs)
+        for grade in step.decided:
+            metrics.SERIES_DECIDED.labels(grade.value).inc()
+        for grade in step.amended:
+            metrics.SERIES_AMENDED.labels(grade.value).inc()
+
+    def _save(self, held: _Held, *, due: float | None, outgoing: list[tuple[str, Envelope]]) -> None:
+        study = held.study
         self._store.save(
             study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed
         )  # fmt: skip
@@ -258,16 +323,14 @@ class Assembler:
         if due is None:
             self._due.pop(study.uid, None)
         else:
-            self._due[study.uid] = due
-            heapq.heappush(self._heap, (due, study.uid))
-        self._count(step.jobs)
-        for grade in step.decided:
-            metrics.SERIES_DECIDED.labels(grade.value).inc()
-        for grade in step.amended:
-            metrics.SERIES_AMENDED.labels(grade.value).inc()
+            self._wait(study.uid, due)
         if outgoing:
             self._to_publish = True
             self.publish()
+
+    def _wait(self, uid: str, due: float) -> None:
+        self._due[uid] = due
+        heapq.heappush(self._heap, (due, uid))
 
     def _announce(self, held: _Held, now: float, outgoing: list[tuple[str, Envelope]]) -> float | None:
         """Tell the event log if there is something to tell; when to come back if it can wait."""

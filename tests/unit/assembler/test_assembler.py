@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from contract.arrivals import make_slice
 
+from ichor import metrics
 from ichor.bus.memory import MemoryBus
 from ichor.bus.protocol import Bus
 from ichor.clock import ManualClock, SystemClock
@@ -18,9 +20,12 @@ from ichor.errors import CannotStart
 from ichor.history import identity_of
 from ichor.messages import EVENTS, INSTANCES, AssociationClosed, InstancesReceived, StudyAssembled, open_envelope, seal
 from ichor.pipeline import PipelineSpec
+from ichor.reasons import Reason
+from ichor.series.grid import Grid, build_grid
 from ichor.series.manifest import get_manifest
 from ichor.store.blobs import FileBlobs
 from ichor.types import Findings, Grade, Instance, Job
+from listener import series_state
 from listener.assembler import Assembler, run_assembler
 from listener.assembly_store import AssemblyStore
 
@@ -242,3 +247,85 @@ def test_state_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
 
 def test_identity_is_unknown_before_anything_was_assembled(place: Place) -> None:
     assert identity_of(place.bus)("1.2", "haematoma-1") is None
+
+
+def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    broken = True
+
+    def grid(instances: list[Instance]) -> Grid:
+        if broken and instances[0].study_instance_uid == "1.9":
+            looks.append(clock.time())
+            raise KeyError("a defect")
+        return build_grid(instances)
+
+    monkeypatch.setattr(series_state, "build_grid", grid)
+    clock = ManualClock()
+    bus = MemoryBus(clock=clock)
+    store = AssemblyStore(tmp_path / "a.sqlite")
+    assembler = Assembler(
+        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
+    )
+
+    def bring(study: str, instances: list[Instance]) -> None:
+        message = InstancesReceived(study_instance_uid=study, association=f"a{study}", instances=tuple(instances))
+        assembler.take(seal(message, source="test", time=clock.time()))
+
+    def last(study: str) -> StudyAssembled:
+        views = [open_envelope(envelope) for _, envelope in bus.read(EVENTS)]
+        return [v for v in views if isinstance(v, StudyAssembled) and v.study_instance_uid == study][-1]
+
+    errors = _loop_errors()
+    bring("1.9", head(9, study="1.9", series="1.9.1"))
+    clock.advance(0.1)
+    bring("1.8", head(study="1.8", series="1.8.1"))
+    for _ in range(120):
+        clock.advance(1.0)
+        assembler.run_due(heard=None)
+    assert [s.grade for s in last("1.8").series] == [Grade.QUIET]
+    assert _loop_errors() - errors == len(looks)
+    pauses = [round(later - earlier) for earlier, later in pairwise(looks)]
+    assert pauses == [2**k for k in range(len(pauses))]
+    assert len(pauses) >= 5
+    (told,) = last("1.9").series
+    assert (told.grade, told.reason) == (Grade.OPEN, f"{Reason.CANNOT_BE_JUDGED}: KeyError")
+    # What comes meanwhile is kept, and tries nothing.
+    before = len(looks)
+    bring("1.9", head(10, study="1.9", series="1.9.1")[9:])
+    assert len(looks) == before
+    broken = False
+    for _ in range(6):
+        clock.advance(60.0)
+        assembler.run_due(heard=None)
+    assert [(s.grade, s.instances) for s in last("1.9").series] == [(Grade.QUIET, 10)]
+    store.close()
+
+
+def test_what_a_message_brought_is_kept_when_its_study_cannot_be_looked_at(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> Grid:
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(series_state, "build_grid", refuse)
+        store = AssemblyStore(place.state)
+        assembler = Assembler(
+            bus=place.bus, blobs=place.blobs, store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=SystemClock()
+        )
+        received = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(head()))
+        closed = AssociationClosed(
+            study_instance_uid=STUDY, association="a1", released=True, calling_ae="CT1", counts={"1.2.3.1": 10},
+            closed_at=0.0,
+        )  # fmt: skip
+        for message in (received, closed):
+            assembler.take(seal(message, source="test", time=0.0))
+        store.close()
+    with place.running():
+        assert place.job().inputs["ncct_head"].instances == 10
+
+
+def _loop_errors() -> float:
+    return sum(s.value for m in metrics.LOOP_ERRORS.collect() for s in m.samples if s.name.endswith("_total"))
