@@ -14,6 +14,7 @@ from unit.series.series_images import cells_of, direction, image, volumes
 
 from ichor.reasons import Reason
 from ichor.series.grid import Grid, Missing, build_grid, missing_texts
+from ichor.series.labels import number_codes
 from ichor.types import AxisName, Component, Diffusion, Instance, Kind
 
 B0 = Diffusion(b_value=0.0)
@@ -102,6 +103,26 @@ def test_instance_numbers_without_a_pattern_arrange_nothing() -> None:
     assert grid.findings == (Reason.SAME_PLACE,)
     assert grid.axes == ()
     assert grid.cells.size == 0
+
+
+def test_times_that_only_some_volumes_state_are_no_axis_of_time() -> None:
+    grid = build_grid(time_series(2, 4, time=lambda v, _: 36_000.0 if v == 0 else None))
+    assert axes_of(grid) == [("repetition", (1, 2))]
+    assert grid.notes == ("volumes told apart by instance number only",)
+
+
+@pytest.mark.parametrize("field", ["time", "echo_time"])
+@pytest.mark.parametrize("value", [1.7e308, float("inf"), float("nan")])
+def test_a_number_that_no_scanner_states_is_not_stated(field: str, value: float) -> None:
+    grid = build_grid(time_series(2, 4, **{field: lambda v, _: value if v else 1.0}))
+    expected = ("echo", (1.0, "not stated")) if field == "echo_time" else ("repetition", (1, 2))
+    assert axes_of(grid) == [expected]
+
+
+def test_numbers_of_any_size_have_codes() -> None:
+    label = number_codes(np.array([1e300, 2.0, -1e300, np.nan, 2.5]))
+    assert label.values[1:3] == (2, 2.5)
+    assert label.codes.tolist() == [3, 1, 0, 4, 2]
 
 
 # --- several axes -----------------------------------------------------------------------------------------------------
