@@ -36,6 +36,8 @@ def of_more(series: SeriesState, sender: Sender) -> Sender:
     claim = tally.claim()
     if tally.enhanced > 1 and _first(series, Lesson.OBJECTS):
         sender = sender.after_several_objects()
+    if tally.several_sets and _first(series, Lesson.SETS):
+        sender = sender.after_several_sets()
     if Lesson.ONE not in series.learned and tally.says_one:
         series.learned.add(Lesson.ONE)
         sender = sender.after_one()

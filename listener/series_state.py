@@ -89,7 +89,7 @@ class SeriesState:
     undecided: bool = True
     stale: bool = True  # something happened that a decision may depend on
     decided_at: float = 0.0
-    confirm_at: float | None = None  # when silence would confirm what its sender asked to commit
+    confirm_at: float | None = None  # when silence would make what was decided ``counted``
     decision: Decision = field(default_factory=lambda: Decision(grade=Grade.OPEN, evidence=()))
     verdict: Verdict | None = None
     _grid: Grid | None = None
@@ -164,18 +164,23 @@ class SeriesState:
         if self.grade is not Grade.OPEN:
             self.undecided = False
             self.decided_at = now
+            self.confirm_at = self.decision.look_at
             self.judge()
         elif self.verdict is None or len(self.members) <= _ENOUGH_TO_GUESS:
             self.guess()
         return before != (self.grade, self.verdict)
 
-    def confirm(self, associations: Associations, sender: Sender, *, now: float, announced: Announced) -> None:
-        """What its sender asked to commit speaks for a series that was decided without a count."""
+    def confirm(self, associations: Associations, sender: Sender, *, now: float, announced: Announced | None) -> None:
+        """A release, or what its sender asked to commit, speaks for a series that was decided without."""
+        claim = self.tally.claim()
+        if announced is None and (claim is None or not claim.met):
+            return
         found = self._look(associations, sender, elsewhere=lambda: 0, now=now, announced=announced)
-        quiet_at = self.last_at + sender.quiet
-        self.confirm_at = quiet_at if found.grade is not Grade.COUNTED and now < quiet_at else None
         if found.grade is Grade.COUNTED:
             self.decision = found
+            return
+        times = [found.look_at, self.last_at + sender.quiet if announced is not None else None]
+        self.confirm_at = min((at for at in times if at is not None and at > now), default=None)
 
     def _look(
         self, associations: Associations, sender: Sender, *, elsewhere: Callable[[], int], now: float,

@@ -285,9 +285,9 @@ class StudyAssembly:
             return series.grade
         if not series.undecided and (series.stale or (due is not None and now >= due)):
             series.stale, series.confirm_at = False, None
-            announced = self._announced_of(series)
-            if announced is not None and series.grade in (Grade.REGULAR, Grade.QUIET):
+            if series.grade in (Grade.REGULAR, Grade.QUIET):
                 sender = self._sender(series.sender_ae)
+                announced = self._announced_of(series)
                 series.confirm(self.associations, sender, now=now, announced=announced)
             self._learn_at_end(series)
         return None

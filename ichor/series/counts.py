@@ -18,6 +18,8 @@ _TEMPORAL = "NumberOfTemporalPositions"  # (0020,0105)
 _CARDIAC = "CardiacNumberOfImages"  # (0018,1090)
 _PER_VOLUME = ("PhilipsNumberOfSlices", "GELocationsInAcquisition")
 _READ = frozenset((_ACQUISITION, _SERIES, _SLICES, _TIME_SLICES, _CONCATENATION, _TEMPORAL, _CARDIAC, *_PER_VOLUME))
+_MOST_TIMES = 100_000
+_MOST_NAMED = 10
 
 
 class Reading(StrEnum):
@@ -43,6 +45,7 @@ class Claim:
     here: int
     reading: Reading = Reading.IMAGES
     words: str = ""  # where the number comes from, when it is no plain count
+    wanting: str = ""  # what has to come, when it has a name: continues a sentence
 
     @property
     def met(self) -> bool:
@@ -57,7 +60,9 @@ class CountTally:
         self.planes = 0  # two-dimensional images: tiles of a mosaic, frames of an enhanced object
         self.enhanced = 0  # objects
         self._several_volumes = 0  # enhanced objects that hold more than one
-        self._frames = 0
+        self._disagree = 0  # objects whose Number of Frames is not that of the frames described
+        self._frames = 0  # that are described
+        self._stated_frames = 0
         self._per_acquisition: Counter[int | None] = Counter()
         self._temporal: Counter[int] = Counter()
         self._stated: dict[tuple[str, int | None], Counter[int]] = {}
@@ -80,6 +85,8 @@ class CountTally:
         if instance.frames:
             self.enhanced += by
             self._frames += by * len(instance.frames)
+            self._stated_frames += by * (instance.pixels.frames if instance.pixels is not None else 0)
+            self._disagree += by * _frames_disagree(instance)
             self._several_volumes += by * _has_volumes(instance)
         self.planes += by * (len(instance.frames) or (instance.tiling.count if instance.tiling else 1))
 
@@ -101,6 +108,11 @@ class CountTally:
         return len(numbers) != images or min(numbers) > 1 or max(numbers) > images
 
     @property
+    def several_sets(self) -> bool:
+        """Several enhanced objects that each hold several volumes."""
+        return self._several_volumes > 1
+
+    @property
     def says_one(self) -> bool:
         """A header says that its acquisition has one image, and there are more (diffusion sets do, for 500)."""
         ones = any(key[0] == _ACQUISITION and values[1] > 0 for key, values in self._stated.items())
@@ -112,6 +124,9 @@ class CountTally:
         stated = {key: values for key, values in stated.items() if values}
         if not stated and not self.enhanced:
             return None
+        if self._disagree:
+            words = f"{self._stated_frames} frames are stated, {self._frames} described"
+            return Claim(expected=None, here=self.images, words=words)
         counted = self._counted(stated)
         if counted is not None and counted.expected is None:
             return counted
@@ -119,7 +134,7 @@ class CountTally:
         if counted is not None and product is not None and product.expected is not None:
             product = product if self.images <= product.expected else None
         if counted is None:
-            return product or self._of_objects(stated)
+            return product or self._of_objects(stated) or self._of_times(stated)
         if product is not None and product.expected != counted.expected:
             return Claim(expected=None, here=self.images, words=f"{counted.expected} and {product.words}")
         if counted.met and self._volumes_are_wanting(stated):
@@ -176,6 +191,23 @@ class CountTally:
         words = f"{count} slices of {times} volumes"
         return Claim(expected=count * times, here=self.images, reading=Reading.PRODUCT, words=words)
 
+    def _of_times(self, stated: dict[tuple[str, int | None], list[int]]) -> Claim | None:
+        """More temporal positions are stated than came. That all came says nothing of the images at each."""
+        times = stated.get((_TEMPORAL, None), [])
+        here = {position: images for position, images in self._temporal.items() if images > 0}
+        if len(times) != 1 or not 1 < len(here) < times[0] or sum(here.values()) != self.images:
+            return None
+        if times[0] > _MOST_TIMES or min(here) < 1 or max(here) > times[0]:
+            return None
+        each = max(here.values())
+        absent = [position for position in range(1, times[0] + 1) if position not in here]
+        listed = ", ".join(map(str, absent[:_MOST_NAMED])) + (" and more" if len(absent) > _MOST_NAMED else "")
+        return Claim(
+            expected=each * times[0], here=self.images, reading=Reading.PRODUCT,
+            words=f"{each} images at each of {times[0]} temporal positions",
+            wanting=f", temporal position {listed} of {times[0]} is missing",
+        )  # fmt: skip
+
     def _of_objects(self, stated: dict[tuple[str, int | None], list[int]]) -> Claim | None:
         """Of enhanced objects: the parts of a concatenation, or the frames of one."""
         if self.enhanced != self.images or not self.enhanced:
@@ -196,6 +228,10 @@ class CountTally:
         volumes = stated.get((_TEMPORAL, None), [])
         seen = sum(images > 0 for images in self._temporal.values())
         return len(volumes) == 1 and 0 < seen < volumes[0] and seen < self.images
+
+
+def _frames_disagree(instance: Instance) -> bool:
+    return instance.pixels is not None and instance.pixels.frames != len(instance.frames)
 
 
 def _has_volumes(instance: Instance) -> bool:

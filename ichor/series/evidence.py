@@ -5,10 +5,10 @@ association that brought the series was released, its grid has no gap and its se
 ``quiet`` when only silence speaks; ``short`` when images are known to be missing; else ``open``.
 
 A count in a header is that of an *acquisition* ((0020,1002), PS3.3 C.7.6.1), which is mostly, not always, that of the
-series: the first half of a series of two acquisitions looks like a whole one. So a count that agrees is believed at
-once only from a sender whose counts have come true before; else when the association is released, or when nothing has
-followed for a while. `Doubt` names what asks for more than that. What is no count of the series in its own words
-(slices of a volume times volumes, the frames of one object, what a sender asks to commit) is believed later still.
+series: the first half of a series of two acquisitions looks like a whole one, and senders change. So no count makes a
+series ``counted`` while more can come by an association that brought it, whatever its sender did before. Meanwhile a
+sender whose counts came true gets its job at once, one that is unknown after a while, as ``quiet``; the release makes
+it ``counted``. What speaks against a count (`_doubts`) delays that and withholds nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "Decision", "Reading", "Sender", "SeriesView", "decide",
 ]  # fmt: skip
 
-SETTLE = 2.0  # seconds of silence that confirm a count of a sender whose counts nobody has confirmed yet
+SETTLE = 2.0  # seconds of silence until work starts on a count of a sender whose counts nobody has confirmed yet
 GLANCE = 0.01  # seconds to see whether one more follows, at most, when its counts were confirmed
 _FEW = 4  # images: too few for a count and a grid to confirm each other
 _MOST_PLACES = 20
@@ -63,7 +63,7 @@ class SeriesView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """``look_at``: when silence alone would change the answer; None when only a message can."""
+    """``look_at``: when silence alone would change the answer, or confirm it; None when only a message can."""
 
     grade: Grade
     evidence: tuple[Evidence, ...]
@@ -78,10 +78,9 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     # Times are compared as sums, as `look_at` gives them: a difference of floats can fall short of them for ever.
     said = _Said(view, sender, claim)
     hollow = _hollow(view, sender, claim) if claim is not None else None
-    if claim is not None and claim.met and hollow is None:
-        doubts = _doubts(view)
-        confirmed_at = _confirmed_at(view, sender, claim, doubts=bool(doubts))
-        return _counted(view, sender, said, doubts, confirmed_at=confirmed_at, now=now)
+    if claim is not None and claim.met and not _void(view, sender, claim):
+        doubts = _doubts(view) + ((hollow,) if hollow is not None else ())
+        return _agreeing(view, sender, said, claim, doubts=doubts, now=now)
     if _lacks(view, sender, claim):
         assert claim is not None
         return _lacking(view, sender, said, claim, now=now)
@@ -92,46 +91,77 @@ def decide(view: SeriesView, sender: Sender, *, now: float) -> Decision:
     split = view.split or sender.splits > 0
     confirmed_at = view.last_at + (GLANCE if split and sender.announced_right else sender.quiet)
     if now >= confirmed_at:
-        return _counted(view, sender, said, (), confirmed_at=confirmed_at, now=now)
+        return _announced(view, sender, said, now=now)
     found = _by_silence(view, sender, said, no_count=no_count, now=now)
     soon = found.look_at is not None and confirmed_at < found.look_at
     return replace(found, look_at=confirmed_at) if soon else found
 
 
-def _counted(
-    view: SeriesView, sender: Sender, said: _Said, doubts: tuple[Evidence, ...], *, confirmed_at: float, now: float
+def _agreeing(
+    view: SeriesView, sender: Sender, said: _Said, claim: Claim, *, doubts: tuple[Evidence, ...], now: float
 ) -> Decision:
-    """A count agrees: is the grid gapless, and is the count confirmed?"""
+    """A count agrees: is the grid gapless, and can nothing more come?"""
     grid = view.grid()
+    if not grid.gapless:
+        return _holed(view, sender, said, grid, now=now)
+    confirmed_at = _confirmed_at(view, sender, claim, doubts=bool(doubts))
+    if now >= confirmed_at:
+        return Decision(grade=Grade.COUNTED, evidence=said.all(grid))
+    later = confirmed_at if confirmed_at < float("inf") else None
+    if view.released:
+        found = _by_silence(view, sender, said, no_count=True, now=now)
+        look_at = min((at for at in (found.look_at, later) if at is not None), default=None)
+        return replace(found, evidence=(*found.evidence, *doubts), look_at=look_at)
+    believed_at = min(_believed_at(view, sender, claim, doubts=bool(doubts)), view.last_at + sender.quiet)
+    evidence = said.all(grid, *doubts)
+    if now < believed_at:
+        return Decision(grade=Grade.OPEN, evidence=evidence, look_at=believed_at, reason="the count is not confirmed")
+    awaited = Evidence(what="sender", detail="the count agrees, and more may come until its association is released")
+    return Decision(grade=Grade.QUIET, evidence=(*evidence, awaited, said.quiet(now)), look_at=later)
+
+
+def _holed(view: SeriesView, sender: Sender, said: _Said, grid: Grid, *, now: float) -> Decision:
+    """By the count nothing is missing, and the grid says otherwise."""
     quiet_at = view.last_at + sender.quiet
-    quiet = now >= quiet_at
-    if grid.gapless:
-        if now >= confirmed_at or quiet:
-            return Decision(grade=Grade.COUNTED, evidence=said.all(grid))
+    if now < quiet_at:
+        return Decision(grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="count and grid disagree")
+    if (grid.cells < 0).any():
+        reason = _places(grid).removeprefix(", ")
         return Decision(
-            grade=Grade.OPEN, evidence=said.all(grid, *doubts), look_at=min(confirmed_at, quiet_at),
-            reason="the count is not confirmed",
+            grade=Grade.SHORT, evidence=said.all(grid, said.quiet(now)), reason=reason, notes=_gap_notes(grid)
         )  # fmt: skip
-    if quiet:
-        # Nothing is missing by the count: the scanner left the hole, or put two images at one place.
-        hole = "missing" if (grid.cells < 0).any() else "gap"
-        return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(now), hole=hole), notes=_gap_notes(grid))
-    return Decision(grade=Grade.OPEN, evidence=said.all(grid), look_at=quiet_at, reason="count and grid disagree")
+    # The scanner left the hole, or put two images at one place.
+    return Decision(grade=Grade.QUIET, evidence=said.all(grid, said.quiet(now), hole="gap"), notes=_gap_notes(grid))
+
+
+def _announced(view: SeriesView, sender: Sender, said: _Said, *, now: float) -> Decision:
+    """The sender asked to commit all that is here, and nothing followed."""
+    grid = view.grid()
+    if grid.gapless:
+        return Decision(grade=Grade.COUNTED, evidence=said.all(grid))
+    return _holed(view, sender, said, grid, now=now)
 
 
 def _confirmed_at(view: SeriesView, sender: Sender, claim: Claim, *, doubts: bool) -> float:
-    """When a count that agrees is believed, if nothing comes; minus infinity: now."""
-    never, at_once = float("inf"), float("-inf")
+    """When a count that agrees is that of the series, if nothing comes; minus infinity: now."""
+    if view.receiving:
+        return float("inf")
+    late = view.last_at + LONGEST_QUIET
+    alone = claim.reading not in OF_OBJECTS and view.tally.images == 1
+    if not view.released or alone:
+        # Cut off; or a count of 1, which some write whatever there is.
+        return late
+    splits = view.split or sender.splits > 0
+    return late if splits and (doubts or claim.reading is Reading.OBJECT) else float("-inf")
+
+
+def _believed_at(view: SeriesView, sender: Sender, claim: Claim, *, doubts: bool) -> float:
+    """When work may start on a count that agrees while the association is open."""
     slow = view.last_at + max(SETTLE, 4 * view.longest_pause)
     if claim.reading in OF_OBJECTS:
-        # The next object of the series may come by the next association.
-        if view.released and not view.split and not sender.splits:
-            return at_once
-        return slow if sender.lone_objects and not (doubts or sender.splits) else never
-    if view.released and not (doubts and (sender.splits or view.split)):
-        return at_once
+        return slow if sender.lone_objects and not (doubts or sender.splits) else float("inf")
     if doubts:
-        return never
+        return float("inf")
     if claim.reading is Reading.PRODUCT or not sender.trusts_counts:
         return slow
     return view.last_at + min(GLANCE, 1.5 * view.longest_pause)
@@ -158,7 +188,7 @@ def _lacking(view: SeriesView, sender: Sender, said: _Said, claim: Claim, *, now
         )  # fmt: skip
     grid = view.grid()
     return Decision(
-        grade=Grade.SHORT, evidence=said.all(grid, said.quiet(now)), reason=reason + _places(grid),
+        grade=Grade.SHORT, evidence=said.all(grid, said.quiet(now)), reason=reason + claim.wanting + _places(grid),
         notes=_gap_notes(grid),
     )  # fmt: skip
 
@@ -200,8 +230,17 @@ def _names_all(view: SeriesView, announced: Announced) -> bool:
     return announced.absent == 0 and announced.here == view.tally.images
 
 
+def _void(view: SeriesView, sender: Sender, claim: Claim) -> bool:
+    """What agrees is no count of the series at all."""
+    if claim.reading is Reading.VOLUME:
+        return bool(not sender.lone_objects or sender.several_objects or view.split or sender.splits)
+    if claim.reading is Reading.OBJECT:
+        return sender.several_sets > 0
+    return claim.reading not in OF_OBJECTS and sender.ones > 0 and view.tally.images == 1
+
+
 def _hollow(view: SeriesView, sender: Sender, claim: Claim) -> Evidence | None:
-    """Why a count of this sender says nothing about a series, even when it agrees."""
+    """Why a count of this sender may say nothing about a series, even when it agrees."""
     doubt = None
     if claim.reading is Reading.PRODUCT:
         if sender.doubts_products:

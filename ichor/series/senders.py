@@ -28,6 +28,7 @@ class Lesson(StrEnum):
     PRODUCT = "product"  # whether slices of a volume times volumes was right
     LONE = "lone"  # it is one enhanced object and stayed so
     OBJECTS = "objects"  # it has several enhanced objects
+    SETS = "sets"  # it has several that each hold several volumes
     ANNOUNCED = "announced"  # whether a request to commit that named all of it was right
 
 
@@ -48,6 +49,7 @@ class Sender:
     products_wrong: int = 0
     lone_objects: int = 0  # series of one enhanced object that stayed alone
     several_objects: int = 0  # series of several enhanced objects
+    several_sets: int = 0  # of these, such whose objects each hold several volumes
     announced_right: int = 0  # series that were split and that its request to commit named as a whole
     announced_wrong: int = 0  # series that such a request named as a whole, and more images followed
     longest_pause: float = 0.0  # within one series, fading
@@ -123,6 +125,9 @@ class Sender:
 
     def after_several_objects(self) -> Sender:
         return replace(self, several_objects=self.several_objects + 1)
+
+    def after_several_sets(self) -> Sender:
+        return replace(self, several_sets=self.several_sets + 1)
 
     def after_right_announcement(self) -> Sender:
         return replace(self, announced_right=self.announced_right + 1)

@@ -109,7 +109,7 @@ def test_state_of_the_first_version_still_reads(tmp_path: Path) -> None:
     assert AssemblyStore(path).load(empty()) == 1
 
 
-@pytest.mark.parametrize("lesson", Lesson)
+@pytest.mark.parametrize("lesson", [lesson for lesson in Lesson if lesson is not Lesson.SETS])  # newer than the flags
 def test_every_lesson_that_was_a_flag_of_its_own_is_read(tmp_path: Path, lesson: Lesson) -> None:
     path = tmp_path / "state.sqlite"
     study = empty()

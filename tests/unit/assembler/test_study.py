@@ -13,7 +13,7 @@ from contract.series_kinds import Where, enhanced_several, enhanced_volumes, per
 from ichor.messages import AssociationClosed, ContentAnnounced
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
-from ichor.series.evidence import DEFAULT_QUIET, SETTLE, Sender
+from ichor.series.evidence import DEFAULT_QUIET, LONGEST_QUIET, SETTLE, Sender
 from ichor.types import Findings, Grade, Instance, Job, Kind, Manifest, ManifestRef, Priority, Slot
 from listener.study import Step, StudyAssembly
 from listener.view import identities_of, newest_identity, view_of
@@ -110,16 +110,46 @@ def test_regular_at_release_gives_the_job_at_once() -> None:
     assert (job.revision, job.refusal) == (1, None)
 
 
-def test_a_count_from_a_proven_sender_needs_no_release() -> None:
+def test_a_count_from_a_proven_sender_starts_the_job_at_once_and_is_counted_by_the_release() -> None:
     play = Play(dict(PROVEN))
     play.bring(make_slice(number=n + 1, count=12) for n in range(12))
     play.wait(0.02)
-    assert play.grade() is Grade.COUNTED
+    assert play.grade() is Grade.QUIET
     assert play.study.receiving
+    assert len(play.jobs) == 1
+    play.release()
+    assert play.grade() is Grade.COUNTED
     assert len(play.jobs) == 1
 
 
-def test_a_count_from_an_unknown_sender_is_confirmed_by_release_or_a_while() -> None:
+def test_a_cut_off_series_is_counted_only_after_the_longest_quiet_time() -> None:
+    play = Play(dict(PROVEN))
+    play.bring(make_slice(number=n + 1, count=12) for n in range(12))
+    play.release(released=False)
+    play.wait(LONGEST_QUIET - 1)
+    assert play.grade() is Grade.QUIET
+    play.wait(2.0)
+    assert play.grade() is Grade.COUNTED
+
+
+def test_doubts_of_a_sender_delay_a_right_count_and_do_not_withhold_it() -> None:
+    doubted = Sender(series=30, counts_right=5, counts_wrong=4, several=3, parts=2)
+    play = Play({"CT1": doubted})
+    play.bring(make_slice(number=n + 1, count=12) for n in range(12))
+    play.wait(SETTLE + 0.1)
+    assert play.grade() is Grade.OPEN
+    play.release()
+    assert play.grade() is Grade.COUNTED
+    splitting = Play({"CT1": replace(doubted, splits=1)})
+    splitting.bring(make_slice(number=n + 1, count=12) for n in range(12))
+    splitting.release()
+    splitting.wait(LONGEST_QUIET - 1)
+    assert splitting.grade() is Grade.QUIET
+    splitting.wait(2.0)
+    assert splitting.grade() is Grade.COUNTED
+
+
+def test_a_count_from_an_unknown_sender_starts_the_job_at_release_or_after_a_while() -> None:
     released, silent = Play(), Play()
     for play in (released, silent):
         play.bring(make_slice(number=n + 1, count=12) for n in range(12))
@@ -127,7 +157,7 @@ def test_a_count_from_an_unknown_sender_is_confirmed_by_release_or_a_while() -> 
     released.release()
     assert released.grade() is Grade.COUNTED
     silent.wait(SETTLE)
-    assert silent.grade() is Grade.COUNTED
+    assert silent.grade() is Grade.QUIET
 
 
 def test_one_acquisition_of_two_is_not_counted_while_the_other_comes() -> None:
@@ -147,11 +177,11 @@ def test_one_acquisition_of_two_is_not_counted_while_the_other_comes() -> None:
     assert again.grade() is Grade.OPEN
 
 
-def test_a_false_count_is_amended_and_the_sender_distrusted() -> None:
+def test_work_on_a_false_count_is_amended_and_the_sender_distrusted() -> None:
     play = Play(dict(PROVEN))
     play.bring(make_slice(number=n + 1, count=6) for n in range(6))
     play.wait(1.0)
-    assert play.grade() is Grade.COUNTED
+    assert play.grade() is Grade.QUIET
     play.bring(make_slice(number=n + 7, count=6) for n in range(6))
     play.release()
     assert play.grade() is Grade.OPEN
@@ -259,7 +289,7 @@ def test_an_open_series_that_could_be_better_is_waited_for_and_no_longer_than_st
     play.bring(better[:5], "a2")
     play.bring([make_slice(number=n + 1, count=12) for n in range(12)], "a1")
     play.wait(0.1)
-    assert play.grade() is Grade.COUNTED
+    assert play.grade() is Grade.QUIET
     assert play.jobs == []
     decided = play.study.series["1.2.3.1"].decided_at
     for number in range(5, 24):

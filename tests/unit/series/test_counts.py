@@ -90,6 +90,25 @@ def test_one_image_said_of_many_is_no_count() -> None:
     assert claim(volumes(2, 4, ("ImagesInAcquisition", 1), ("NumberOfTemporalPositions", 1))) is None
 
 
+def test_fewer_temporal_positions_than_stated_are_named_and_all_of_them_count_nothing() -> None:
+    found = claim(volumes(9, 8, ("NumberOfTemporalPositions", 10)))
+    assert found is not None
+    assert (found.expected, found.here) == (80, 72)
+    assert found.wanting == ", temporal position 10 of 10 is missing"
+    assert claim(volumes(10, 8, ("NumberOfTemporalPositions", 10))) is None
+    assert claim(volumes(1, 8, ("NumberOfTemporalPositions", 10))) is None
+
+
+def test_an_object_whose_number_of_frames_is_not_that_of_the_frames_described_has_no_count() -> None:
+    (image,) = enhanced_volumes(np.random.default_rng(1), WHERE, "none").images
+    assert image.pixels is not None
+    wrong = replace(image, pixels=replace(image.pixels, frames=1_000_000))
+    found = claim([wrong])
+    assert found is not None
+    assert found.expected is None
+    assert found.words == f"1000000 frames are stated, {len(image.frames)} described"
+
+
 def test_time_slices_multiply_slices() -> None:
     found = claim(volumes(2, 4, ("NumberOfSlices", 4), ("NumberOfTimeSlices", 3)))
     assert found is not None
