@@ -16,11 +16,16 @@ _MOST_MISSING = 10_000  # positions named in one stack: a hostile header can put
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A spacing that is too wide: ``missing`` are the positions (mm along the normal) that would fill it evenly."""
+    """A spacing that is too wide: ``missing`` are the positions (mm along the normal) that would fill it evenly.
+
+    Where they are too many to be named, those nearest to ``before`` at the usual spacing; ``unnamed`` says how many
+    more there would be.
+    """
 
     before: float
     after: float
     missing: tuple[float, ...]
+    unnamed: int = 0
 
 
 def slice_gaps(positions: Sequence[float], thickness: Sequence[float | None]) -> tuple[Gap, ...]:
@@ -43,13 +48,14 @@ def slice_gaps(positions: Sequence[float], thickness: Sequence[float | None]) ->
     gaps = []
     budget = _MOST_MISSING
     for i in np.flatnonzero(wide).tolist():
-        absent = max(1, round(min(float(spacings[i] / usual[i]), 2.0 * _MOST_MISSING)) - 1)
+        # No spacing is narrower than what tells two places apart.
+        absent = max(1, round(float(spacings[i] / max(usual[i], SAME_PLACE_MM))) - 1)
         named = max(1, min(absent, budget))
         budget -= named
         step = float(spacings[i]) / (absent + 1)
         start = float(positions[i])
         missing = tuple(round(start + step * (k + 1), 2) for k in range(named))
-        gaps.append(Gap(before=start, after=float(positions[i + 1]), missing=missing))
+        gaps.append(Gap(before=start, after=float(positions[i + 1]), missing=missing, unnamed=absent - named))
     return tuple(gaps)
 
 

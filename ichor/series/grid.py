@@ -80,6 +80,13 @@ class Grid:
         return tuple(gap for stack in self.stacks for gap in stack.gaps)
 
     @property
+    def lacking(self) -> int:
+        """How many slots are empty, those in gaps among them; ``missing`` names the first of them."""
+        volumes = int(np.prod(self.cells.shape[:-1])) // max(1, len(self.stacks) if self.arranged else 1)
+        in_gaps = sum(len(gap.missing) + gap.unnamed for gap in self.gaps)
+        return int((self.cells < 0).sum()) + volumes * in_gaps
+
+    @property
     def even(self) -> bool:
         """Every position of a stack holds the same number of images."""
         return all(least == most for least, most in (stack.multiplicity for stack in self.stacks))
@@ -179,7 +186,7 @@ def missing_texts(grid: Grid, *, most: int = 10) -> tuple[str, ...]:
         named += max(0, len(positions) - most)
         noun = "slice" if len(positions) == 1 else "slices"
         texts.append(f"{noun} at {listed} mm{more}" + (f" of {of}" if of else ""))
-    rest = len(grid.missing) - named
+    rest = grid.lacking - named
     if rest:
         texts.append("1 more slice" if rest == 1 else f"{rest} more slices")
     return tuple(texts)

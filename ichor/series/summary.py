@@ -89,6 +89,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
             }
             for slot in series.missing[:_MOST_MISSING]
         ],
+        "missing_slots": grid.lacking if series.missing else 0,  # of which so many are listed
         "bvals": list(directions.b_values) if directions is not None else _b_values(grid) if gridded else None,
         "bvecs_lps": [list(d) for d in directions.directions_lps] if directions is not None else None,
         "refused": refused,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ichor.reasons import Reason
-from ichor.series.grid import build_grid, slice_gaps
+from ichor.series.grid import build_grid, missing_texts, slice_gaps
 from ichor.types import AxisName, Dialect, Diffusion, Frame, Instance, Kind, Slot, Tiling
 
 
@@ -275,6 +275,18 @@ def test_a_slice_a_light_year_away_names_a_bounded_number_of_missing_ones() -> N
     grid = build_grid(stack([0.0, 5.0, 10.0, 15.0, 20.0, 9.46e18]))
     (gap,) = grid.gaps
     assert (gap.before, len(gap.missing), len(grid.missing)) == (20.0, 10_000, 10_000)
+    assert gap.unnamed == pytest.approx(9.46e18 / 5, rel=1e-9)
+
+
+def test_missing_slices_that_cannot_all_be_named_begin_at_the_usual_spacing_and_the_rest_is_a_number() -> None:
+    grid = build_grid(stack([0.0, 5.0, 10.0, 15.0, 20.0, 9e6]))
+    (gap,) = grid.gaps
+    assert gap.missing[:3] == (25.0, 30.0, 35.0)
+    assert gap.missing[-1] == 20.0 + 10_000 * 5.0
+    assert (grid.lacking, gap.unnamed) == (1_799_995, 1_789_995)
+    assert missing_texts(grid)[-1] == "1789995 more slices"
+    holes = build_grid(stack([0.0, 5.0, 10.0, 20.0, 25.0, 30.0, 45.0, 50.0]))
+    assert (holes.lacking, len(holes.missing)) == (3, 3)
 
 
 def test_objects_without_images_have_no_place() -> None:
