@@ -40,6 +40,7 @@ _RLE = "1.2.840.10008.1.2.5"
 _ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE  # as little endian words
 _MOST_FRAGMENTS_PER_FRAME = 4096
 _MOST_BOXES = 1024
+MOST_PIXELS = 64_000_000  # of one frame: a few KiB of JPEG-LS can stand for 65535 x 65535
 _SOC_SIZ, _SOI = b"\xff\x4f\xff\x51", b"\xff\xd8"
 
 
@@ -70,7 +71,8 @@ def frame_format(instance: Instance) -> FrameFormat:
     Raises
     ------
     Unreadable
-        When it has no pixels, is lossy compressed, or is not a single-sample grey image of 8, 16 or 32 bits.
+        When it has no pixels, is lossy compressed, is not a single-sample grey image of 8, 16 or 32 bits, or its frames
+        have more than 64 million pixels.
     """
     pixels, geometry = instance.pixels, instance.geometry
     if pixels is None or geometry is None:
@@ -83,6 +85,8 @@ def frame_format(instance: Instance) -> FrameFormat:
         raise Unreadable(Reason.HEADER_UNREADABLE)
     if pixels.encapsulated and instance.transfer_syntax_uid not in _PLUGINS:
         raise Unreadable(Reason.UNSUPPORTED_SYNTAX)
+    if geometry.rows * geometry.columns > MOST_PIXELS:
+        raise Unreadable(Reason.FRAME_TOO_LARGE)
     return FrameFormat(
         transfer_syntax_uid=instance.transfer_syntax_uid,
         rows=geometry.rows,

@@ -1,4 +1,4 @@
-"""Arrays of a series as NIfTI-1 files with FSL's gradient files beside them. Chooses nothing and resamples nothing."""
+"""Arrays of a series as NIfTI files with FSL's gradient files beside them. Chooses nothing and resamples nothing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from ichor.types import AxisName, GradientTable, Volume
 _RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SCANNER, _UNKNOWN = 1, 0  # NIFTI_XFORM codes (nifti1.h)
 _RIGHT_ANGLE = 1e-4
+_MOST_NIFTI_1 = 32_767  # entries of an axis: dim is of 16 bits (nifti1.h)
 
 
 def write_nifti(volumes: Sequence[Volume], folder: Path, *, stem: str) -> tuple[Path, ...]:
     """Write one ``.nii.gz`` per volume and, for diffusion, ``.bval`` and ``.bvec`` with the same stem.
+
+    The format is NIfTI-1, or NIfTI-2 where an axis has more than 32,767 entries.
 
     Voxels are (x, y, z, volumes...): column, row, slice, then the other axes, the fastest one first. Values are those
     of the array, in its type, without scaling. The affine is ``affine_lps`` in RAS: exact for even sets, tilted ones
@@ -53,7 +56,8 @@ def _write_image(volume: Volume, path: Path) -> None:
     import nibabel  # half a second that only this needs
 
     affine = _RAS_OF_LPS @ volume.affine_lps
-    image = nibabel.Nifti1Image(volume.array.T, affine)
+    form = nibabel.Nifti1Image if max(volume.array.shape) <= _MOST_NIFTI_1 else nibabel.Nifti2Image
+    image = form(volume.array.T, affine)
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     sheared = np.abs(axes.T @ axes - np.eye(3)).max() > _RIGHT_ANGLE
     # A quaternion cannot say that slices are tilted.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ichor.reasons import Reason
+from ichor.series.decoding import MOST_PIXELS
 from ichor.series.grid import Grid
 from ichor.types import Instance
 
@@ -44,6 +45,8 @@ def _against(instance: Instance) -> str | None:
         return instance.defect
     if instance.pixels is None:
         return Reason.NO_PIXELS
+    if instance.geometry is not None and instance.geometry.rows * instance.geometry.columns > MOST_PIXELS:
+        return Reason.FRAME_TOO_LARGE
     if instance.frames:
         return Reason.FRAMES_DISAGREE if len(instance.frames) != instance.pixels.frames else None
     return Reason.MULTIFRAME if instance.pixels.frames != 1 else None

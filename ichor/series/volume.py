@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,8 +22,10 @@ from ichor.series.refusal import array_refusal
 from ichor.store.protocol import SpoolReader
 from ichor.types import AxisName, GradientTable, Instance, Manifest, ManifestRef, Volume, unique
 
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _UNITS = {"CT": "[hnsf'U]"}  # UCUM of Hounsfield units
 _FLOAT32_INTEGER = 1 << 24  # every integer up to here is a float32
+_LARGEST_SCALE, _LARGEST_OFFSET = 1 << 31, 1 << 62  # whose sums stay right in 64 bits; beyond them only float64 will do
 
 
 def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> Volume:
@@ -29,7 +34,7 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     The array is (*axes, z, y, x), slices ascending along the normal, rescale applied once. It is int16 where that is
     exact: slope and intercept are integers, every value is in range. Else float32; where that would not keep stored
     values apart, int32 for integer slope and intercept, else float64. CT values are in HU. Memory is the
-    result and one stored image per process that decodes.
+    result and one stored image per process that decodes. An array of more than half of the machine's memory is refused.
 
     Parameters
     ----------
@@ -62,6 +67,16 @@ def build_volumes(
     return tuple(_volume(manifest, grid, stack, spool=spool, ref=ref) for stack in range(len(grid.stacks)))
 
 
+def memory() -> int:
+    """Bytes of main memory, or those that the container may use where that is less."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = int(_CONTAINER.read_text())
+    except (OSError, ValueError):  # no container, or "max"
+        return physical
+    return min(physical, limit)
+
+
 def _whole_grid(instances: Sequence[Instance], grid: Grid | None = None) -> Grid:
     if grid is None:
         grid = build_grid(instances)
@@ -77,7 +92,9 @@ def _volume(manifest: Manifest, grid: Grid, index: int, *, spool: SpoolReader, r
     if axes and axes[0].name is AxisName.STACK:
         cells, axes = cells[index], axes[1:]
     planes = [grid.planes[k] for k in cells.ravel().tolist()]
-    array = _read(planes, stack, spool=spool).reshape(*cells.shape, stack.rows, stack.columns)
+    array = _read(planes, stack, spool=spool, most_bytes=memory() // 2 // len(grid.stacks)).reshape(
+        *cells.shape, stack.rows, stack.columns
+    )
     gradients = grid.gradients if any(axis.name is AxisName.DIFFUSION for axis in axes) else None
     notes = [*manifest.notes, *grid.notes]
     if isinstance(gradients, Reason):
@@ -122,7 +139,7 @@ class _Wanted:
         return not self.planes[0][1].instance.frames
 
 
-def _read(planes: Sequence[Plane], stack: Stack, *, spool: SpoolReader) -> npt.NDArray[Any]:
+def _read(planes: Sequence[Plane], stack: Stack, *, spool: SpoolReader, most_bytes: int) -> npt.NDArray[Any]:
     """Rescaled values (n, rows, columns) of every plane, in the first type that keeps them all."""
     objects: dict[str, _Wanted] = {}
     for cell, plane in enumerate(planes):
@@ -132,10 +149,12 @@ def _read(planes: Sequence[Plane], stack: Stack, *, spool: SpoolReader) -> npt.N
         objects[uid].planes.append((cell, plane))
     shape = len(planes), stack.rows, stack.columns
     for dtype in _types(list(objects.values())):
+        if math.prod(shape) * np.dtype(dtype).itemsize > most_bytes:
+            raise Unreadable(Reason.ARRAY_TOO_LARGE)
         try:
             result = np.empty(shape, dtype=dtype)
         except MemoryError as error:
-            raise Unreadable(Reason.PIXELS_SHORT) from error
+            raise Unreadable(Reason.ARRAY_TOO_LARGE) from error
         if _fill(result, list(objects.values()), spool=spool):
             return result
         del result  # a value does not fit
@@ -162,6 +181,8 @@ def _types(objects: Sequence[_Wanted]) -> list[type[np.generic]]:
 def _apart_in_float32(values: tuple[int, int], slope: float, intercept: float) -> bool:
     """Whether neighbouring stored values stay apart, with half a step to spare."""
     largest = max(abs(value * slope + intercept) for value in values)
+    if largest > np.finfo(np.float32).max:
+        return False
     return bool(2 * np.spacing(np.float32(largest)) <= abs(slope))
 
 
@@ -219,6 +240,8 @@ def _put(result: npt.NDArray[Any], cell: int, image: npt.NDArray[Any], plane: Pl
     if slope.is_integer() and intercept.is_integer() and result.dtype != np.float64:
         low, high = _limits(result.dtype)
         scale, offset = int(slope), int(intercept)
+        if abs(scale) > _LARGEST_SCALE or abs(offset) > _LARGEST_OFFSET:
+            return False
         if not _within(form.value_range, scale, offset, low, high) and not _within(
             (int(image.min()), int(image.max())), scale, offset, low, high
         ):

@@ -165,6 +165,7 @@ def test_a_codestream_of_another_size_is_refused_before_it_is_decoded() -> None:
         ({"allocated": 64, "stored": 64}, Reason.UNSUPPORTED_PIXELS),
         ({"stored": 17}, Reason.HEADER_UNREADABLE),
         ({"syntax": "1.2.840.10008.1.2.4.100"}, Reason.UNSUPPORTED_SYNTAX),  # MPEG2
+        ({"rows": 64_000_000 // COLUMNS + 1}, Reason.FRAME_TOO_LARGE),
     ],
 )
 def test_what_is_no_lossless_grey_image_is_refused(about: dict[str, Any], reason: Reason) -> None:

@@ -97,3 +97,14 @@ def test_each_stack_has_its_own_files(tmp_path: Path) -> None:
         f"1.2.3_stack{n}{suffix}" for n in (1, 2) for suffix in (".nii.gz", ".bval", ".bvec")
     ]
     assert all(p.stat().st_size for p in made)
+
+
+@pytest.mark.parametrize(("times", "form"), [(32_767, nibabel.Nifti1Image), (32_768, nibabel.Nifti2Image)])
+def test_an_axis_too_long_for_nifti_1_makes_nifti_2(tmp_path: Path, times: int, form: type) -> None:
+    axes = (Axis(name=AxisName.TIME, values=tuple(0.5 * k for k in range(times))),)
+    whole = volume((times, 2, 1, 1), axes=axes)
+    (path,) = write_nifti([whole], tmp_path, stem="s")
+    image = nibabel.load(path)
+    assert type(image) is form
+    assert np.array_equal(np.asarray(image.dataobj), whole.array.T)
+    assert image.header.get_zooms()[3] == pytest.approx(0.5)

@@ -61,6 +61,11 @@ def two_frames_one_described() -> list[Instance]:
     return slices
 
 
+def sized(instance: Instance, rows: int, columns: int) -> Instance:
+    assert instance.geometry is not None
+    return replace(instance, geometry=replace(instance.geometry, rows=rows, columns=columns))
+
+
 def one_slice_short() -> list[Instance]:
     images = tensor()
     del images[70]
@@ -81,6 +86,8 @@ def one_slice_short() -> list[Instance]:
         (lambda: changed(geometry=None), Reason.NO_GEOMETRY),
         (lambda: [*head(), make_slice(number=99, z=15.0)], Reason.SAME_PLACE),
         (one_slice_short, Reason.SHORT),
+        (lambda: [sized(i, 8_000, 8_001) for i in head()], Reason.FRAME_TOO_LARGE),
+        (lambda: [sized(i, 8_000, 8_000) for i in head()], None),
     ],
 )
 def test_rules_facts_and_volumes_give_one_reason(series: Callable[[], list[Instance]], reason: str | None) -> None:

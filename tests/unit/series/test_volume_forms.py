@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
+from ichor.series import volume as volume_module
 from ichor.series.volume import build_volume, build_volumes
 from ichor.types import (
     AxisName,
@@ -373,3 +375,46 @@ def test_a_frame_of_another_size_than_the_object_is_refused() -> None:
     with pytest.raises(Unreadable) as caught:
         build_volume(manifest([replace(one, frames=frames)]), spool=spool)
     assert caught.value.reason == Reason.MIXED_GEOMETRY
+
+
+def plain(spool: Spool, array: np.ndarray, **about: Any) -> list[Instance]:
+    return [
+        instance(spool, k + 1, image.tobytes(), geometry=geometry(place(k)), **about) for k, image in enumerate(array)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(1e30, 0.0), (1e30, -1e30), (2.0**40, 2.0**70), (1.0, 1e300), (-1e30, 5.0)]
+)
+@pytest.mark.parametrize("constant", [True, False])
+def test_scales_that_no_integer_holds_are_right_in_float64(slope: float, intercept: float, constant: bool) -> None:
+    stored = truth(volumes=1)[0]
+    if constant:
+        stored[:] = 1 if intercept else 0
+    spool = Spool()
+    volume = build_volume(manifest(plain(spool, stored, slope=slope, intercept=intercept)), spool=spool)
+    assert np.array_equal(volume.array, stored.astype(np.float64) * slope + intercept)
+
+
+def test_an_array_of_more_than_half_of_the_memory_is_refused_before_a_pixel_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spool = Spool()
+    images = plain(spool, truth(volumes=1)[0])
+    size = 2 * SLICES * ROWS * COLUMNS
+    monkeypatch.setattr(volume_module, "memory", lambda: 2 * size)
+    assert build_volume(manifest(images), spool=spool).array.nbytes == size
+    spool.read = 0
+    monkeypatch.setattr(volume_module, "memory", lambda: 2 * size - 1)
+    with pytest.raises(Unreadable) as caught:
+        build_volume(manifest(images), spool=spool)
+    assert (caught.value.reason, spool.read) == (Reason.ARRAY_TOO_LARGE, 0)
+
+
+def test_memory_is_that_of_the_container_where_it_has_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume_module, "_CONTAINER", tmp_path / "memory.max")
+    machine = volume_module.memory()
+    assert machine > 1 << 26
+    for text, expected in (("max\n", machine), ("1000000\n", 1_000_000), (str(machine + 1), machine)):
+        (tmp_path / "memory.max").write_text(text)
+        assert volume_module.memory() == expected
