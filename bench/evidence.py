@@ -3,8 +3,8 @@
 Runs `ichor receive` and `ichor assemble` as processes on a folder of their own; the modality is pynetdicom.
 For a head CT the decision is its job; for diffusion and perfusion, which no pipeline here waits for, the view of the
 study that tells the grade. Goal: median <= 50 ms for all. The modality keeps its association open after the last image
-of a counted series, so that nothing but the count can have ended it; that of slices times volumes (perfusion) is
-believed at the release.
+of a series with a count, so that nothing but the count can have started work (`counted` it is from the release on); that
+of slices times volumes (perfusion) is believed at the release.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ichor.bus.opening import open_bus
 from ichor.bus.protocol import Subscription
 from ichor.clock import SystemClock
 from ichor.messages import EVENTS, StudyAssembled, open_envelope
-from ichor.types import Grade, Job
+from ichor.types import Job
 from phantoms.series.classic import classic_objects
 from phantoms.series.scenes import diffusion, oblique_stack, perfusion
 from phantoms.series.truth import Scan
@@ -69,10 +69,10 @@ def main() -> int:
     met = True
     head = f"series of {SLICES} x {MATRIX} x {MATRIX}"
     for name, since, delays, what in (
-        ("counted, CT", "last C-STORE response to job", counted, head),
-        ("regular, CT", "release to job", regular, head),
-        ("counted, diffusion", "last C-STORE response to grade", dwi, f"series of {len(weighted)} images"),
-        ("counted, perfusion", "release to grade", dsc, f"series of {len(in_time)} images"),
+        ("with a count, CT", "last C-STORE response to job", counted, head),
+        ("without a count, CT", "release to job", regular, head),
+        ("with a count, diffusion", "last C-STORE response to complete", dwi, f"series of {len(weighted)} images"),
+        ("slices times volumes, perfusion", "release to grade", dsc, f"series of {len(in_time)} images"),
     ):
         median = statistics.median(delays)
         met = met and median <= GOAL_SECONDS
@@ -124,20 +124,20 @@ def _grade_delays(port: int, events: Subscription, images: list[Dataset], *, ae:
         _send(association, images)
         ended = time.time()
         if hold and run:
-            graded = _counted(events, study)
+            graded = _graded(events, study)
             association.release()
         else:
             held = threading.Thread(target=association.release)
             held.start()
-            graded = _counted(events, study)
+            graded = _graded(events, study)
             held.join()
         if run:
             delays.append(graded - ended)
     return delays
 
 
-def _counted(events: Subscription, study: str) -> float:
-    """When the event log said that the study's series is counted."""
+def _graded(events: Subscription, study: str) -> float:
+    """When the event log said that the study's series is complete; ``counted`` it is from the release on."""
     until = time.time() + 30.0
     while time.time() < until:
         delivery = events.receive(1.0)
@@ -148,7 +148,7 @@ def _counted(events: Subscription, study: str) -> float:
         delivery.ack()
         if not isinstance(view, StudyAssembled) or view.study_instance_uid != study:
             continue
-        if [series.grade for series in view.series] == [Grade.COUNTED]:
+        if view.series and all(series.grade.complete for series in view.series):
             return now
     raise SystemExit("no grade within 30 s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -38,39 +39,52 @@ class Habit:
     slow: float = 0.0  # probability that the scanner computes for a while in the middle
     parallel: float = 0.0  # probability that two associations, to two receivers, share the images
     announces: bool = False  # asks to commit what it sent, in the end
+    also: tuple[str, ...] = ()  # other meanings of its counts, one series in three
+    turns: int | None = None  # series until an update of its software: then
+    later: str = ""  # what its counts mean from then on
+    later_slow: float = 0.0
 
 
 HABITS = (
     Habit(ae="CT1", count="right", pause=0.01),
-    Habit(ae="CT2", count="right", splits=0.1, pause=0.05, order="random", late=0.05, missing=0.05),
+    Habit(ae="CT2", count="right", splits=0.1, pause=0.05, order="random", late=0.05, missing=0.15),
     Habit(ae="CT3", pause=0.01),
-    Habit(ae="CT4", pause=0.2, late=0.01, missing=0.02),
+    Habit(ae="CT4", pause=0.2, late=0.01, missing=0.06),
     Habit(ae="CT5", splits=0.4, pause=0.05, order="random", late=0.01),
     Habit(ae="CT6", count="low", pause=0.05, late=0.02),
     Habit(ae="CT7", count="high", order="backward", late=0.02),
     Habit(ae="CT8", count="one", splits=0.05, order="random", late=0.02),
-    Habit(ae="CT9", count="right", splits=0.3, pause=0.5, order="backward", late=0.1, missing=0.1, aborts=0.1),
-    Habit(ae="CT10", splits=0.05, pause=0.05, late=0.01, missing=0.02, aborts=0.1),
+    Habit(ae="CT9", count="right", splits=0.3, pause=0.5, order="backward", late=0.1, missing=0.3, aborts=0.1),
+    Habit(ae="CT10", splits=0.05, pause=0.05, late=0.01, missing=0.06, aborts=0.1),
     Habit(ae="CT11", splits=0.5, slow=0.5, pause=0.05),
     Habit(ae="CT12", count="low", slow=0.4, pause=0.05),
     Habit(ae="CT13", count="one", slow=0.4, splits=0.2),
-    Habit(ae="CT14", count="right", parallel=0.5, order="random", missing=0.03),
+    Habit(ae="CT14", count="right", parallel=0.5, order="random", missing=0.09),
     Habit(ae="CT15", parallel=0.3, splits=0.1, slow=0.3),
-    Habit(ae="CT16", announces=True, missing=0.1),
+    Habit(ae="CT16", announces=True, missing=0.3),
     Habit(ae="MR1", kinds=("dwi", "echoes", "phase", "dwi_trace", "dsc"), count="right", splits=0.05),
-    Habit(ae="MR2", kinds=("dwi", "echoes", "phase", "dwi_trace"), order="random", late=0.01, missing=0.03),
-    Habit(ae="MR3", kinds=("dwi",), count="one", order="slices", splits=0.1, missing=0.05),
-    Habit(ae="MR4", kinds=("dsc",), count="product", order="slices", splits=0.1, missing=0.05),
+    Habit(ae="MR2", kinds=("dwi", "echoes", "phase", "dwi_trace"), order="random", late=0.01, missing=0.09),
+    Habit(ae="MR3", kinds=("dwi",), count="one", order="slices", splits=0.1, missing=0.15),
+    Habit(ae="MR4", kinds=("dsc",), count="product", order="slices", splits=0.1, missing=0.15),
     Habit(ae="MR5", kinds=("dsc", "dsc_echoes"), count="product", splits=0.05, aborts=0.05),
     Habit(ae="MR6", kinds=("dsc",), count="volume", slow=0.3, late=0.01, parallel=0.2),
     Habit(ae="MR7", kinds=("mosaic", "echoes", "phase"), pause=0.1, splits=0.1, slow=0.2),
-    Habit(ae="MR8", kinds=("mosaic",), count="right", parallel=0.3, order="random", missing=0.05),
-    Habit(ae="MR9", kinds=("stacks",), count="right", splits=0.05, missing=0.05),
-    Habit(ae="MR10", kinds=("dwi", "dsc"), splits=0.3, announces=True, missing=0.05, order="random"),
+    Habit(ae="MR8", kinds=("mosaic",), count="right", parallel=0.3, order="random", missing=0.15),
+    Habit(ae="MR9", kinds=("stacks",), count="right", splits=0.05, missing=0.15),
+    Habit(ae="MR10", kinds=("dwi", "dsc"), splits=0.3, announces=True, missing=0.15, order="random"),
     Habit(ae="XA1", kinds=("enhanced_several", "enhanced", "enhanced_one"), pause=0.3, splits=0.05, late=0.01),
     Habit(ae="XA2", kinds=("enhanced", "enhanced_one"), pause=0.3),
-    Habit(ae="XA3", kinds=("enhanced_several",), count="concatenation", pause=0.2, splits=0.1, missing=0.1),
+    Habit(ae="XA3", kinds=("enhanced_several",), count="concatenation", pause=0.2, splits=0.1, missing=0.3),
     Habit(ae="XA4", kinds=("enhanced_several",), pause=0.2, aborts=0.05, slow=0.2),
+    Habit(ae="MIX1", count="right", also=("low",), pause=0.01, slow=0.1),
+    Habit(ae="MIX2", count="right", pause=0.01, slow=0.3, turns=20, later="low", later_slow=1.0, missing=0.05),
+    Habit(ae="MIX3", kinds=("dwi", "dsc", "echoes", "phase", "stacks", "mosaic"), count="right", slow=0.2, missing=0.1),
+    Habit(ae="MIX4", kinds=("enhanced_several", "enhanced", "enhanced_one"), pause=0.3, slow=0.2),
+    Habit(ae="MIX5", count="right", also=("none", "one"), splits=0.1, late=0.02, missing=0.1),
+    Habit(ae="MIX6", kinds=("dsc", "dsc_echoes"), count="product", also=("none", "right"), slow=0.2),
+    Habit(ae="MIX7", kinds=("ct", "dwi", "enhanced"), also=("right",), count="one", splits=0.05, slow=0.1, missing=0.1),
+    Habit(ae="MIX8", count="low", turns=40, later="right", slow=0.3, later_slow=0.3, missing=0.05),
+    Habit(ae="MIX9", kinds=("ct", "stacks"), count="right", order="random", parallel=0.2, missing=0.1),
 )
 
 
@@ -91,8 +105,8 @@ class Truth:
 
     @property
     def counted(self) -> bool:
-        """A right count is stated, and the sender's other series do not show that it means something else."""
-        return self.made.right and "dsc_echoes" not in self.habit.kinds
+        """A right count is stated, whatever the sender's other series state."""
+        return self.made.right
 
     @property
     def seen(self) -> bool:
@@ -140,23 +154,33 @@ def draw_arrivals(seed: int, count: int, *, start: float = 1_700_000_000.0) -> I
     """``count`` series over as many studies as that takes, one study after the other."""
     rng = np.random.default_rng(seed)
     made, at, n = 0, start, 0
+    sent: Counter[str] = Counter()
     while made < count:
         n += 1
         series = min(int(rng.integers(1, 4)), count - made)
-        arrival = _draw_study(rng, f"1.2.826.0.{n}", series, at)
+        habit = HABITS[int(rng.integers(len(HABITS)))]
+        arrival = _draw_study(rng, f"1.2.826.0.{n}", series, at, habit=_now(habit, sent[habit.ae]))
+        sent[habit.ae] += series
         made += series
         at = max(h.at for h in arrival.happenings) + 300.0
         yield arrival
 
 
-def _draw_study(rng: np.random.Generator, study: str, series: int, start: float) -> Arrival:
+def _now(habit: Habit, sent: int) -> Habit:
+    """The habit after so many series."""
+    turned = habit.turns is not None and sent >= habit.turns
+    return replace(habit, count=habit.later, slow=habit.later_slow) if turned else habit
+
+
+def _draw_study(rng: np.random.Generator, study: str, series: int, start: float, *, habit: Habit) -> Arrival:
     arrival = Arrival(study)
-    habit = HABITS[int(rng.integers(len(HABITS)))]
     # Series of a study go over the same associations, interleaved or one after the other.
     parts: list[list[Instance]] = [[]]
     late: list[Instance] = []
     for k in range(series):
-        truth, images = _draw_series(rng, study, f"{study}.{k + 1}", habit)
+        other = bool(habit.also) and rng.random() < 1 / 3
+        means = replace(habit, count=str(rng.choice(habit.also))) if other else habit
+        truth, images = _draw_series(rng, study, f"{study}.{k + 1}", means)
         arrival.truths[truth.uid] = truth
         if rng.random() < habit.missing and len(images) > 2:
             images = _without(images, _some(rng, images))
