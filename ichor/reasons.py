@@ -49,6 +49,7 @@ class Reason(StrEnum):
     CANNOT_BE_JUDGED = "an unexpected error whenever it is looked at"
     FRAME_TOO_LARGE = "a frame has more than 64 million pixels"
     ARRAY_TOO_LARGE = "its array would take more than half of the memory"
+    TWO_SCANS = "two scans of one place lie between each other"
     # of a rule of routing
     NO_ROLE = "no role is for such images"
     NOT_CT = "not a CT"

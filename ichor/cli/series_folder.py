@@ -141,12 +141,13 @@ def _assembled(study_uid: str, instances: Sequence[Instance], *, rules: Sequence
     for instance in instances:
         if instance.made_by_ichor:
             made_by_ichor[instance.series_instance_uid].append(instance)
-    return [_seen(state) for state in study.series.values()] + [
+    refusal = Reason.TWO_PATIENTS if study.two_patients else None
+    return [_seen(state, study_refusal=refusal) for state in study.series.values()] + [
         _ours(made) for uid, made in made_by_ichor.items() if uid not in study.series
     ]
 
 
-def _seen(state: SeriesState) -> SeenSeries:
+def _seen(state: SeriesState, *, study_refusal: str | None) -> SeenSeries:
     status = state.status()
     return SeenSeries(
         series_instance_uid=state.uid,
@@ -155,7 +156,8 @@ def _seen(state: SeriesState) -> SeenSeries:
         grid=state.grid,
         grade=state.grade,
         evidence=status.evidence,
-        reason=status.reason,
+        reason=study_refusal or status.reason,
+        study_refusal=study_refusal,
         notes=state.decision.notes,
         verdict=state.verdict,
         conflict=state.conflict,

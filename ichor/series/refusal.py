@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ichor.reasons import Reason
 from ichor.series.decoding import MOST_PIXELS
 from ichor.series.grid import Grid
+from ichor.series.scans import two_scans
 from ichor.types import Instance
 
 
@@ -37,7 +38,9 @@ def array_refusal(instances: Sequence[Instance], grid: Grid | None, *, conflict:
         return grid.findings[0]
     if not grid.arranged:
         return Reason.NO_GEOMETRY
-    return Reason.SHORT if (grid.cells < 0).any() else None
+    if (grid.cells < 0).any():
+        return Reason.SHORT
+    return Reason.TWO_SCANS if two_scans(grid) else None
 
 
 def _against(instance: Instance) -> str | None:

@@ -33,10 +33,18 @@ class SeenSeries:
     verdict: Verdict | None
     conflict: bool = False
     notes: tuple[str, ...] = ()  # what a report must name
+    study_refusal: str | None = None  # why nothing of its study is used
+
+    @property
+    def barred(self) -> str | None:
+        """Why it plays no role, whatever the rules say of it."""
+        return self.study_refusal or (Reason.SHORT if self.grade is Grade.SHORT else None)
 
     @property
     def array_refusal(self) -> str | None:
         """Why it cannot become an array, None when it can. A series without any image has nothing to refuse."""
+        if self.study_refusal is not None:
+            return self.study_refusal
         if not (self.has_images or self.conflict or any(i.defect for i in self.instances)):
             return None
         refusal = array_refusal(self.instances, self.grid, conflict=self.conflict)
@@ -59,7 +67,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
     if facts is None or not facts.whole:
         facts = facts_of(series.instances, grid, conflict=series.conflict)
     gridded = grid.arranged
-    roles = verdict.roles if verdict is not None and series.grade is not Grade.SHORT else ()
+    roles = verdict.roles if verdict is not None and series.barred is None else ()
     axes = _axes(grid) if gridded else None
     table = grid.gradients if gridded else None
     directions = table if isinstance(table, GradientTable) else None
@@ -96,7 +104,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
         # Beyond the contract's list: what a person asks next.
         "reason": series.reason,
         "kind_reason": next((i.kind_reason for i in series.instances if i.kind is facts.kind), None),
-        "rules": [asdict(said) for said in _said(verdict, series.grade)] if verdict is not None else [],
+        "rules": [asdict(said) for said in _said(verdict, series.barred)] if verdict is not None else [],
         "instances": len(series.instances),
         "stacks": stacks,
         "left_out": _left_out(grid),
@@ -106,14 +114,11 @@ def summary(series: SeenSeries) -> dict[str, Any]:
     }
 
 
-def _said(verdict: Verdict, grade: Grade) -> list[Said]:
-    """What the rules said; none lets a short series play."""
-    if grade is not Grade.SHORT:
+def _said(verdict: Verdict, barred: str | None) -> list[Said]:
+    """What the rules said; none lets a series play that is barred."""
+    if barred is None:
         return list(verdict.said)
-    return [
-        replace(said, answer="refused", reason=Reason.SHORT) if said.answer == "plays" else said
-        for said in verdict.said
-    ]
+    return [replace(said, answer="refused", reason=barred) if said.answer == "plays" else said for said in verdict.said]
 
 
 def _axes(grid: Grid) -> list[dict[str, Any]]:
