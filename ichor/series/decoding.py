@@ -23,7 +23,7 @@ DAMAGED = f"{Reason.UNSUPPORTED_SYNTAX}: the pixel data are damaged"
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 # The fastest plug-in of each syntax. None of them lets another thread of the process run meanwhile (`bench.series`
-# measures it), hence `ichor.series.decoding_pool`.
+# measures it), and helper processes gain less than they cost: docs/decisions/0009.
 _PLUGINS = {
     "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE: pylibjpeg-rle
     "1.2.840.10008.1.2.4.57": "pylibjpeg",  # JPEG lossless: pylibjpeg-libjpeg

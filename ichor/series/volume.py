@@ -15,7 +15,6 @@ import numpy.typing as npt
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from ichor.series.decoding import FrameFormat, decode_frame, frame_format, read_frames
-from ichor.series.decoding_pool import decode_all, processes_for
 from ichor.series.grid import Grid, Stack, build_grid
 from ichor.series.planes import Plane
 from ichor.series.refusal import array_refusal
@@ -34,7 +33,7 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
     The array is (*axes, z, y, x), slices ascending along the normal, rescale applied once. It is int16 where that is
     exact: slope and intercept are integers, every value is in range. Else float32; where that would not keep stored
     values apart, int32 for integer slope and intercept, else float64. CT values are in HU. Memory is the
-    result and one stored image per process that decodes. An array of more than half of the machine's memory is refused.
+    result and one stored image. An array of more than half of the machine's memory is refused.
 
     Parameters
     ----------
@@ -192,28 +191,18 @@ _Planes: TypeAlias = list[tuple[int, Plane]]
 def _fill(result: npt.NDArray[Any], objects: Sequence[_Wanted], *, spool: SpoolReader) -> bool:
     """Rescaled values of every plane into ``result``; False when one does not fit."""
 
-    def put(stored: npt.NDArray[Any], frame: tuple[FrameFormat, _Planes]) -> bool:
-        form, planes = frame
+    for data, form, planes in _frames(objects, spool=spool):
+        stored = decode_frame(data, form)
         for cell, plane in planes:
             image = _tile(stored, plane)
             if image.shape != result.shape[1:]:
                 raise Unreadable(Reason.MIXED_GEOMETRY)
             if not _put(result, cell, image, plane, form=form):
                 return False
-        return True
-
-    native = (wanted for wanted in objects if not wanted.form.encapsulated)
-    if not all(put(decode_frame(data, form), (form, planes)) for data, (form, planes) in _frames(native, spool=spool)):
-        return False
-    encapsulated = [wanted for wanted in objects if wanted.form.encapsulated]
-    if not encapsulated:
-        return True
-    pixels = sum(w.form.rows * w.form.columns * (1 if w.single else len(w.planes)) for w in encapsulated)
-    frames = ((data, frame[0], frame) for data, frame in _frames(encapsulated, spool=spool))
-    return decode_all(frames, put, processes=processes_for(pixels))
+    return True
 
 
-def _frames(objects: Iterable[_Wanted], *, spool: SpoolReader) -> Iterator[tuple[bytes, tuple[FrameFormat, _Planes]]]:
+def _frames(objects: Iterable[_Wanted], *, spool: SpoolReader) -> Iterator[tuple[bytes, FrameFormat, _Planes]]:
     """Bytes of every frame that is needed, once, with its format and the planes that it holds."""
     for wanted in objects:
         frames: dict[int, _Planes] = {}
@@ -222,7 +211,7 @@ def _frames(objects: Iterable[_Wanted], *, spool: SpoolReader) -> Iterator[tuple
         indices = sorted(frames)  # as they lie in the file
         instance = wanted.planes[0][1].instance
         for index, data in zip(indices, read_frames(instance, indices, spool=spool), strict=True):
-            yield data, (wanted.form, frames[index])
+            yield data, wanted.form, frames[index]
 
 
 def _tile(stored: npt.NDArray[Any], plane: Plane) -> npt.NDArray[Any]:
