@@ -330,8 +330,11 @@ class _Running(Generic[T]):
     def _run(self) -> None:
         try:
             self._value = self._task()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
             self._error = error
+        except BaseException as error:  # noqa: BLE001 - a panic of a library in Rust, or an exit: ends this task only
+            self._error = IchorError(f"unexpected error ({type(error).__name__})")
+            self._error.__cause__ = error
         finally:
             self.finished.set()
 

@@ -487,6 +487,18 @@ def test_a_failed_attempt_is_told_without_the_text_of_a_foreign_error_and_repeat
     assert place.told(JobDone)[0].outcome == "found"
 
 
+@pytest.mark.parametrize("error", [type("PanicException", (BaseException,), {})("SECRET"), SystemExit(3)])
+def test_what_is_no_exception_ends_its_attempt_and_not_the_worker(error: BaseException) -> None:
+    place = Place(Failing(error))
+    place.order()
+    place.step()
+    (failed,) = place.told(JobFailed)
+    assert (failed.attempt, failed.final, failed.reason) == (1, False, f"unexpected error ({type(error).__name__})")
+    place.clock.advance(60)
+    assert place.step().attempt == 2
+    assert place.told(JobDone)[0].outcome == "found"
+
+
 def test_a_job_that_always_fails_is_given_up_with_a_report() -> None:
     place = Place(Failing(*[ValueError("SECRET")] * 99))
     job = place.order()
