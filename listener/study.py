@@ -310,8 +310,11 @@ class StudyAssembly:
             self._learn(series.sender_ae, lessons.of_end(series, sender, announced=self._announced_of(series)))
 
     def _elsewhere(self, series: SeriesState) -> int:
-        acquisitions = series.tally.acquisitions
-        return sum(other.tally.images_of(acquisitions) for other in self.series.values() if other is not series)
+        """Images of its acquisitions in other series, by whose headers too the count is of both together."""
+        acquisitions, claim = series.tally.acquisitions, series.tally.claim()
+        stated = claim.expected if claim is not None else None
+        others = (other for other in self.series.values() if other is not series)
+        return sum(other.tally.images_of(acquisitions, stating=stated) for other in others)
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 

@@ -94,9 +94,13 @@ class CountTally:
     def acquisitions(self) -> frozenset[int | None]:
         return frozenset(number for number, images in self._per_acquisition.items() if images > 0)
 
-    def images_of(self, acquisitions: frozenset[int | None]) -> int:
-        """Images of these numbered acquisitions."""
-        return sum(self._per_acquisition[number] for number in acquisitions if number is not None)
+    def images_of(self, acquisitions: frozenset[int | None], *, stating: int | None) -> int:
+        """Images of these numbered acquisitions, where their headers state the number ``stating`` for it."""
+        return sum(
+            self._per_acquisition[number]
+            for number in acquisitions
+            if number is not None and self._stated.get((_ACQUISITION, number), Counter())[stating or 0] > 0
+        )
 
     @property
     def numbers_speak_of_more(self) -> bool:

@@ -590,6 +590,30 @@ def test_a_time_series_with_empty_slots_is_short_and_names_them() -> None:
     assert any(e.what == "missing" for e in decision.evidence)
 
 
+def test_an_empty_slot_makes_a_series_short_whatever_its_count_says() -> None:
+    (image,) = enhanced_volumes(np.random.default_rng(3), Where("1.2.3", "1.2.3.1", "CT1"), "none").images
+    assert image.pixels is not None
+    frames = image.frames[:4] + image.frames[5:]
+    play = Play()
+    play.bring([replace(image, frames=frames, pixels=replace(image.pixels, frames=len(frames)))])
+    play.release()
+    play.wait(DEFAULT_QUIET)
+    assert play.grade() is Grade.SHORT
+    assert play.study.series["1.2.3.1"].decision.reason == "missing slice at 16.0 mm of time 1 of " + str(
+        len(image.frames) // len({f.geometry.position_lps for f in image.frames})
+    )
+
+
+def test_images_of_another_series_complete_a_count_only_where_they_state_it_too() -> None:
+    for stated, short in ((4, True), (9, False)):
+        play = Play()
+        play.bring(make_slice(number=n + 1, count=9) for n in range(5))
+        play.bring(make_slice(series="1.2.3.2", number=n + 1, count=stated) for n in range(4))
+        play.release()
+        play.wait(DEFAULT_QUIET)
+        assert (play.grade() is Grade.SHORT) == short
+
+
 def test_the_first_of_several_enhanced_objects_is_not_counted() -> None:
     images = enhanced_several(np.random.default_rng(3), Where("1.2.3", "1.2.3.1", "CT1"), "none").images
     play = Play()

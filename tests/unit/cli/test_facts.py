@@ -120,6 +120,26 @@ def test_the_same_object_with_other_pixels_is_a_named_finding(
     assert (item["roles"], item["refused"]) == ([], Reason.DUPLICATE_OTHER_BYTES)
 
 
+def test_two_patients_in_one_study_are_refused_as_the_listener_does(
+    study: tuple[Path, Truth], say: Say, tmp_path: Path
+) -> None:
+    folder, truth = study
+    head = next(s for s in truth.series if s.roles)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for k, path in enumerate(sorted(folder.rglob("*.dcm"))):
+        image = pydicom.dcmread(path)
+        if image.SeriesInstanceUID == head.series_instance_uid:
+            image.PatientID = "A" if image.InstanceNumber % 2 else "B"
+            image.save_as(mixed / f"{k}.dcm")
+    _, out, _ = say("facts", mixed, "--json")
+    (found,) = series_of(out).values()
+    assert (found["refused"], found["roles"]) == (Reason.TWO_PATIENTS, [])
+    code, _, err = say("array", mixed, "--out", tmp_path / "out")
+    assert code == 1
+    assert Reason.TWO_PATIENTS in err
+
+
 def test_an_array_has_the_values_and_places_of_its_slices(study: tuple[Path, Truth], say: Say, tmp_path: Path) -> None:
     folder, truth = study
     plain = next(s for s in truth.series if s.roles)
