@@ -6,8 +6,9 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ichor.cli.dicom_files import ASSOCIATION, FolderSpool, LeftOut, instances_below
 from ichor.cli.series_table import table
@@ -21,7 +22,7 @@ from ichor.series.rules import Rule
 from ichor.series.senders import Sender
 from ichor.series.summary import SeenSeries, summary
 from ichor.series.volume import build_volumes
-from ichor.types import Evidence, Grade, Instance, Manifest, ManifestRef
+from ichor.types import Evidence, Grade, Instance, Manifest, ManifestRef, Slot
 from listener.series_state import SeriesState
 from listener.study import StudyAssembly
 
@@ -49,7 +50,7 @@ def facts(folder: Path, *, as_json: bool, rules: Sequence[Rule]) -> int:
         When there is no such folder.
     """
     seen = look_at(folder, rules=rules)
-    summaries = [summary(series) for series in seen.series]
+    summaries = [_summary(series) for series in seen.series]
     if as_json:
         print(json.dumps(summaries, indent=2, allow_nan=False))
     else:
@@ -61,7 +62,8 @@ def facts(folder: Path, *, as_json: bool, rules: Sequence[Rule]) -> int:
 def array(folder: Path, *, out: Path, only: str | None, rules: Sequence[Rule]) -> int:
     """Write every whole series as NIfTI, with its JSON beside it; 0 when what was asked for is written, else 1.
 
-    Without ``only``, series that are no images, or cannot be an array, are named and change nothing about the answer.
+    Without ``only``, series that are no images, or cannot be an array, are named and change nothing about the answer;
+    one that fails unexpectedly is named, too, and the answer is 1.
 
     Raises
     ------
@@ -80,6 +82,7 @@ def array(folder: Path, *, out: Path, only: str | None, rules: Sequence[Rule]) -
         return 1
     spool = FolderSpool(folder if folder.is_dir() else folder.parent)
     written: set[str] = set()
+    failed = False
     for series in chosen:
         uid = series.series_instance_uid
         try:
@@ -88,12 +91,17 @@ def array(folder: Path, *, out: Path, only: str | None, rules: Sequence[Rule]) -
             made = _write(series, spool=spool, out=out)
         except Unreadable as error:
             print(f"{uid}: not written: {error.reason}", file=sys.stderr)
+            failed |= series.failed
             continue
-        except OSError as error:
-            raise IchorError(f"--out {out}: {error.strerror}") from error
+        except IchorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the loop's edge: one series of a stranger never stops the others
+            print(f"{uid}: not written: {_unexpected(error)}", file=sys.stderr)
+            failed = True
+            continue
         written.add(uid)
         print(f"{uid}: {', '.join(path.name for path in made)}")
-    return 0 if written else 1
+    return 0 if written and not failed else 1
 
 
 def look_at(folder: Path, *, rules: Sequence[Rule]) -> Seen:
@@ -113,8 +121,66 @@ def look_at(folder: Path, *, rules: Sequence[Rule]) -> Seen:
             left_out.append(found)
         else:
             studies[found.study_instance_uid].append(found)
-    series = [s for uid, instances in studies.items() for s in _assembled(uid, instances, rules=rules)]
+    series = [s for uid, instances in studies.items() for s in _assembled_or_named(uid, instances, rules=rules)]
     return Seen(series=tuple(series), left_out=tuple(left_out))
+
+
+def _assembled_or_named(study_uid: str, instances: Sequence[Instance], *, rules: Sequence[Rule]) -> list[SeenSeries]:
+    """A study; where that fails, a series that fails by itself is named, and the others are assembled without it."""
+    try:
+        return _assembled(study_uid, instances, rules=rules)
+    except Exception:  # noqa: BLE001 - looked into below
+        by_series: defaultdict[str, list[Instance]] = defaultdict(list)
+        for instance in instances:
+            by_series[instance.series_instance_uid].append(instance)
+    alone: list[SeenSeries] = []
+    for members in by_series.values():
+        try:
+            alone += _assembled(study_uid, members, rules=rules)
+        except Exception as error:  # noqa: BLE001 - the loop's edge: one series of a stranger never stops the others
+            alone.append(_failed(members, error))
+    sound = {s.series_instance_uid for s in alone if not s.failed}
+    try:
+        together = _assembled(study_uid, [i for i in instances if i.series_instance_uid in sound], rules=rules)
+    except Exception:  # noqa: BLE001 - then each by itself is what there is
+        return alone
+    return together + [s for s in alone if s.failed]
+
+
+def _failed(instances: Sequence[Instance], error: Exception) -> SeenSeries:
+    """A series of which no more is told than what cannot fail."""
+    reason = _unexpected(error)
+    print(f"{instances[0].series_instance_uid}: {reason}", file=sys.stderr)
+    bare = [
+        replace(i, geometry=None, pixels=None, slot=Slot(kind=i.kind), tiling=None, frames=(), sequence=None)
+        for i in instances
+    ]
+    return SeenSeries(
+        series_instance_uid=bare[0].series_instance_uid,
+        study_instance_uid=bare[0].study_instance_uid,
+        instances=tuple(bare),
+        grid=build_grid(()),
+        grade=Grade.OPEN,
+        evidence=(),
+        reason=reason,
+        study_refusal=reason,
+        verdict=None,
+        failed=True,
+    )
+
+
+def _unexpected(error: Exception) -> str:
+    # The text of a foreign error may quote a header.
+    return f"{Reason.CANNOT_BE_JUDGED}: {type(error).__name__}"
+
+
+def _summary(series: SeenSeries) -> dict[str, Any]:
+    try:
+        told = summary(series)
+        json.dumps(told, allow_nan=False)
+    except Exception as error:  # noqa: BLE001 - the loop's edge: one series of a stranger never stops the others
+        return summary(_failed(series.instances, error))
+    return told
 
 
 def _assembled(study_uid: str, instances: Sequence[Instance], *, rules: Sequence[Rule]) -> list[SeenSeries]:
@@ -186,14 +252,18 @@ def _write(series: SeenSeries, *, spool: FolderSpool, out: Path) -> list[Path]:
         raise Unreadable(series.reason or Reason.NO_PIXELS)
     if series.array_refusal is not None:
         raise Unreadable(series.array_refusal)
+    said = json.dumps(summary(series), indent=2, allow_nan=False) + "\n"
     manifest = build_manifest(
         series.instances, revision=1, grade=series.grade, notes=series.notes, grid=series.grid
     )  # fmt: skip
     volumes = build_volumes(manifest, spool=spool, grid=series.grid)
-    out.mkdir(parents=True, exist_ok=True)
-    made = list(write_nifti(volumes, out, stem=series.series_instance_uid))
-    beside = out / f"{series.series_instance_uid}.json"
-    beside.write_text(json.dumps(summary(series), indent=2, allow_nan=False) + "\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        made = list(write_nifti(volumes, out, stem=series.series_instance_uid))
+        beside = out / f"{series.series_instance_uid}.json"
+        beside.write_text(said)
+    except OSError as error:
+        raise IchorError(f"--out {out}: {error.strerror}") from error
     return [*made, beside]
 
 

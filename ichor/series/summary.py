@@ -34,6 +34,7 @@ class SeenSeries:
     conflict: bool = False
     notes: tuple[str, ...] = ()  # what a report must name
     study_refusal: str | None = None  # why nothing of its study is used
+    failed: bool = False  # an unexpected error kept it from being looked at; ``study_refusal`` names it
 
     @property
     def barred(self) -> str | None:

@@ -14,8 +14,13 @@ import numpy as np
 import pydicom
 import pytest
 
+from ichor.cli import series_folder
 from ichor.cli.commands import main
 from ichor.reasons import Reason
+from ichor.series.grid import build_grid
+from ichor.series.summary import summary
+from ichor.series.volume import build_volumes
+from listener import series_state
 from phantoms.ct_study import Truth, write_ct_head
 
 Say = Callable[..., tuple[int, str, str]]
@@ -279,3 +284,64 @@ def test_nine_transfer_syntaxes_of_one_image_are_arrays_alone_and_a_finding_toge
     assert all(np.array_equal(arrays[0], other) for other in arrays)
     (item,) = json.loads(say("facts", folder, "--json")[1])
     assert (item["roles"], item["refused"]) == ([], Reason.SAME_PLACE)
+
+
+@pytest.mark.parametrize("where", ["assembly", "summary"])
+def test_a_series_that_fails_unexpectedly_is_named_and_the_others_are_told(
+    where: str, study: tuple[Path, Truth], say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, truth = study
+    bad = next(s for s in truth.series if s.roles).series_instance_uid
+    whole = series_of(say("facts", folder, "--json")[1])
+    series_of_images: Callable[[Any], str] = lambda images: images[0].series_instance_uid  # noqa: E731
+
+    def grid(instances: Any) -> Any:
+        if series_of_images(instances) == bad:
+            raise OverflowError("SECRET")
+        return build_grid(instances)
+
+    def said(series: Any) -> Any:
+        told = summary(series)
+        return told | {"shape": [float("inf")]} if told["series_instance_uid"] == bad and told["shape"] else told
+
+    if where == "assembly":
+        monkeypatch.setattr(series_state, "build_grid", grid)
+    else:
+        monkeypatch.setattr(series_folder, "summary", said)
+    kind = "OverflowError" if where == "assembly" else "ValueError"
+    code, out, err = say("facts", folder, "--json")
+    assert code == 0
+    assert f"{bad}: {Reason.CANNOT_BE_JUDGED}: {kind}" in err
+    assert "SECRET" not in err + out
+    found = series_of(out)
+    assert found.keys() == whole.keys()
+    assert (found[bad]["refused"], found[bad]["complete"]) == (f"{Reason.CANNOT_BE_JUDGED}: {kind}", False)
+    assert (found[bad]["instances"], found[bad]["roles"]) == (12, [])
+    assert all(found[uid] == whole[uid] for uid in whole if uid != bad)
+    assert say("facts", folder)[0] == 0
+    code, out, err = say("array", folder, "--out", tmp_path / "out")
+    assert code == 1
+    assert f"{bad}: not written: {Reason.CANNOT_BE_JUDGED}: {kind}" in err
+    assert not (tmp_path / "out" / f"{bad}.nii.gz").exists()
+    writable = [uid for uid, item in whole.items() if uid != bad and item["shape"] and not item["refused"]]
+    assert all((tmp_path / "out" / f"{uid}.nii.gz").exists() for uid in writable)
+
+
+def test_an_array_that_cannot_be_built_keeps_no_other_from_being_written(
+    study: tuple[Path, Truth], say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = next(s for s in study[1].series if s.roles).series_instance_uid
+
+    def build(manifest: Any, **how: Any) -> Any:
+        if manifest.series_instance_uid == bad:
+            raise OverflowError("SECRET")
+        return build_volumes(manifest, **how)
+
+    assert say("array", study[0], "--out", tmp_path / "whole")[0] == 0
+    monkeypatch.setattr(series_folder, "build_volumes", build)
+    code, _, err = say("array", study[0], "--out", tmp_path / "out")
+    assert code == 1
+    assert f"{bad}: not written: {Reason.CANNOT_BE_JUDGED}: OverflowError" in err
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {p.name for p in (tmp_path / "whole").iterdir() if not p.name.startswith(f"{bad}.")}
+    assert written
