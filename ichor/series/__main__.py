@@ -48,7 +48,7 @@ _AXES: Mapping[AxisName, str] = {
 _GRADES: Mapping[Grade, str] = {
     Grade.COUNTED: "complete: a count agrees with a grid without a gap",
     Grade.REGULAR: "complete: no count; association released, grid without a gap",
-    Grade.QUIET: "complete: evidence is silent or contradicts itself; a quiet time has passed",
+    Grade.QUIET: "complete: evidence is silent or contradicts itself; a quiet time has passed. Or a count agrees: not yet released",
     Grade.OPEN: "images may still come (never in a folder)",
     Grade.SHORT: "known to lack images; `missing` names the slots where the grid tells them",
 }
