@@ -100,6 +100,7 @@ def by_time(times: Numbers, *, place: Codes, period: float = np.inf) -> Codes | 
     """Rank of each image's time at its place, where slices of one volume have times of their own.
 
     Places that lack images are laid against the full ones. All slices of a volume are measured within ``period``, s.
+    Where slices are measured in turn upwards and downwards no image may lack.
     """
     order, start, size = _columns(place, times)
     t = times[order]
@@ -113,8 +114,10 @@ def by_time(times: Numbers, *, place: Codes, period: float = np.inf) -> Codes | 
     steps = matrix - matrix[:, :1]
     course = np.median(steps, axis=0)
     least = float(np.diff(course).min()) if most > 1 else 0.0
-    if (most >= _FEW or not full.all()) and float(np.abs(steps - course).max()) > _STEADY * least:
-        return None  # places that each lack another image look like this
+    uneven = float(np.abs(steps - course).max()) > _STEADY * least
+    # Places that each lack another image are uneven; and so is a table that goes to and fro.
+    if uneven and (not full.all() or (most >= _FEW and not _to_and_fro(matrix))):
+        return None
     low, high = float(matrix[:, 0].min()), float(matrix[:, 0].max())
     if not full.all() and high - low >= min(period, least):
         return None  # and like this: some begin a volume later
@@ -128,6 +131,22 @@ def by_time(times: Numbers, *, place: Codes, period: float = np.inf) -> Codes | 
     codes = np.empty(len(t), dtype=np.int64)
     codes[order] = rank
     return codes
+
+
+def _to_and_fro(matrix: Numbers) -> bool:
+    """Whether volumes (columns) follow each other without overlap, and every other one has the same course.
+
+    So is perfusion CT with a table that moves to and fro: an image that lacks at one place would shift its later ones
+    from one direction to the other.
+    """
+    if not (matrix[:, :-1].max(axis=0) < matrix[:, 1:].min(axis=0)).all():
+        return False
+    least = float(np.diff(np.median(matrix, axis=0)).min())
+    for direction in (matrix[:, 0::2], matrix[:, 1::2]):
+        steps = direction - direction[:, :1]
+        if float(np.abs(steps - np.median(steps, axis=0)).max()) > _NEAR * least:
+            return False
+    return True
 
 
 def by_number(numbers: Numbers, *, place: Codes) -> Codes | None:

@@ -70,6 +70,34 @@ def test_times_of_their_own_for_every_slice_are_ranked_slice_by_slice() -> None:
     assert [grid.planes[k].slot.time for k in grid.cells[3]] == [50.0 + 6.0 + (s % 2) + 0.2 * s for s in range(6)]
 
 
+def to_and_fro(times: int, *, slices: int = 6) -> list[Instance]:
+    """Slices measured upwards and downwards in turn, numbered as they were measured."""
+    images = time_series(times, slices, time=lambda v, s: 50.0 + 2.0 * v + 0.3 * (slices - 1 - s if v % 2 else s))
+    by_time = sorted(images, key=lambda i: i.slot.time or 0.0)
+    return [replace(i, instance_number=k + 1) for k, i in enumerate(by_time)]
+
+
+def test_a_table_that_goes_to_and_fro_makes_volumes() -> None:
+    images = to_and_fro(9)
+    grid = build_grid(images)
+    assert axes_of(grid) == [("time", tuple(2.0 * v for v in range(9)))]
+    times = np.array([[grid.planes[k].slot.time for k in volume] for volume in grid.cells])
+    assert times[3] == pytest.approx([56.0 + 0.3 * (5 - s) for s in range(6)])
+    assert (times[:-1].max(axis=1) < times[1:].min(axis=1)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_images_lost_to_and_fro_are_never_put_in_a_wrong_volume(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = to_and_fro(9)
+    # One of every place, so that all hold as many.
+    lost = {6 * int(v) + (5 - s if v % 2 else s) for s, v in enumerate(rng.integers(0, 9, 6))}
+    grid = build_grid([i for k, i in enumerate(images) if k not in lost])
+    for volume in grid.cells.reshape(-1, 6) if grid.arranged else ():
+        times = [grid.planes[k].slot.time or 0.0 for k in volume if k >= 0]
+        assert max(times) - min(times) < 1.51
+
+
 def test_a_series_over_midnight_goes_on() -> None:
     grid = build_grid(time_series(6, 3, time=lambda v, _: (86_390.0 + 5.0 * v) % 86_400.0))
     assert axes_of(grid) == [("time", (0.0, 5.0, 10.0, 15.0, 20.0, 25.0))]
