@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TILES_UNPLACED = "number, size or places of a mosaic's tiles are missing or contradict each other"
     DIFFUSION_INVALID = "a b-value is out of range or a gradient direction is not a unit vector"
     DIFFUSION_CONTRADICTS = "attributes of one image state different diffusion weightings"
+    MODALITY_LUT = "a look-up table stands between stored values and quantity"
     # of a series
     LOCALIZER = "a localizer"
     DERIVED = "a derived image"
@@ -50,6 +51,8 @@ class Reason(StrEnum):
     FRAME_TOO_LARGE = "a frame has more than 64 million pixels"
     ARRAY_TOO_LARGE = "its array would take more than half of the memory"
     TWO_SCANS = "two scans of one place lie between each other"
+    MIXED_UNITS = "its images are in different units"
+    MIXED_FORMS = "single images and frames of an object lie at one place"
     # of a rule of routing
     NO_ROLE = "no role is for such images"
     NOT_CT = "not a CT"
@@ -72,6 +75,7 @@ class Reason(StrEnum):
     NOT_T1 = "not T1-weighted by its sequence"
     NOT_T2_STAR = "not T2*-weighted by its sequence"
     NOT_SUSCEPTIBILITY = "not susceptibility-weighted by its sequence"
+    NOT_HOUNSFIELD = "its values are not in Hounsfield units"
     TOO_LITTLE_BRAIN = "too little brain"
     # of a study
     TWO_PATIENTS = "two Patient IDs under one Study Instance UID"

@@ -199,7 +199,7 @@ class SequenceFacts:
 class Diffusion:
     """Diffusion weighting of one image. ``source`` names the attributes that said so, e.g. ``CSA``, ``(2001,1003)``.
 
-    ``direction_lps`` is a unit vector in patient coordinates; None for b0, and for ``isotropic`` (trace-weighted).
+    ``direction_lps`` is in patient coordinates, as stated, unit within 1e-2; None for b0, and for ``isotropic`` (trace-weighted).
     ``problem``: a `Reason` when attributes contradict each other; then nothing else is to be used.
     """
 
@@ -303,7 +303,8 @@ class Instance:
     slot: Slot = Slot()
     tiling: Tiling | None = None
     frames: tuple[Frame, ...] = ()  # of an enhanced object, in stored order
-    unit: str | None = None  # UCUM, from a real-world value mapping or Rescale Type; None where nothing says
+    # UCUM, from a real-world value mapping or Rescale Type, "1" where what these say is no unit; None where nothing says
+    unit: str | None = None
     sequence: SequenceFacts | None = None  # MR only
 
 
@@ -386,7 +387,8 @@ class Axis:
 class GradientTable:
     """Diffusion weighting of the volumes along a diffusion axis, in its order.
 
-    ``directions_lps`` has unit vectors in patient coordinates, (0, 0, 0) for b0. ``source`` names the attributes.
+    ``directions_lps`` are in patient coordinates, as stated, unit within 1e-2; (0, 0, 0) for b0. ``source`` names the
+    attributes.
     """
 
     b_values: tuple[float, ...]

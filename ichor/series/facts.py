@@ -49,7 +49,12 @@ _MIB = 1 << 20
 _SELECTION = Selection(
     _WANTED | image_plane.WANTED | pixels.WANTED | object_kinds.WANTED | sequence.WANTED | dialects.WANTED,
     private=dialects.WANTED_PRIVATE,
-    limits={sequence.PER_FRAME: 64 * _MIB, sequence.SHARED: 4 * _MIB, rescale.MAPPINGS: _MIB},
+    limits={
+        sequence.PER_FRAME: 64 * _MIB,
+        sequence.SHARED: 4 * _MIB,
+        rescale.MAPPINGS: _MIB,
+        pixels.MODALITY_LUT: _MIB,
+    },
     # CSA headers have some 100 KiB, United Imaging's sequence of tiles may have more.
     private_limits=dict.fromkeys(dialects.WANTED_PRIVATE, _MIB) | {_UIH_TILES: 4 * _MIB},
 )
@@ -146,7 +151,8 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool, likeness: Likeness | 
     manufacturer = values.text(_MANUFACTURER)
     image_type = tuple(part.upper() for part in values.texts(_IMAGE_TYPE)[:8])
     is_image = should_be_image(sop_class_uid)
-    found, defect, unit = pixels.read_pixels(header, values, transfer_syntax_uid=syntax, expected=is_image)
+    ct = modality == "CT"
+    found, defect, unit = pixels.read_pixels(header, values, transfer_syntax_uid=syntax, expected=is_image, ct=ct)
     told = dialects.read_dialect(
         values, sop_class_uid=sop_class_uid, geometry=image_plane.read_geometry(values),
         frames=found.frames if found else 1, image_type=image_type, manufacturer=manufacturer,
@@ -193,9 +199,7 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool, likeness: Likeness | 
         slot=what.slot,
         tiling=told.tiling,
         frames=what.frames,
-        unit=unit
-        or rescale.unit_of_rescale(values)
-        or (_unit_of_frames(values, pixels=found) if told.frames else None),
+        unit=unit or rescale.unit_of_rescale(values, ct=ct) or told.unit,
         sequence=acquired,
     )
 
@@ -221,18 +225,6 @@ def _frames_defect(dialect: Dialect, frames: tuple[Frame, ...], *, pixels: Pixel
     if not frames or len(frames) != pixels.frames or len(frames) > _MAX_FRAMES:
         return Reason.FRAMES_DISAGREE
     return Reason.HEADER_UNREADABLE if any(not frame.rescale_slope for frame in frames) else None
-
-
-def _unit_of_frames(values: Values, *, pixels: Pixels | None) -> str | None:
-    """Unit that all frames share; None where it stands frame by frame."""
-    for shared in values.items(sequence.SHARED, most=1):
-        if pixels is not None:
-            mapping = rescale.real_world_mapping(shared, bits_stored=pixels.bits_stored, signed=pixels.signed)
-            if mapping is not None:
-                return mapping.unit
-        for transformation in shared.items(rescale.TRANSFORMATIONS, most=1):
-            return rescale.unit_of_rescale(transformation)
-    return None
 
 
 def _sequence(values: Values, *, image_type: tuple[str, ...]) -> SequenceFacts:

@@ -81,7 +81,7 @@ def fsl_bvecs(
 
     Returns
     -------
-    Components along the first, second and third axis, unit length but for b0, which is 0, 0, 0.
+    Components along the first, second and third axis, as long as those of the table; b0 is 0, 0, 0.
     """
     row = np.asarray(row_lps, dtype=np.float64)
     column = np.asarray(column_lps, dtype=np.float64)

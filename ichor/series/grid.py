@@ -22,7 +22,7 @@ from ichor.series.labels import Codes, Value, labels_of
 from ichor.series.planes import Plane, acquisition_of, planes_of, temporal_position_of
 from ichor.series.selection import by_kind, left_out_notes
 from ichor.series.stacks import Pile, Stack, pile_up, placed
-from ichor.types import Axis, AxisName, GradientTable, Instance
+from ichor.types import Axis, AxisName, GradientTable, Instance, unique
 
 __all__ = ["SAME_PLACE_MM", "Gap", "Grid", "Missing", "Stack", "build_grid", "missing_texts", "slice_gaps"]
 
@@ -144,6 +144,8 @@ def build_grid(instances: Iterable[Instance]) -> Grid:
         findings.append(Reason.MIXED_GEOMETRY)
         if any(len(pile.members) > len(pile.positions) for pile in piles):
             findings.append(Reason.SAME_PLACE)
+    elif _mixed_forms(lying, place):
+        findings.append(Reason.MIXED_FORMS)
     elif piles:
         found_axes = arrange(labels_of(lying), place=place)
         notes += found_axes.notes
@@ -211,6 +213,15 @@ def _shared(pile: Pile) -> tuple[object, ...]:
 def _scattered(piles: Sequence[Pile]) -> bool:
     """Single images that each look another way, by no Stack ID one acquisition: radial projections, scouts."""
     return len(piles) > 1 and len(piles[0].positions) == 1 and any(pile.stack_id is None for pile in piles)
+
+
+def _mixed_forms(planes: Sequence[Plane], place: Codes) -> bool:
+    """Whether images of one place come as single ones and as frames or tiles: copies of each other, no two volumes."""
+    forms = {dialect: k for k, dialect in enumerate(unique([plane.instance.dialect for plane in planes]))}
+    if len(forms) < 2:
+        return False
+    form = np.asarray([forms[plane.instance.dialect] for plane in planes])
+    return len(np.unique(np.stack([place, form]), axis=1).T) > int(place.max()) + 1
 
 
 def _places(piles: Sequence[Pile], count: int) -> Codes:

@@ -31,13 +31,17 @@ _MAY_BE_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"
 
 SAMPLES, PHOTOMETRIC, FRAMES = 0x00280002, 0x00280004, 0x00280008
 ALLOCATED, STORED, REPRESENTATION, LOSSY = 0x00280100, 0x00280101, 0x00280103, 0x00282110
+HIGH_BIT, MODALITY_LUT = 0x00280102, 0x00283000
 WANTED = frozenset(
-    {SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, REPRESENTATION, LOSSY, SLOPE, INTERCEPT, MAPPINGS}
-)
+    {
+        SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, REPRESENTATION, LOSSY, SLOPE,
+        INTERCEPT, MAPPINGS, MODALITY_LUT,
+    }
+)  # fmt: skip
 
 
 def read_pixels(
-    header: Header, values: Values, *, transfer_syntax_uid: str, expected: bool
+    header: Header, values: Values, *, transfer_syntax_uid: str, expected: bool, ct: bool
 ) -> tuple[Pixels | None, str | None, str | None]:
     """Where the pixels lie, what is wrong with them, and the unit of a real-world value mapping that was taken.
 
@@ -49,6 +53,8 @@ def read_pixels(
         Of the stored object.
     expected
         Whether an object of this class has pixels.
+    ct
+        Whether it is an image of a CT.
     """
     if header.pixel_offset is None:
         if header.cut:
@@ -65,7 +71,9 @@ def read_pixels(
     signed = values.unsigned(REPRESENTATION) == 1
     slope, intercept = values.decimal(SLOPE), values.decimal(INTERCEPT)
     bits_fit = 1 <= bits <= allocated
-    mapping = real_world_mapping(values, bits_stored=bits, signed=signed) if bits_fit and bits <= 16 else None
+    mapping = None
+    if bits_fit and bits <= 16:
+        mapping = real_world_mapping(values, bits_stored=bits, signed=signed, ct=ct)
     present = header.size - header.pixel_offset
     pixels = Pixels(
         offset=header.pixel_offset,
@@ -96,6 +104,11 @@ def read_pixels(
         return pixels, Reason.LOSSY, unit
     if samples != 1 or allocated not in (8, 16, 32) or not pixels.photometric.startswith("MONOCHROME"):
         return pixels, Reason.UNSUPPORTED_PIXELS, unit
+    # Any other place of the stored bits is retired (PS3.5 section 8.1.1).
+    if values.unsigned(HIGH_BIT) not in (None, bits - 1):
+        return pixels, Reason.UNSUPPORTED_PIXELS, unit
+    if values.raw(MODALITY_LUT):
+        return pixels, Reason.MODALITY_LUT, unit
     return pixels, None, unit
 
 

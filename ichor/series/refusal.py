@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from ichor.reasons import Reason
 from ichor.series.decoding import MOST_PIXELS
 from ichor.series.grid import Grid
+from ichor.series.planes import Plane
+from ichor.series.rescale import unit_of
 from ichor.series.scans import two_scans
 from ichor.types import Instance
 
@@ -36,11 +38,21 @@ def array_refusal(instances: Sequence[Instance], grid: Grid | None, *, conflict:
         return told
     if grid.findings:
         return grid.findings[0]
+    if _mixed_units(grid.planes):
+        return Reason.MIXED_UNITS
     if not grid.arranged:
         return Reason.NO_GEOMETRY
     if (grid.cells < 0).any():
         return Reason.SHORT
     return Reason.TWO_SCANS if two_scans(grid) else None
+
+
+def _mixed_units(planes: Sequence[Plane]) -> bool:
+    """Whether images of one component and type are different quantities. Phase beside magnitude, or a map, may be."""
+    units: dict[tuple[object, ...], set[str | None]] = {}
+    for plane in planes:
+        units.setdefault((plane.slot.component, plane.slot.image_type), set()).add(unit_of(plane.instance))
+    return any(len(found) > 1 for found in units.values())
 
 
 def _against(instance: Instance) -> str | None:

@@ -13,6 +13,7 @@ from ichor.series.grid import Grid
 from ichor.series.kernels import kernel_class
 from ichor.series.planes import Plane, planes_of
 from ichor.series.refusal import array_refusal, of_the_array
+from ichor.series.rescale import unit_of
 from ichor.series.rules import RULES, Check, Rule, SeriesFacts
 from ichor.series.shells import B0_LIMIT, shells
 from ichor.types import (
@@ -161,6 +162,7 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
     weights = _weights(planes, grid)
     dialects = [i.dialect for i in of_the_array(instances, grid) if i.pixels is not None]
     times = axes.get(AxisName.TIME)
+    units = {unit_of(plane.instance) for plane in planes}
     return SeriesFacts(
         kind=kind,
         not_image=_NOT_IMAGE.get(kind),
@@ -201,6 +203,7 @@ def facts_of(instances: Sequence[Instance], grid: Grid | None, *, conflict: bool
         inversion_time=sequence.inversion_time,
         flip_angle=sequence.flip_angle,
         words=_words(instances) or None,
+        unit=next(iter(units)) if len(units) == 1 else None,
         whole=grid is not None,
     )
 
@@ -236,6 +239,7 @@ def _directions(table: GradientTable) -> int:
     """Directions of the shell of the highest b-value that differ; a direction and its opposite measure the same."""
     left = np.asarray(table.directions_lps)[list(shells(table.b_values)[-1].volumes)]
     left = left[left.any(axis=1)]
+    left = left / np.linalg.norm(left, axis=1, keepdims=True)
     count = 0
     while len(left):
         count += 1

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from ichor.reasons import Reason
 from ichor.series.kernels import KernelClass
+from ichor.series.rescale import HOUNSFIELD
 from ichor.types import AxisName, Component, Dialect, Kind
 
 
@@ -66,6 +67,7 @@ class SeriesFacts:
     words: Annotated[
         tuple[str, ...] | None, "values 3 and later of Image Type and Frame Type, and Acquisition Contrast (0008,9209)"
     ]
+    unit: Annotated[str | None, "of the values, UCUM; `[hnsf'U]`: Hounsfield units"] = None
     whole: bool = False
 
 
@@ -219,6 +221,7 @@ RULES: tuple[Rule, ...] = (
         usable=(
             *SOUND,
             _ONE_IMAGE_PER_OBJECT,
+            Check(fact="unit", relation="is", value=HOUNSFIELD, reason=Reason.NOT_HOUNSFIELD, known=True),
             _axes(),
             Check(fact="thickness", relation="at most", value=THICKNESS_LIMIT_MM, reason=Reason.TOO_THICK),
         ),

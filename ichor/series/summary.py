@@ -110,7 +110,7 @@ def summary(series: SeenSeries) -> dict[str, Any]:
         "stacks": stacks,
         "left_out": _left_out(grid),
         "notes": list(unique([*series.notes, *grid.notes])),
-        "unit": next((i.unit for i in series.instances if i.unit is not None), None),
+        "unit": facts.unit,
         "gradients": None if directions is not None or table is None else str(table),
     }
 

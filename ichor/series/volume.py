@@ -18,11 +18,11 @@ from ichor.series.decoding import FrameFormat, decode_frame, frame_format, read_
 from ichor.series.grid import Grid, Stack, build_grid
 from ichor.series.planes import Plane
 from ichor.series.refusal import array_refusal
+from ichor.series.rescale import NO_UNIT, unit_of
 from ichor.store.protocol import SpoolReader
 from ichor.types import AxisName, GradientTable, Instance, Manifest, ManifestRef, Volume, unique
 
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
-_UNITS = {"CT": "[hnsf'U]"}  # UCUM of Hounsfield units
 _FLOAT32_INTEGER = 1 << 24  # every integer up to here is a float32
 _LARGEST_SCALE, _LARGEST_OFFSET = 1 << 31, 1 << 62  # whose sums stay right in 64 bits; beyond them only float64 will do
 
@@ -32,7 +32,7 @@ def build_volume(manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | N
 
     The array is (*axes, z, y, x), slices ascending along the normal, rescale applied once. It is int16 where that is
     exact: slope and intercept are integers, every value is in range. Else float32; where that would not keep stored
-    values apart, int32 for integer slope and intercept, else float64. CT values are in HU. Memory is the
+    values apart, int32 for integer slope and intercept, else float64. CT values are in HU, unless their Rescale Type says otherwise. Memory is the
     result and one stored image. An array of more than half of the machine's memory is refused.
 
     Parameters
@@ -116,8 +116,8 @@ def _volume(manifest: Manifest, grid: Grid, index: int, *, spool: SpoolReader, r
 
 
 def _unit(planes: Sequence[Plane]) -> str:
-    units = {plane.instance.unit or _UNITS.get(plane.instance.modality, "1") for plane in planes}
-    return units.pop() if len(units) == 1 else "1"
+    units = {unit_of(plane.instance) or NO_UNIT for plane in planes}
+    return units.pop() if len(units) == 1 else NO_UNIT
 
 
 def _sources(planes: Iterable[Plane]) -> tuple[Instance, ...]:

@@ -59,13 +59,6 @@ def oracle(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pa
     return converted
 
 
-def of_unit_length(directions: np.ndarray) -> np.ndarray:
-    """The converter hands on GE's vectors as stored, up to 0.04 % longer than one; all others are of unit length."""
-    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    assert np.abs(lengths[lengths > 0] - 1).max() < 5e-4
-    return directions / np.where(lengths > 0, lengths, 1)
-
-
 @pytest.mark.parametrize("name", SETS)
 def test_diffusion_series_are_what_the_converter_makes_of_them(
     name: str, real_data: RealData, oracle: Callable[[Path], Converted]
@@ -83,10 +76,12 @@ def test_diffusion_series_are_what_the_converter_makes_of_them(
     assert tuple(volume.axes[0].values) == expected.b_values
     assert expected.directions_lps is not None
     directions = np.asarray(volume.gradients.directions_lps)
-    assert np.abs(directions - of_unit_length(expected.directions_lps)).max() <= 1e-4
+    assert np.abs(directions - expected.directions_lps).max() <= 1e-4
     diffuse = np.asarray(volume.gradients.b_values) > 5
     assert diffuse.sum() == weighted
-    assert np.linalg.norm(directions[diffuse], axis=1) == pytest.approx(np.ones(weighted), abs=1e-6)
+    assert np.linalg.norm(directions[diffuse], axis=1) == pytest.approx(
+        np.ones(weighted), abs=5e-4
+    )  # GE's are up to 0.04 % longer
     assert not directions[~diffuse].any()
 
     there = expected.on_grid(volume, rows=shape[1], columns=shape[2])  # type: ignore[arg-type]
@@ -112,7 +107,7 @@ def test_our_own_files_mean_the_same_as_the_converters(
         vectors[0] *= -1
     ras = (ours[:3, :3] / np.linalg.norm(ours[:3, :3], axis=0)) @ vectors
     assert theirs.directions_lps is not None
-    assert np.abs((np.diag([-1.0, -1.0, 1.0]) @ ras).T - of_unit_length(theirs.directions_lps)).max() <= 1e-4
+    assert np.abs((np.diag([-1.0, -1.0, 1.0]) @ ras).T - theirs.directions_lps).max() <= 1e-4
     data = np.asarray(image.dataobj)
     # The corner voxels and the centre, by where they lie in the room.
     size = np.array(data.shape[:3])

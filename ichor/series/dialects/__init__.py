@@ -18,11 +18,13 @@ from ichor.types import Dialect, Geometry
 
 __all__ = ["WANTED", "WANTED_PRIVATE", "DialectFacts", "read_dialect"]
 
-WANTED: frozenset[int] = classic.WANTED | enhanced.WANTED
+_MODALITY = 0x00080060
+WANTED: frozenset[int] = classic.WANTED | enhanced.WANTED | {_MODALITY}
 WANTED_PRIVATE: frozenset[tuple[int, int]] = classic.WANTED_PRIVATE
 
 # Enhanced CT and MR, and legacy converted enhanced CT and MR (PS3.4 table B.5-1).
-_ENHANCED = frozenset({f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.3", "4.4")})
+_ENHANCED_CT = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
+_ENHANCED = _ENHANCED_CT | {f"1.2.840.10008.5.1.4.1.1.4.{end}" for end in (1, 3, 4)}
 
 
 def read_dialect(
@@ -61,7 +63,8 @@ def _read(
     if geometry is None:
         return DialectFacts(dialect=Dialect.CLASSIC, counts=counts)
     if values.raw(enhanced.PER_FRAME) or sop_class_uid in _ENHANCED:
-        return _enhanced(values, vendor, geometry=geometry, counts=counts, frames=frames)
+        ct = sop_class_uid in _ENHANCED_CT or values.text(_MODALITY) == "CT"
+        return _enhanced(values, vendor, geometry=geometry, counts=counts, frames=frames, ct=ct)
     if frames > 1:
         return DialectFacts(dialect=Dialect.MULTIFRAME, geometry=geometry, counts=counts)
     orientation = geometry.orientation_lps
@@ -94,16 +97,17 @@ def _read(
 
 
 def _enhanced(
-    values: Values, vendor: Vendor, *, geometry: Geometry, counts: tuple[tuple[str, int], ...], frames: int
+    values: Values, vendor: Vendor, *, geometry: Geometry, counts: tuple[tuple[str, int], ...], frames: int, ct: bool
 ) -> DialectFacts:
-    read = enhanced.read_frames(values, geometry=geometry, vendor=vendor)
+    read, units = enhanced.read_frames(values, geometry=geometry, vendor=vendor, ct=ct)
     if not read or len(read) != frames:
         return DialectFacts(
             dialect=Dialect.ENHANCED, geometry=geometry, counts=counts, defect=Reason.FRAMES_DISAGREE, frames=read
         )
     return DialectFacts(
         dialect=Dialect.ENHANCED, geometry=enhanced.common_geometry(read, geometry), frames=read, counts=counts,
-        slot=enhanced.common_slot(read),
+        slot=enhanced.common_slot(read), unit=next(iter(units)) if len(units) == 1 else None,
+        defect=Reason.MIXED_UNITS if len(units) > 1 else None,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from ichor.series.dialects.vendor import Vendor
 from ichor.series.dialects.weighting import Stated, settled
 from ichor.series.image_plane import read_measures, read_orientation, read_position
 from ichor.series.kinds import kind_of_calculation, kind_of_types, stated_component
-from ichor.series.rescale import INTERCEPT, SLOPE, real_world_mapping
+from ichor.series.rescale import INTERCEPT, SLOPE, real_world_mapping, unit_of_rescale
 from ichor.series.values import Values
 from ichor.types import Component, Diffusion, Frame, Geometry, Kind, Slot
 
@@ -49,8 +49,12 @@ _T = TypeVar("_T")
 _NONE = Values()
 
 
-def read_frames(values: Values, *, geometry: Geometry, vendor: Vendor) -> tuple[Frame, ...]:
-    """Every frame in stored order; empty without per-frame items. What both groups lack is None.
+def read_frames(
+    values: Values, *, geometry: Geometry, vendor: Vendor, ct: bool
+) -> tuple[tuple[Frame, ...], frozenset[str | None]]:
+    """(every frame in stored order, units of the images among them). Empty without per-frame items.
+
+    What both groups lack is None.
 
     A frame's own functional group wins over the shared one. Private and converted classic attributes
     ((2005,xx0F) of Philips, Unassigned Converted Attributes of legacy converted objects) fill only what the functional
@@ -58,11 +62,25 @@ def read_frames(values: Values, *, geometry: Geometry, vendor: Vendor) -> tuple[
     """
     items = values.items(PER_FRAME)
     if not items or len(items) > _MOST_FRAMES:
-        return ()
+        return (), frozenset()
     shared = next(iter(values.items(SHARED)), _NONE)
-    reader = _Reader(values, shared=shared, geometry=geometry, vendor=vendor)
+    reader = _Reader(values, shared=shared, geometry=geometry, vendor=vendor, ct=ct)
     frames = tuple(reader.frame(item) for item in items)
-    return _by_trigger(frames, reader.trigger_delays)
+    return _by_trigger(frames, reader.trigger_delays), _units_of_images(frames, reader.units)
+
+
+def _units_of_images(frames: Sequence[Frame], units: Sequence[str | None]) -> frozenset[str | None]:
+    """Units of each component's images where these differ within one, else of all. Maps have units of their own."""
+    found: dict[Component | None, set[str | None]] = {}
+    images = any(frame.slot.kind is Kind.IMAGE for frame in frames)
+    for frame, unit in zip(frames, units, strict=True):
+        if frame.slot.kind is Kind.IMAGE or not images:
+            found.setdefault(frame.slot.component, set()).add(unit)
+    mixed = next((own for own in found.values() if len(own) > 1), None)
+    if mixed is not None:
+        return frozenset(mixed)
+    together = frozenset(unit for own in found.values() for unit in own)
+    return together if len(together) == 1 else frozenset()
 
 
 def _by_trigger(frames: tuple[Frame, ...], delays: list[float | None]) -> tuple[Frame, ...]:
@@ -94,8 +112,8 @@ class _Once:
 class _Reader:
     """Reads frames of one object beside what they share."""
 
-    def __init__(self, values: Values, *, shared: Values, geometry: Geometry, vendor: Vendor) -> None:
-        self._shared, self._geometry, self._vendor = shared, geometry, vendor
+    def __init__(self, values: Values, *, shared: Values, geometry: Geometry, vendor: Vendor, ct: bool) -> None:
+        self._shared, self._geometry, self._vendor, self._ct = shared, geometry, vendor, ct
         self._first_day = values.text(_SERIES_DATE)
         self._bits, self._signed = values.unsigned(_BITS_STORED) or 16, values.unsigned(_REPRESENTATION) == 1
         self._kept = _kept_dimensions(values)
@@ -103,10 +121,12 @@ class _Reader:
         self._once = _Once()
         self._shared_converted = next(iter(shared.items(_CONVERTED_SHARED)), _NONE)
         self.trigger_delays: list[float | None] = []
+        self.units: list[str | None] = []
 
     def frame(self, item: Values) -> Frame:
         geometry = self._geometry_of(item)
-        slope, intercept = self._rescale_of(item)
+        slope, intercept, unit = self._rescale_of(item)
+        self.units.append(unit)
         slot = self._slot_of(item, orientation=geometry.orientation_lps)
         return Frame(geometry=geometry, slot=slot, rescale_slope=slope, rescale_intercept=intercept)
 
@@ -135,13 +155,21 @@ class _Reader:
             gantry_tilt=base.gantry_tilt,
         )
 
-    def _rescale_of(self, item: Values) -> tuple[float, float]:
+    def _rescale_of(self, item: Values) -> tuple[float, float, str | None]:
         for level in (item, self._shared):
-            mapping = real_world_mapping(level, bits_stored=self._bits, signed=self._signed)
+            mapping = real_world_mapping(level, bits_stored=self._bits, signed=self._signed, ct=self._ct)
             if mapping is not None:
-                return mapping.slope, mapping.intercept
+                return mapping.slope, mapping.intercept, mapping.unit
         raw = self._raw(item, _TRANSFORMATION)
-        return self._once.get("rescale", raw, lambda: _transformation(self._group(item, _TRANSFORMATION)))
+        return self._once.get("rescale", raw, lambda: self._transformation(self._group(item, _TRANSFORMATION)))
+
+    def _transformation(self, group: Values) -> tuple[float, float, str | None]:
+        """Slope, intercept, unit; a slope that cannot be read is 0, which is a defect, as is none with an intercept."""
+        unit = unit_of_rescale(group, ct=self._ct)
+        if not group.raw(SLOPE) and not group.raw(INTERCEPT):
+            return 1.0, 0.0, unit
+        slope, intercept = group.decimal(SLOPE), group.decimal(INTERCEPT)
+        return (slope, intercept, unit) if slope is not None and intercept is not None else (0.0, 0.0, unit)
 
     def _slot_of(self, item: Values, *, orientation: tuple[float, ...] | None) -> Slot:
         content = self._group(item, _CONTENT)
@@ -245,14 +273,6 @@ def _pointer(item: Values) -> int | None:
 
 def _there(stated: Stated | None) -> list[Stated]:
     return [stated] if stated is not None else []
-
-
-def _transformation(group: Values) -> tuple[float, float]:
-    """Slope and intercept; a slope that cannot be read is 0, which is a defect, as is none with an intercept."""
-    if not group.raw(SLOPE) and not group.raw(INTERCEPT):
-        return 1.0, 0.0
-    slope, intercept = group.decimal(SLOPE), group.decimal(INTERCEPT)
-    return (slope, intercept) if slope is not None and intercept is not None else (0.0, 0.0)
 
 
 def common_slot(frames: Sequence[Frame]) -> Slot:

@@ -12,8 +12,9 @@ class DialectFacts:
     """As the fields of `ichor.types.Instance` that have these names.
 
     ``slot`` has neither kind nor component, which whole objects decide by more than their dialect; the slots of
-    ``frames`` have both. ``component``: that a private attribute of the whole object names. ``counts`` are the vendor's own. ``defect``: a `Reason` why the images cannot be told apart
-    or placed.
+    ``frames`` have both. ``component``: that a private attribute of the whole object names. ``counts`` are the vendor's own.
+    ``unit``: of the images among ``frames``. ``defect``: a `Reason` why the images cannot be told apart, placed or
+    measured.
     """
 
     dialect: Dialect
@@ -23,4 +24,5 @@ class DialectFacts:
     tiling: Tiling | None = None
     frames: tuple[Frame, ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
+    unit: str | None = None
     defect: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ichor.series.dialects.lps import Vector, axes, from_axes, length, scaled
 from ichor.series.dialects.standard import B_VALUE
-from ichor.series.dialects.weighting import Stated
+from ichor.series.dialects.weighting import UNIT, Stated
 from ichor.series.values import Values
 from ichor.types import Component
 
@@ -56,7 +56,8 @@ def ge_weighting(values: Values, *, orientation: tuple[float, ...] | None) -> St
     if norm >= 1 + _NONE:
         # Too long in whatever frame: `settled` says so.
         return Stated(source="(0043,1039)", b_value=b_value, direction_lps=logical)
-    logical = scaled(logical, 1 / norm)
+    if abs(norm - 1) > UNIT:
+        logical = scaled(logical, 1 / norm)
     direction = from_logical(logical, phase_encoding=values.text(PHASE_ENCODING), orientation=orientation)
     return Stated(source="(0043,1039)", b_value=b_value, direction_lps=direction)
 

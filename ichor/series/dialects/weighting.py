@@ -11,7 +11,7 @@ from ichor.series.shells import B0_LIMIT
 from ichor.types import Diffusion
 
 _LARGEST_B = 100_000.0  # s/mm2, beyond any gradient system
-_UNIT = 1e-2
+UNIT = 1e-2  # what the length of a unit vector may lack or have too much, as it is written
 _SAME_B = 1.0  # s/mm2: integers beside floating point
 _SAME_DIRECTION = 0.9995  # cosine, of 1.8 degrees: values rounded to two decimals
 # Imaging gradients add to a b-matrix, the more the smaller b is; an axis swapped or mirrored goes far beyond.
@@ -32,7 +32,7 @@ class Stated:
 def settled(statements: Iterable[Stated]) -> Diffusion | None:
     """The one weighting that all statements agree on; None where none states a b-value.
 
-    What the first statement leaves open the next ones fill. Statements that differ beyond rounding, a direction that
+    What the first statement leaves open the next ones fill. Directions stay as stated, not made exactly unit vectors. Statements that differ beyond rounding, a direction that
     is no unit vector or is not the b-matrix's, a b-value out of range: each is the result's ``problem``. A weighted
     image without direction is isotropic only where a statement says so.
     """
@@ -54,12 +54,12 @@ def settled(statements: Iterable[Stated]) -> Diffusion | None:
     problem = _problem(directions, [s.b_matrix for s in there if s.b_matrix is not None], isotropic=isotropic, b=b)
     if problem is not None:
         return Diffusion(b_value=b, source=source, problem=problem)
-    direction = scaled(directions[0], 1 / length(directions[0])) if directions else None
+    direction = scaled(directions[0], 1.0) if directions else None
     return Diffusion(b_value=b, direction_lps=direction, isotropic=isotropic, source=source)
 
 
 def _problem(directions: list[Vector], matrices: list[tuple[float, ...]], *, isotropic: bool, b: float) -> str | None:
-    if any(not abs(length(d) - 1) <= _UNIT for d in directions):
+    if any(not abs(length(d) - 1) <= UNIT for d in directions):
         return Reason.DIFFUSION_INVALID
     if not directions:
         return None

@@ -178,6 +178,26 @@ def test_phase_of_one_echo_only_makes_no_grid() -> None:
     assert len(grid.in_order) == 16
 
 
+def test_a_combination_of_labels_that_more_than_a_tenth_lack_makes_no_grid() -> None:
+    kinds = [
+        {"component": component, "echo_time": echo}
+        for component in (Component.MAGNITUDE, Component.PHASE)
+        for echo in (5.0, 10.0, 15.0, 20.0)
+    ]
+    assert build_grid(volumes(kinds[:-1], slices=3)).findings == (Reason.NO_FULL_GRID,)
+    assert build_grid(volumes(kinds, slices=3)).shape[:2] == (2, 4)
+
+
+def test_weak_isotropic_weighting_beside_directions_is_left_out() -> None:
+    labels = [
+        {"diffusion": Diffusion(b_value=0.0)},
+        {"diffusion": Diffusion(b_value=1000.0, direction_lps=direction(1))},
+        {"diffusion": Diffusion(b_value=300.0, isotropic=True)},
+    ]
+    grid = build_grid(volumes(labels, slices=3))
+    assert (grid.shape[:2], len(grid.left_out)) == ((2, 3), 3)
+
+
 def test_echoes_repeated_in_time_make_both_axes() -> None:
     labels = [{"echo_time": echo, "temporal_position": t} for t in (1, 2, 3) for echo in (5.0, 10.0)]
     grid = build_grid(volumes(labels, slices=4))

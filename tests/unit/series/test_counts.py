@@ -64,6 +64,11 @@ def test_slices_times_temporal_positions_is_a_count(keyword: str) -> None:
     assert whole.met
 
 
+def test_tiled_objects_are_not_counted_by_slices_times_volumes() -> None:
+    counts = ("GELocationsInAcquisition", 20), ("NumberOfTemporalPositions", 3)
+    assert claim([replace(i, tiling=TILING) for i in volumes(3, 1, *counts)]) is None
+
+
 def test_a_product_that_another_count_contradicts_is_none() -> None:
     counts = ("PhilipsNumberOfSlices", 4), ("NumberOfTemporalPositions", 3)
     found = claim(volumes(3, 4, *counts, ("ImagesInAcquisition", 13)))

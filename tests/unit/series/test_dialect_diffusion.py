@@ -132,11 +132,12 @@ def test_a_b_value_out_of_range_is_never_used(b: float) -> None:
     assert found is None or (found.problem == Reason.DIFFUSION_INVALID and found.direction_lps is None)
 
 
-def test_a_direction_that_is_no_unit_vector_is_a_problem_and_a_rounded_one_is_made_one() -> None:
+def test_a_direction_that_is_no_unit_vector_is_a_problem_and_a_rounded_one_stays_as_stated() -> None:
     long = weighting(standard(1000.0, (0.36, 0.48, 0.83)), "X")
     assert long is not None
     assert (long.problem, long.direction_lps) == (Reason.DIFFUSION_INVALID, None)
-    points(weighting(standard(1000.0, (0.0, 0.0, 1.005)), "X"), (0.0, 0.0, 1.0))
+    points(weighting(standard(1000.0, (0.0, 0.0, 1.005)), "X"), (0.0, 0.0, 1.005))
+    points(weighting(ge(1000, (0.0, 0.0, 1.005)), "GE MEDICAL SYSTEMS"), (0.0, 0.0, 1.005))
 
 
 def test_nothing_is_read_where_nothing_is_stated() -> None:

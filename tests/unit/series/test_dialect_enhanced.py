@@ -224,3 +224,54 @@ def test_one_real_world_mapping_of_all_stored_values_is_the_rescale() -> None:
     mapped, plain = read(enhanced(frame(0, RealWorldValueMappingSequence=mapping), frame(1))).frames
     assert (mapped.rescale_slope, mapped.rescale_intercept) == (0.25, 0.5)
     assert (plain.rescale_slope, plain.rescale_intercept) == (2.0, -1024.0)
+
+
+def in_unit(unit: str, slope: float = 0.25) -> Dataset:
+    code = item(CodeValue=unit, CodingSchemeDesignator="UCUM", CodeMeaning=unit)
+    return item(
+        RealWorldValueFirstValueMapped=0, RealWorldValueLastValueMapped=4095, RealWorldValueIntercept=0.5,
+        RealWorldValueSlope=slope, MeasurementUnitsCodeSequence=items(code),
+    )  # fmt: skip
+
+
+def test_a_frames_own_real_world_mapping_wins_over_the_shared_one() -> None:
+    found = read(
+        enhanced(
+            frame(0), frame(1, RealWorldValueMappingSequence=in_unit("ms", 2.0)),
+            RealWorldValueMappingSequence=in_unit("ms", 3.0),
+        )
+    )  # fmt: skip
+    assert [f.rescale_slope for f in found.frames] == [3.0, 2.0]
+    assert (found.unit, found.defect) == ("ms", None)
+
+
+def test_images_of_one_object_in_different_units_are_a_defect_and_maps_beside_them_none() -> None:
+    mapped = frame(1, RealWorldValueMappingSequence=in_unit("mm2/s"))
+    assert read(enhanced(frame(0), mapped)).defect == Reason.MIXED_UNITS
+    mapped.MRImageFrameTypeSequence = items(item(FrameType=["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]))
+    beside = read(enhanced(frame(0), mapped))
+    assert (beside.defect, beside.unit) == (None, "[hnsf'U]")
+
+
+def test_phase_may_have_another_unit_than_magnitude_and_then_the_object_has_none() -> None:
+    phase = item(FrameType=["ORIGINAL", "PRIMARY", "OTHER", "NONE"], ComplexImageComponent="PHASE")
+    radians = frame(1, RealWorldValueMappingSequence=in_unit("rad"), MRImageFrameTypeSequence=phase)
+    found = read(enhanced(frame(0), radians))
+    assert (found.defect, found.unit) == (None, None)
+
+
+@pytest.mark.parametrize(("stated", "unit"), [("HU", "[hnsf'U]"), ("US", "1")])
+def test_frames_of_a_ct_keep_rescale_beside_a_mapping_of_another_unit(stated: str, unit: str) -> None:
+    rescale = item(RescaleIntercept="-1024", RescaleSlope="1", RescaleType=stated)
+    frames = [
+        frame(k, PixelValueTransformationSequence=rescale, RealWorldValueMappingSequence=in_unit("mg/mL"))
+        for k in (0, 1)
+    ]
+    found = read(enhanced(*frames), sop_class_uid=ENHANCED_CT)
+    assert {(f.rescale_slope, f.rescale_intercept) for f in found.frames} == {(1.0, -1024.0)}
+    assert (found.unit, found.defect) == (unit, None)
+
+
+def test_the_time_of_a_frame_is_its_temporal_offset_in_seconds() -> None:
+    frames = [frame(k, TemporalPositionSequence=item(TemporalPositionTimeOffset=1.75 * k)) for k in (0, 1, 2)]
+    assert [f.slot.time for f in read(enhanced(*frames)).frames] == [0.0, 1.75, 3.5]

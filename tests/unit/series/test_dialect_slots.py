@@ -83,6 +83,13 @@ def test_philips_says_order_dynamic_time_and_number_of_slices(syntax: str) -> No
     assert told(ds, manufacturer=PHILIPS, syntax=syntax).slot.time == 36672.0
 
 
+@pytest.mark.parametrize(("phases", "time"), [(20, 0.45), (1, 36672.0)])
+def test_philips_trigger_time_counts_where_there_are_cardiac_phases(phases: int, time: float) -> None:
+    ds = item(AcquisitionTime="101112", TriggerTime="450")
+    ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x17, "SL", phases)
+    assert slot(ds, PHILIPS).time == time
+
+
 def test_ge_counts_locations() -> None:
     ds = Dataset()
     ds.private_block(0x0021, "GEMS_RELA_01", create=True).add_new(0x4F, "SS", 28)

@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from ichor.reasons import Reason
 from ichor.series.facts import FactsReader, read_facts, read_instance
+from ichor.series.rescale import HOUNSFIELD, unit_of
 from ichor.store.journal import StoredObject
 from ichor.types import Component, Dialect, Instance, Kind, Priority
 
@@ -155,6 +156,18 @@ def slope_zero(ds: Dataset) -> None:
     ds.RescaleSlope = "0"
 
 
+def high_bit(ds: Dataset) -> None:
+    ds.HighBit = 15  # of 12 bits stored: they lie four bits higher
+
+
+def look_up_table(ds: Dataset) -> None:
+    table = Dataset()
+    table.add_new(0x00283002, "US", [0, 0, 16])
+    table.ModalityLUTType = "HU"
+    table.add_new(0x00283006, "OW", bytes(2 << 16))  # the longest there is
+    ds.ModalityLUTSequence = Sequence([table])
+
+
 def colour(ds: Dataset) -> None:
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.PixelData = bytes(144)
@@ -168,6 +181,8 @@ def colour(ds: Dataset) -> None:
         (lossy, Reason.LOSSY),
         (slope_zero, Reason.HEADER_UNREADABLE),
         (colour, Reason.UNSUPPORTED_PIXELS),
+        (high_bit, Reason.UNSUPPORTED_PIXELS),
+        (look_up_table, Reason.MODALITY_LUT),
     ],
 )
 def test_what_cannot_be_measured_is_named(change: Callable[[Dataset], None], reason: Reason) -> None:
@@ -524,15 +539,44 @@ def test_a_mapping_with_a_table_or_an_uncoded_unit_is_not_linear_or_has_no_unit(
     ds.RealWorldValueMappingSequence = Sequence([table])
     assert rescaled(ds) == (1.0, -1024.0, None)
     ds.RealWorldValueMappingSequence = Sequence([mapping(2.0, scheme="99LOCAL")])
-    assert rescaled(ds) == (2.0, 2.0, None)
+    assert rescaled(ds) == (2.0, 2.0, "1")
+    # Rescale Type is the unit of other values than these.
+    ds.RescaleType = "HU"
+    assert rescaled(ds) == (2.0, 2.0, "1")
 
 
-@pytest.mark.parametrize(("stated", "unit"), [("HU", "[hnsf'U]"), ("US", None), ("normalized", None), (None, None)])
-def test_unit_is_that_of_rescale_type_when_it_is_one(stated: str | None, unit: str | None) -> None:
+@pytest.mark.parametrize(
+    ("stated", "of_ct", "of_mr"),
+    [("HU", "[hnsf'U]", "[hnsf'U]"), ("MGML", "mg/mL", "mg/mL"), ("US", "1", None), ("Z_EFF", "1", None)],
+)
+def test_unit_is_that_of_rescale_type_when_it_is_one(stated: str, of_ct: str, of_mr: str | None) -> None:
+    ct, mr = slice_of_ct(), slice_of_mr()
+    ct.RescaleType = mr.RescaleType = stated
+    assert unit_of(facts(ct)) == of_ct
+    assert unit_of(mr_facts(mr)) == of_mr
+
+
+def test_a_ct_that_states_no_rescale_type_is_in_hounsfield_units() -> None:
+    assert unit_of(facts(slice_of_ct())) == HOUNSFIELD
+    assert unit_of(mr_facts(slice_of_mr())) is None
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (lambda: mapping(0.5, unit="mg/mL"), (1.0, -1024.0, HOUNSFIELD)),
+        (lambda: mapping(0.5, scheme="99LOCAL"), (1.0, -1024.0, HOUNSFIELD)),
+        (lambda: mapping(0.5, unit=HOUNSFIELD), (0.5, 2.0, HOUNSFIELD)),
+    ],
+)
+def test_a_real_world_mapping_of_a_ct_counts_only_in_hounsfield_units(
+    item: Callable[[], Dataset], expected: tuple[float, float, str]
+) -> None:
     ds = slice_of_ct()
-    if stated is not None:
-        ds.RescaleType = stated
-    assert facts(ds).unit == unit
+    ds.RealWorldValueMappingSequence = Sequence([item()])
+    found = facts(ds)
+    assert found.pixels is not None
+    assert (found.pixels.rescale_slope, found.pixels.rescale_intercept, unit_of(found)) == expected
 
 
 def test_counts_of_a_concatenation_are_kept() -> None:

@@ -81,6 +81,15 @@ def test_slices_of_one_volume_must_agree_on_the_direction(turn: float, agrees: b
     assert agrees or found is Reason.DIFFUSION_DIFFERS
 
 
+def test_directions_stay_as_long_as_they_are_stated() -> None:
+    told = (0.6 * 1.004, 0.8 * 1.004, 0.0)
+    table = table_of(B0, Diffusion(b_value=1000.0, direction_lps=told))
+    assert isinstance(table, GradientTable)
+    assert table.directions_lps[1] == told
+    vectors = fsl_bvecs(table, row_lps=(1, 0, 0), column_lps=(0, 1, 0), slice_step_lps=(0, 0, 1))
+    assert np.linalg.norm(vectors[:, 1]) == pytest.approx(1.004)
+
+
 def test_shells_are_within_five_percent_of_the_highest() -> None:
     assert shells((0.0, 1000.0, 951.0, 5.0, 949.0, 300.0)) == (
         Shell(b_value=0.0, volumes=(0, 3)),

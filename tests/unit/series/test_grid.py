@@ -194,6 +194,12 @@ def test_slabs_that_continue_each_other_are_one_stack_whatever_their_ids() -> No
     assert (grid.shape, grid.axes) == ((6, 64, 64), ())
 
 
+def test_slabs_with_a_wider_space_between_them_stay_stacks() -> None:
+    low, high = stack([0.0, 4.0, 8.0]), stack([14.0, 18.0, 22.0])
+    grid = build_grid(with_stack(low, "1") + with_stack(high, "2"))
+    assert [(axis.name, axis.values) for axis in grid.axes] == [(AxisName.STACK, ("1", "2"))]
+
+
 def test_an_image_missing_in_one_of_two_stacks_is_named_with_its_stack() -> None:
     low, high = stack([0.0, 4.0, 8.0, 12.0]), stack([50.0, 54.0, 58.0, 62.0])
     twice = [
@@ -261,7 +267,14 @@ def test_turned_and_uneven_stacks_are_exact(
 
 
 @pytest.mark.parametrize(
-    "orientation", [(0.0,) * 6, (1.0, 0, 0, 1.0, 0, 0), (float("nan"), 0, 0, 0, 1, 0), (1e200, 0, 0, 0, 1e200, 0)]
+    "orientation",
+    [
+        (0.0,) * 6,
+        (1.0, 0, 0, 1.0, 0, 0),
+        (1.0, 0, 0, 0.5, 0.866, 0),
+        (float("nan"), 0, 0, 0, 1, 0),
+        (1e200, 0, 0, 0, 1e200, 0),
+    ],
 )
 def test_directions_that_span_no_plane_give_no_place(orientation: tuple[float, ...]) -> None:
     slices = stack([0.0, 5.0, 10.0])

@@ -18,7 +18,9 @@ from ichor.series.refusal import array_refusal, of_the_array
 from ichor.series.roles import facts_of, judge
 from ichor.series.summary import SeenSeries
 from ichor.series.volume import build_volumes
-from ichor.types import Dialect, Frame, Grade, Instance, Kind
+from ichor.types import Component, Dialect, Frame, Grade, Instance, Kind, SequenceFacts, Slot
+
+T1 = SequenceFacts(acquisition_type="3D", scanning_sequence=("GR", "IR"), inversion_time=900.0, echo_time=3.0)
 
 
 class Unread:
@@ -66,6 +68,19 @@ def sized(instance: Instance, rows: int, columns: int) -> Instance:
     return replace(instance, geometry=replace(instance.geometry, rows=rows, columns=columns))
 
 
+def enhanced_copy() -> list[Instance]:
+    """Single images and one object with a frame for each of them, under one Series Instance UID."""
+    singles = mr(Slot(component=Component.MAGNITUDE), sequence=T1)
+    frames = tuple(Frame(geometry=i.geometry, slot=Slot()) for i in singles if i.geometry is not None)
+    first = singles[0]
+    assert first.pixels is not None
+    whole = replace(
+        first, sop_instance_uid="1.9", dialect=Dialect.ENHANCED, frames=frames, slot=Slot(),
+        pixels=replace(first.pixels, frames=len(frames)),
+    )  # fmt: skip
+    return [*singles, whole]
+
+
 def one_slice_short() -> list[Instance]:
     images = tensor()
     del images[70]
@@ -86,6 +101,8 @@ def one_slice_short() -> list[Instance]:
         (lambda: changed(geometry=None), Reason.NO_GEOMETRY),
         (lambda: [*head(), make_slice(number=99, z=15.0)], Reason.SAME_PLACE),
         (one_slice_short, Reason.SHORT),
+        (lambda: mr(unit="mm2/s", sequence=T1)[:10] + mr(sequence=T1)[10:], Reason.MIXED_UNITS),
+        (enhanced_copy, Reason.MIXED_FORMS),
         (lambda: [sized(i, 8_000, 8_001) for i in head()], Reason.FRAME_TOO_LARGE),
         (lambda: [sized(i, 8_000, 8_000) for i in head()], None),
     ],
@@ -107,6 +124,18 @@ def test_rules_facts_and_volumes_give_one_reason(series: Callable[[], list[Insta
         with pytest.raises(Unreadable) as caught:
             build_volumes(manifest, spool=Unread())
         assert caught.value.reason == reason
+
+
+def test_phase_in_another_unit_than_magnitude_is_an_axis() -> None:
+    both = mr(Slot(component=Component.MAGNITUDE), sequence=T1) + mr(
+        Slot(component=Component.PHASE), volume=1, unit="rad", sequence=T1
+    )
+    assert array_refusal(both, build_grid(both)) is None
+
+
+def test_ct_images_that_say_hounsfield_and_those_that_need_not_are_one_quantity() -> None:
+    assert array_refusal(changed(unit="[hnsf'U]"), build_grid(changed(unit="[hnsf'U]"))) is None
+    assert array_refusal(changed(unit="1"), build_grid(changed(unit="1"))) == Reason.MIXED_UNITS
 
 
 def test_an_object_beside_the_array_refuses_nothing() -> None:

@@ -46,6 +46,7 @@ def pixels(instance: Instance, **changes: object) -> Instance:
 def test_a_soft_axial_head_ct_plays_the_role() -> None:
     assert verdict(series()).roles == ("ncct_head",)
     assert verdict(series(tilt=25.0)).roles == ("ncct_head",)
+    assert verdict(series(change=lambda i: replace(i, unit="[hnsf'U]"))).roles == ("ncct_head",)
     assert verdict(series(change=lambda i: replace(i, body_part=None, kernel=None))).roles == ("ncct_head",)
 
 
@@ -78,6 +79,8 @@ def test_what_is_no_candidate_says_why(change: Change, reason: str) -> None:
         (lambda i: replace(i, defect=Reason.NO_PIXELS, pixels=None), Reason.NO_PIXELS),
         (lambda i: pixels(i, frames=12), Reason.MULTIFRAME),
         (lambda i: geometry(i, slice_thickness=8.0), Reason.TOO_THICK),
+        (lambda i: replace(i, unit="mg/mL"), Reason.NOT_HOUNSFIELD),
+        (lambda i: replace(i, unit="1"), Reason.NOT_HOUNSFIELD),
         (lambda i: geometry(i, pixel_spacing=None), Reason.NO_GEOMETRY),
         (lambda i: geometry(i, position_lps=(0.0, 0.0, 0.0)), Reason.ONE_SLICE),
         (lambda i: geometry(i, position_lps=(0.0, 0.0, 5.0 * max(i.instance_number or 0, 3))), Reason.SAME_PLACE),

@@ -365,7 +365,23 @@ def test_units_are_those_that_all_images_share() -> None:
     ]
     assert build_volume(manifest(instances), spool=spool).unit == "s"
     mixed = [replace(instances[0], unit="mm2/s"), *instances[1:]]
-    assert build_volume(manifest(mixed), spool=spool).unit == "1"
+    with pytest.raises(Unreadable) as caught:
+        build_volume(manifest(mixed), spool=spool)
+    assert caught.value.reason == Reason.MIXED_UNITS
+
+
+def test_magnitude_and_phase_of_two_units_are_an_array_without_one() -> None:
+    spool, array = Spool(), truth(volumes=2)
+    instances = [
+        instance(
+            spool, v * SLICES + k + 1, array[v, k].tobytes(), geometry=geometry(place(k)), unit=unit,
+            slot=Slot(component=component),
+        )
+        for v, (component, unit) in enumerate([(Component.MAGNITUDE, None), (Component.PHASE, "rad")])
+        for k in range(SLICES)
+    ]  # fmt: skip
+    volume = build_volume(manifest(instances), spool=spool)
+    assert ([axis.name for axis in volume.axes], volume.unit) == ([AxisName.COMPONENT], "1")
 
 
 def test_a_frame_of_another_size_than_the_object_is_refused() -> None:
