@@ -206,6 +206,13 @@ def test_a_dwi_that_cannot_be_used_says_why(series: Callable[[], list[Instance]]
     assert (found.roles, dict(found.refused), found.reason) == ((), {"dwi": reason}, reason)
 
 
+@pytest.mark.parametrize("size", [0.992, 1.008])
+def test_directions_of_nearly_unit_length_are_counted_as_they_point(size: float) -> None:
+    directions = [*SIX, [-c for c in SIX[0]]]
+    images = diffusion([(0.0, None), *((1000.0, [size * c for c in d]) for d in directions)])
+    assert facts_of(images, build_grid(images)).directions == 6
+
+
 def test_an_adc_map_is_an_adc_and_nothing_else() -> None:
     found = verdict(mr(Slot(kind=Kind.ADC)))
     assert found.roles == ("adc",)
