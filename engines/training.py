@@ -93,10 +93,9 @@ def train(
     if resume and checkpoint.exists():
         run.restore(checkpoint)
         report(f"resumed at step {run.step} after {run.elapsed_s / 60:.1f} min")
-    bf16 = bf16_is_fast()
     report(
         f"{parameter_count(run.network)} parameters, {len(cases)} heads, patch {options.patch_zyx} x {options.batch}, "
-        f"{'bf16 autocast' if bf16 else 'f32'}, {options.threads} threads, seed {options.seed}"
+        f"f32, {options.threads} threads, seed {options.seed}"
     )
 
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
@@ -111,7 +110,7 @@ def train(
         while run.progress < 1:
             inputs, targets = ahead.result()
             ahead = executor.submit(batch_of, run.step + 1)
-            recent.append(run.descend(inputs, targets, bf16=bf16))
+            recent.append(run.descend(inputs, targets))
             now = clock()
             run.elapsed_s += now - last
             last = now
@@ -140,12 +139,6 @@ def load_network(checkpoint: Path) -> tuple[ResidualUNet, dict[str, Any]]:
     network.load_state_dict(state["ema"])
     facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options")}
     return network.eval(), facts
-
-
-def bf16_is_fast() -> bool:
-    """Whether this processor multiplies bfloat16 itself; elsewhere autocast is tens of times slower than f32."""
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return supported
 
 
 @dataclass(slots=True)
@@ -178,16 +171,16 @@ class _Run:
             return step / self.options.steps
         return self.elapsed_s / (60 * self.options.minutes)
 
-    def descend(self, inputs: Tensor, targets: Tensor, *, bf16: bool) -> tuple[float, ...]:
+    def descend(self, inputs: Tensor, targets: Tensor) -> tuple[float, ...]:
         """One step; returns the parts of the loss."""
         progress = min(self.progress, 1.0)
         warm_up = min((self.step + 1) / 30, 1.0)
         self.rate = self.options.learning_rate * warm_up * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = self.network(inputs)
-        loss = haematoma_loss(logits, targets)
+        # In f32 on every processor: bfloat16 autocast gave NaN weights on one that has it (AMD EPYC, torch 2.13.0), and a
+        # command that is to be repeated exactly must not depend on the processor.
+        loss = haematoma_loss(self.network(inputs), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 3.0)
