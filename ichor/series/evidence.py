@@ -6,9 +6,9 @@ association that brought the series was released, its grid has no gap and its se
 
 A count in a header is that of an *acquisition* ((0020,1002), PS3.3 C.7.6.1), which is mostly, not always, that of the
 series: the first half of a series of two acquisitions looks like a whole one, and senders change. So no count makes a
-series ``counted`` while more can come by an association that brought it, whatever its sender did before. Meanwhile a
-sender whose counts came true gets its job at once, one that is unknown after a while, as ``quiet``; the release makes
-it ``counted``. What speaks against a count (`_doubts`) delays that and withholds nothing.
+series ``counted`` while more may well come by an association that brought it, whatever its sender did before. Meanwhile
+a sender whose counts came true gets its job at once, one that is unknown after a while, as ``quiet``; the release, or a
+long silence, makes it ``counted``. What speaks against a count (`_doubts`) delays that and withholds nothing.
 """
 
 from __future__ import annotations
@@ -145,7 +145,10 @@ def _announced(view: SeriesView, sender: Sender, said: _Said, *, now: float) -> 
 def _confirmed_at(view: SeriesView, sender: Sender, claim: Claim, *, doubts: bool) -> float:
     """When a count that agrees is that of the series, if nothing comes; minus infinity: now."""
     if view.receiving:
-        return float("inf")
+        # Some hold an association for hours: a count beside which nothing speaks is that of the series after a silence
+        # that no series of this sender had.
+        of_series = not doubts and claim.reading not in OF_OBJECTS and claim.reading is not Reading.PRODUCT
+        return view.last_at + max(sender.quiet, DEFAULT_QUIET) if of_series else float("inf")
     late = view.last_at + LONGEST_QUIET
     alone = claim.reading not in OF_OBJECTS and view.tally.images == 1
     if not view.released or alone:
