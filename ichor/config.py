@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,7 +25,6 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # Keys of docs/contract.md that this version does not have: (path, allowed value when there is one, what brings it).
 _NOT_BUILT: tuple[tuple[tuple[str, ...], Any], ...] = (
-    (("listener", "tls"), None),
     (("listener", "stow"), None),
     (("listener", "commitment"), False),
     (("destinations", "commitment"), False),
@@ -41,6 +40,15 @@ def _duration(value: Any) -> Any:
     return value
 
 
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)B\s*", value)
+        if match is None:
+            raise ValueError('a size like "512MB", "2GB" or "0B"')
+        return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+    return value
+
+
 def _ae_title(value: str) -> str:
     # PS3.5 section 6.2, AE: 1-16 characters, no backslash or control characters, not only spaces.
     if not (1 <= len(value) <= 16 and value.isascii() and value.isprintable() and "\\" not in value and value.strip()):
@@ -49,6 +57,7 @@ def _ae_title(value: str) -> str:
 
 
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -67,13 +76,39 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
+class TLSSettings(_Table):
+    """PEM files; ``ca`` given: clients need a certificate that one of its authorities signed."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
+
+
 class ListenerSettings(_Table):
     ae_title: AETitle = "ICHOR"
     host: str = "127.0.0.1"
     port: Port = 11112
-    durability: str = "instance"
+    durability: Literal["instance", "association", "none"] = "instance"
     stat_ae_titles: tuple[AETitle, ...] = ()
     commitment: bool = False
+    tls: TLSSettings | None = None
+    # Most associations at once; further ones are rejected for the moment.
+    associations: Annotated[int, Field(ge=1, le=2000)] = 200
+    # Free space where the spool lies: below disk_low no new association, below disk_full no object either.
+    disk_low: Bytes = 1_000_000_000
+    disk_full: Bytes = 250_000_000
+    # A-ASSOCIATE-RQ after the connection; the rest of a PDU; anything on an association.
+    request_timeout: Annotated[Seconds, Field(gt=0)] = 30.0
+    network_timeout: Annotated[Seconds, Field(ge=1)] = 60.0
+    idle_timeout: Annotated[Seconds, Field(gt=0)] = 600.0
+
+    @model_validator(mode="after")
+    def _watermarks_in_order(self) -> ListenerSettings:
+        if self.disk_full > self.disk_low:
+            raise ValueError(
+                "disk_full: at most disk_low, so that associations are rejected before objects are refused"
+            )
+        return self
 
 
 class SenderSettings(_Table):
@@ -81,6 +116,17 @@ class SenderSettings(_Table):
     host: str
     port: Port = 104
     priority: Priority | None = None
+    # Most of its associations at once; absent: as many as the listener takes.
+    associations: Annotated[int, Field(ge=1)] | None = None
+    # User identity (PS3.7 D.3.3.7) that it must present; the file holds the passcode.
+    username: Annotated[str, Field(max_length=64)] = ""
+    passcode_file: str = ""
+
+    @model_validator(mode="after")
+    def _whole_identity(self) -> SenderSettings:
+        if self.passcode_file and not self.username:
+            raise ValueError("username: required with passcode_file")
+        return self
 
 
 class ConsoleSettings(_Table):
@@ -307,12 +353,6 @@ def _refuse_not_built(tree: Mapping[str, Any]) -> None:
         url = table.get("url") if isinstance(table, dict) else None
         if isinstance(url, str) and url not in built:
             raise NotBuilt(f"{key}.url = {url!r}: not built in this version of Ichor (built: {built[0]!r})")
-    listener = tree.get("listener", {})
-    durability = listener.get("durability") if isinstance(listener, dict) else None
-    if durability is not None and durability not in ("instance", "association", "none"):
-        raise ConfigError(f"listener.durability = {durability!r}: instance, association or none")
-    if durability in ("association", "none"):
-        raise NotBuilt(f"listener.durability = {durability!r}: not built in this version of Ichor (built: 'instance')")
 
 
 def _explain(error: Any) -> str:

@@ -14,7 +14,18 @@ INSTANCES_STORED = Counter("ichor_instances_stored_total", "Objects acknowledged
 BYTES_STORED = Counter("ichor_bytes_stored_total", "Bytes of objects acknowledged with Success")
 STORES_REFUSED = Counter("ichor_stores_refused_total", "C-STOREs answered with a failing status", ["status"])
 ASSOCIATIONS_REJECTED = Counter("ichor_associations_rejected_total", "Associations rejected", ["reason"])
+CONNECTIONS_DROPPED = Counter(
+    "ichor_connections_dropped_total", "Connections that ended before they became an association", ["reason"]
+)
+CONNECTIONS_WAITING = Gauge(
+    "ichor_connections_waiting", "Connections that have not asked for an association", multiprocess_mode="livesum"
+)
 ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
+ROUTINE_WAITS = Counter("ichor_routine_waits_total", "Objects that waited because a STAT sender was sending")
+TLS_CERTIFICATE_EXPIRES = Gauge(
+    "ichor_tls_certificate_expires_timestamp_seconds", "When the listener's certificate ends (POSIX seconds)",
+    multiprocess_mode="mostrecent",
+)  # fmt: skip
 SERIES_DECIDED = Counter("ichor_series_decided_total", "Series that left the open state", ["grade"])
 SERIES_AMENDED = Counter("ichor_series_amended_total", "Complete series that a late image reopened", ["grade"])
 INSTANCE_DEFECTS = Counter("ichor_instance_defects_total", "Stored objects that cannot be measured", ["reason"])

@@ -52,6 +52,11 @@ def test_the_contract_file_of_the_documentation_is_read(tmp_path: Path) -> None:
         ({"listener.ae_title": "SEVENTEEN-LETTERS"}, ("listener.ae_title", "16")),
         ({"listener.durability": "maybe"}, ("listener.durability", "maybe", "association")),
         ({"listener.host": "0.0.0.0"}, ("senders", "loopback")),
+        ({"listener.tls": {"cert": "x"}}, ("listener.tls.key", "required")),
+        ({"listener.disk_low": "10 cups"}, ("listener.disk_low", "10 cups", "2GB")),
+        ({"listener.disk_low": "1MB"}, ("listener", "disk_full", "disk_low")),
+        ({"listener.associations": 0}, ("listener.associations", "0")),
+        ({"senders": [{"ae_title": "A", "host": "h", "passcode_file": "f"}]}, ("senders.0", "username")),
         ({"console.host": "0.0.0.0"}, ("console.token_file",)),
     ],
 )
@@ -60,6 +65,17 @@ def test_an_error_names_key_value_and_what_is_allowed(flags: dict[str, Any], wor
         config.load(environ={}, flags=flags)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("durability", ["instance", "association", "none"])
+def test_every_level_of_durability_is_a_setting(durability: str) -> None:
+    assert config.load(environ={}, flags={"listener.durability": durability}).listener.durability == durability
+
+
+def test_sizes_are_written_with_their_unit() -> None:
+    environ = {"ICHOR_LISTENER__DISK_LOW": "1.5GB", "ICHOR_LISTENER__DISK_FULL": "250kB"}
+    listener = config.load(environ=environ).listener
+    assert (listener.disk_low, listener.disk_full) == (1_500_000_000, 250_000)
 
 
 RULE = {"name": "ours", "role": "t1", "meant": [{"fact": "modality", "relation": "is", "value": "MR"}]}
@@ -117,7 +133,6 @@ def test_two_rules_of_one_name_and_an_unknown_one_switched_off_are_errors(rules:
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        ({"listener.tls": {"cert": "x"}}, "listener.tls"),
         ({"listener.stow": {}}, "listener.stow"),
         ({"listener.commitment": True}, "listener.commitment"),
         ({"bus.url": "kafka://h:9092"}, "bus.url"),
