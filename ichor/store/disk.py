@@ -1,11 +1,12 @@
 """The system calls that make bytes durable: whole writes, synced files and directories, a swept scratch folder.
 
-Not a store: `ichor.store.spool` and `ichor.store.blobs` are made of it. Errors are plain ``OSError``.
+Not a store: `ichor.store.spool`, `ichor.store.receipts` and `ichor.store.blobs` are made of it. Errors are plain ``OSError``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -14,18 +15,34 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+# Views are of single bytes, so that ``len`` is their size.
 Bytes = bytes | bytearray | memoryview
+
+_MOST_PARTS = os.sysconf("SC_IOV_MAX")  # of one writev(2)
 
 
 def write_all(descriptor: int, parts: Sequence[Bytes]) -> None:
-    """Write all of ``parts``, however often the kernel takes only some of it."""
-    pending = [memoryview(part).cast("B") for part in parts if len(part)]
-    while pending:
-        written = os.writev(descriptor, pending)
-        while pending and written >= len(pending[0]):
-            written -= len(pending.pop(0))
-        if pending and written:
-            pending[0] = pending[0][written:]
+    """Write all of ``parts``, in one call wherever the kernel takes them so."""
+    remaining = sum(map(len, parts))
+    if len(parts) <= _MOST_PARTS:
+        written = os.writev(descriptor, parts)
+        if written == remaining:
+            return
+    else:
+        written = 0
+    pending = [memoryview(part) for part in parts if len(part)]
+    first = 0
+    while True:
+        remaining -= written
+        if not remaining:
+            return
+        while written >= len(pending[first]):
+            written -= len(pending[first])
+            first += 1
+        pending[first] = pending[first][written:]
+        written = os.writev(descriptor, pending[first : first + _MOST_PARTS])
+        if not written:
+            raise OSError(errno.EIO, "nothing is written")
 
 
 def sync(descriptor: int) -> None:

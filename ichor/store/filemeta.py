@@ -5,6 +5,7 @@ It depends on nothing but its arguments, so that the same data set received twic
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from ichor.uids import uid_of
@@ -15,17 +16,32 @@ IMPLEMENTATION_VERSION_NAME = "ICHOR"
 
 def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Preamble, prefix and group 0002 in Explicit VR Little Endian for a data set in ``transfer_syntax_uid``."""
-    elements = b"".join(
+    uid = sop_instance_uid.encode("ascii")
+    if len(uid) % 2:
+        uid += b"\0"
+    before, after = _around(sop_class_uid, transfer_syntax_uid, len(uid))
+    return b"".join((before, uid, after))
+
+
+@functools.lru_cache(maxsize=1024)
+def _around(sop_class_uid: str, transfer_syntax_uid: str, size: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the value of Media Storage SOP Instance UID, which is ``size`` bytes long."""
+    before = b"".join(
         [
             struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
             _text(0x0002, b"UI", sop_class_uid, b"\0"),
-            _text(0x0003, b"UI", sop_instance_uid, b"\0"),
+            struct.pack("<HH2sH", 0x0002, 0x0003, b"UI", size),
+        ]
+    )
+    after = b"".join(
+        [
             _text(0x0010, b"UI", transfer_syntax_uid, b"\0"),
             _text(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
             _text(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
         ]
     )
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+    length = len(before) + size + len(after)
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, length) + before, after
 
 
 def _text(element: int, vr: bytes, value: str, padding: bytes) -> bytes:

@@ -1,32 +1,35 @@
-"""The spool: received objects as files, one each, bytes as received. What they are is the journal's business.
+"""The spool: received objects, bytes as received, in append-only segments. What they are is the journal's business.
 
-``<study>/<series>/<sop>.<16 hex of sha256>.dcm`` below the root; UIDs are checked before they become a path.
+The form on disk is `ichor.store.segments`; which segment an object goes to, `ichor.store.pool`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
+import fcntl
+import functools
+import io
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from ichor.errors import DataSetMismatch, NotBuilt, OutOfResources, Unreadable
+from ichor.errors import DataSetMismatch, OutOfResources, Unreadable
 from ichor.reasons import Reason
-from ichor.store import disk
+from ichor.store import segments
+from ichor.store.disk import Bytes
 from ichor.store.filemeta import file_meta
-from ichor.store.gate import Gate
+from ichor.store.pool import SEAL_IDLE, Key, Pool, Segment, remove_folders
 from ichor.uids import is_valid_uid
 
-_FILE = re.compile(r"([0-9.]{1,64})\.[0-9a-f]{16}\.dcm")
+LEVELS = ("instance", "association", "none")
+_WRITER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,99}")
+_READ_AHEAD = 1 << 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(NamedTuple):
     """What a stored file is named by and what its File Meta Information says."""
 
     study_instance_uid: str
@@ -36,145 +39,293 @@ class Address:
     transfer_syntax_uid: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """Where an object lies: key, bytes of the whole file, sha256 of the whole file."""
+class Placed(NamedTuple):
+    """Where an object lies: its location, and the bytes of the whole Part 10 file."""
 
     location: str
     length: int
-    file_sha256: str
 
 
 class FileSpool:
-    """Spool on a local file system: the receiver's writing side and everybody's `SpoolReader`.
+    """Spool on a local file system: the receiver's writing side and everybody's `SpoolReader`. Thread-safe.
+
+    Several processes may share ``root``. Nothing is made on disk before the first object is written.
 
     Parameters
     ----------
-    root
-        Made when absent. What a killed receiver left half-written is removed at open.
     durability
-        ``instance``: file and directory entries are synced before ``put`` returns. ``none``: nothing is synced; an
-        object survives a crash of Ichor, not of the machine.
-
-    Raises
-    ------
-    NotBuilt
-        For ``association``: the protocol library tells of a release only after it was answered, so nothing could be
-        synced before the sender is told.
+        ``instance``: an object, and the entries that lead to it, are synced before `Incoming.finish` returns.
+        ``association``: when `sync` returns. ``none``: never; an object survives a crash of Ichor, not of the machine.
+    writer
+        What segments are named by: unique for ever, also after a restart. Made up when empty.
     """
 
-    def __init__(self, root: Path, *, durability: str = "instance") -> None:
-        if durability not in ("instance", "none"):
-            raise NotBuilt(f'listener.durability = "{durability}" is not built yet; allowed: "instance", "none"')
-        root.mkdir(parents=True, exist_ok=True)
-        self.gate = Gate()
+    def __init__(self, root: Path, *, durability: str = "instance", writer: str = "") -> None:
+        if durability not in LEVELS:
+            raise ValueError(f"durability {durability!r}: one of {', '.join(LEVELS)}")
+        writer = writer or secrets.token_hex(8)
+        if not _WRITER.fullmatch(writer):
+            raise ValueError(f"not a writer id: {writer!r}")
         self._root = root
-        self._durable = durability == "instance"
-        self._scratch = disk.Scratch(root)
-        self._folders = disk.Folders(root, durable=self._durable)
+        self._level = durability
+        self._pool = Pool(root, writer=writer, deferred=durability == "association")
 
-    def put(self, address: Address, data_set: Sequence[disk.Bytes]) -> Placed:
-        """Store a data set behind a new File Meta Information; on disk when this returns.
-
-        The same data set under the same address gives the same file again, not a second one.
+    def begin(self, address: Address) -> Incoming:
+        """Take an object in; touches the disk only when something is written.
 
         Raises
         ------
         DataSetMismatch
             When a UID of ``address`` is not valid.
-        OutOfResources
-            When it could not be written or synced; nothing of it stays.
         """
-        for uid in (
-            address.study_instance_uid, address.series_instance_uid, address.sop_instance_uid,
-            address.sop_class_uid, address.transfer_syntax_uid,
+        study, series, sop_instance, sop_class, transfer_syntax = address
+        if not (
+            _known_valid(study) and _known_valid(series) and is_valid_uid(sop_instance) and _known_valid(sop_class)
+            and _known_valid(transfer_syntax)
         ):  # fmt: skip
-            if not is_valid_uid(uid):
-                raise DataSetMismatch(Reason.INVALID_UID)
+            raise DataSetMismatch(Reason.INVALID_UID)
         head = file_meta(
-            sop_class_uid=address.sop_class_uid, sop_instance_uid=address.sop_instance_uid,
-            transfer_syntax_uid=address.transfer_syntax_uid,
+            sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax
         )  # fmt: skip
-        parts: list[disk.Bytes] = [head, *data_set]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        sha256 = digest.hexdigest()
-        folder = f"{address.study_instance_uid}/{address.series_instance_uid}"
-        location = f"{folder}/{address.sop_instance_uid}.{sha256[:16]}.dcm"
+        return Incoming(self._pool, (study, series), head, sync=self._root if self._level == "instance" else None)
+
+    def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
+        """`begin` and `Incoming.finish` in one."""
+        return self.begin(address).finish(data_set)
+
+    @property
+    def losses(self) -> int:
+        """How many syncs of finished objects failed so far (level ``association``): take it when an association begins."""
+        return self._pool.losses
+
+    def sync(self, *, losses: int | None = None) -> None:
+        """Level ``association``: everything finished so far, by any thread, is on the medium. Else nothing to do.
+
+        Parameters
+        ----------
+        losses
+            `losses` when the caller's first object began. A failed sync is told once, to whoever met it; this tells
+            the others whose objects lay there too.
+
+        Raises
+        ------
+        OutOfResources
+            When something finished may not be on the medium. It never will be: the association must not be released.
+        """
         try:
-            self._write(folder, location, parts)
+            self._pool.sync()
         except OSError as error:
-            code = errno.errorcode.get(error.errno or 0, "unknown")
-            raise OutOfResources(f"the object cannot be written to disk ({code})") from error
-        return Placed(location=location, length=sum(len(part) for part in parts), file_sha256=sha256)
+            raise _refusal(error) from error
+        if losses is not None and losses != self._pool.losses:
+            raise OutOfResources("an object cannot be kept on disk: an earlier sync failed")
 
     def open(self, location: str) -> BinaryIO:
-        try:
-            return self._path(location).open("rb")
-        except FileNotFoundError:
-            raise KeyError(location) from None
+        """Exactly that Part 10 file, seekable and buffered, one thread at a time; KeyError when absent."""
+        segment, offset, length = segments.parse(location)
+        descriptor, size = self._open(segment, location)
+        if length is None:
+            length = size
+        if offset + length > size:
+            os.close(descriptor)
+            raise KeyError(location)
+        part = segments.Part(descriptor, start=offset, length=length)
+        return io.BufferedReader(part, min(_READ_AHEAD, max(length, 1)))
 
     def read_range(self, location: str, offset: int, length: int) -> bytes:
-        with self.open(location) as file:
-            data = os.pread(file.fileno(), length, offset)
+        segment, start, whole = segments.parse(location)
+        descriptor, size = self._open(segment, location)
+        try:
+            end = size if whole is None else start + whole
+            if end > size:
+                raise KeyError(location)
+            if offset < 0 or length < 0 or start + offset + length > end:
+                raise Unreadable(Reason.CUT_SHORT)
+            data = os.pread(descriptor, length, start + offset)
             while len(data) < length:
-                more = os.pread(file.fileno(), length - len(data), offset + len(data))
+                more = os.pread(descriptor, length - len(data), start + offset + len(data))
                 if not more:
                     raise Unreadable(Reason.CUT_SHORT)
                 data += more
-        return data
+            return data
+        finally:
+            os.close(descriptor)
 
-    def remove(self, location: str) -> None:
-        """Delete one object (retention only, its study's gate shut); its empty folders go too.
+    def segments(self) -> Iterator[tuple[str, int]]:
+        """(segment, size in bytes) of everything in the spool, in no order; also old files of one object."""
+        for study in _names(self._root):
+            for series in _names(self._root / study):
+                for name in _names(self._root / study / series):
+                    segment = f"{study}/{series}/{name}"
+                    if segments.is_segment(segment):
+                        try:
+                            yield segment, (self._root / segment).stat().st_size
+                        except FileNotFoundError:
+                            continue
 
-        No error when it was gone already.
+    def objects(self, segment: str) -> Iterator[tuple[int, int]]:
+        """(offset, length) of each whole Part 10 file in a segment, from the last to the first, by their footers.
+
+        For when nothing else knows of them: what a writer that was killed had finished, acknowledged or not.
+        KeyError when absent.
         """
-        path = self._path(location)
-        path.unlink(missing_ok=True)
-        for folder in (path.parent, path.parent.parent):
-            try:
-                folder.rmdir()
-            except OSError:
-                return  # not empty, or gone already
+        descriptor, size = self._open(_segment(segment), segment)
+        try:
+            if segment.endswith(".dcm"):
+                yield 0, size
+            else:
+                yield from segments.objects(descriptor, segment)
+        finally:
+            os.close(descriptor)
+
+    def reclaim(self, segment: str, *, keep_until: int | None = None, at_most: int | None = None) -> bool:
+        """Remove a segment (``keep_until`` None or 0; its empty folders go too), or cut it to that many bytes.
+
+        Parameters
+        ----------
+        at_most
+            Leave it alone when it is longer: bytes that the caller does not know of may have been acknowledged since
+            it looked. Nobody writes to a segment again that was once let go, so that this holds for good.
+
+        Returns
+        -------
+        bool
+            False when somebody, in whatever process, has it open for writing, or it is longer than ``at_most``.
+            True when it is as wanted, also when it was before.
+        """
+        path = self._root / _segment(segment)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            remove_folders(path)
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = os.fstat(descriptor).st_size
+            if at_most is not None and size > at_most:
+                return False
+            if not keep_until:
+                path.unlink(missing_ok=True)
+            elif size > keep_until:
+                os.ftruncate(descriptor, keep_until)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        if not keep_until:
+            remove_folders(path)
+        return True
+
+    def seal(self, *, idle_for: float = SEAL_IDLE) -> None:
+        """Seal segments that nobody has appended to for so many seconds (also done whenever an object comes in)."""
+        self._pool.seal(idle_for=idle_for)
 
     def free_bytes(self) -> int:
         """Free bytes for us where the spool lies."""
-        space = os.statvfs(self._root)
+        try:
+            space = os.statvfs(self._root)
+        except FileNotFoundError:
+            space = os.statvfs(self._root.parent)
         return space.f_bavail * space.f_frsize
 
-    def _path(self, location: str) -> Path:
-        parts = location.split("/")
-        named = _FILE.fullmatch(parts[2]) if len(parts) == 3 else None
-        if named is None or not all(is_valid_uid(uid) for uid in (parts[0], parts[1], named[1])):
-            raise KeyError(location)
-        return self._root / location
+    def close(self) -> None:
+        """Seal all (level ``association``: synced); what is under way is sealed when it ends."""
+        self._pool.close()
 
-    def _write(self, folder: str, location: str, parts: Sequence[disk.Bytes]) -> None:
-        scratch = self._scratch.path()
-        target = self._root / location
+    def _open(self, segment: str, location: str) -> tuple[int, int]:
         try:
-            descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            try:
-                disk.write_all(descriptor, parts)
-                if self._durable:
-                    disk.sync(descriptor)
-            finally:
-                os.close(descriptor)
-            directory = self._folders.ensure(folder)
-            existed = target.exists()
-            # Replaces an equal file where one is: its name says its digest.
-            scratch.replace(target)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._scratch.discard(scratch)
-            raise
-        if self._durable:
-            try:
-                disk.sync_directory(directory)
-            except OSError:
-                # An equal file that was there before may have been acknowledged: it stays.
-                if not existed:
-                    with contextlib.suppress(OSError):
-                        target.unlink()
-                raise
+            descriptor = os.open(self._root / segment, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise KeyError(location) from None
+        return descriptor, os.fstat(descriptor).st_size
+
+
+class Incoming:
+    """One object under way; one thread. After an error, or `discard`, nothing of it stays."""
+
+    __slots__ = ("_head", "_key", "_length", "_over", "_pool", "_segment", "_sync")
+
+    def __init__(self, pool: Pool, key: Key, head: bytes, *, sync: Path | None) -> None:
+        self._pool = pool
+        self._key = key
+        self._head = head
+        self._sync = sync
+        self._segment: Segment | None = None
+        self._length = 0
+        self._over = False
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        """The next bytes of the data set, straight to the file; OutOfResources when they cannot be written."""
+        self._check()
+        try:
+            segment = self._segment
+            if segment is None:
+                segment = self._segment = self._pool.check_out(self._key)
+                parts = [self._head, *parts]
+            segment.append(parts)
+        except OSError as error:
+            self._end(failed=True)
+            raise _refusal(error) from error
+        self._length += sum(map(len, parts))
+
+    def finish(self, parts: Sequence[Bytes] = ()) -> Placed:
+        """The last bytes. The object is readable when this returns; at level ``instance`` on the medium.
+
+        Raises
+        ------
+        OutOfResources
+            When it could not be written or synced.
+        """
+        self._check()
+        try:
+            segment = self._segment
+            if segment is None:
+                segment = self._segment = self._pool.check_out(self._key)
+                parts = [self._head, *parts]
+            length = self._length + sum(map(len, parts))
+            location = f"{segment.name}@{segment.end}+{length}"
+            segment.append([*parts, segments.footer(location, length)])
+            if self._sync is not None:
+                segment.sync(self._sync)
+            self._pool.check_in(segment, end=segment.end + length + segments.FOOTER_SIZE)
+        except OSError as error:
+            self._end(failed=True)
+            raise _refusal(error) from error
+        self._over = True
+        self._segment = None
+        return Placed(location, length)
+
+    def discard(self) -> None:
+        """Cut off what was written; never raises, and may be called after the end."""
+        if not self._over:
+            self._end(failed=False)
+
+    def _check(self) -> None:
+        if self._over:
+            raise OutOfResources("the object was given up")
+
+    def _end(self, *, failed: bool) -> None:
+        self._over = True
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._pool.cut_off(segment, failed=failed)
+
+
+_known_valid = functools.lru_cache(maxsize=4096)(is_valid_uid)  # of what many objects share
+
+
+def _refusal(error: OSError) -> OutOfResources:
+    code = errno.errorcode.get(error.errno or 0, "unknown")
+    return OutOfResources(f"the object cannot be written to disk ({code})")
+
+
+def _segment(segment: str) -> str:
+    if not segments.is_segment(segment):
+        raise KeyError(segment)
+    return segment
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,270 @@
+"""Segments that are open for writing, pooled per series. Knows nothing of what is written into them.
+
+A segment is checked out to one writer at a time, so that an object that is given up can be cut off its end. It is
+sealed, that is closed for ever, when it is large, was idle for long, when too many are open, or after any error.
+Whoever has one open holds flock(2) on it: nobody else writes to it, cuts it or removes it meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ichor.store import disk
+
+log = logging.getLogger(__name__)
+
+SEAL_SIZE = 256 << 20  # bytes
+SEAL_IDLE = 600.0  # seconds
+MOST_OPEN = 256
+_TRIES = 16
+
+Key = tuple[str, str]  # Study and Series Instance UID, both valid
+
+
+class Segment:
+    """An open segment. ``end`` is where its last whole object ends; what lies behind is of the one under way."""
+
+    __slots__ = ("_descriptor", "_unsynced_entry", "end", "failed", "key", "lock", "name", "synced")
+
+    def __init__(self, descriptor: int, *, key: Key, name: str) -> None:
+        self._descriptor = descriptor
+        self._unsynced_entry = True
+        self.key = key
+        self.name = name  # path below the root
+        self.end = 0
+        self.synced = 0  # level "association": everything before is on the medium
+        self.failed = False  # never written again
+        self.lock = threading.Lock()  # of syncs
+
+    def append(self, parts: Sequence[disk.Bytes]) -> None:
+        disk.write_all(self._descriptor, parts)
+
+    def cut(self) -> None:
+        """Take off what lies behind ``end``."""
+        os.ftruncate(self._descriptor, self.end)
+
+    def sync(self, root: Path) -> None:
+        """Everything written so far is on the medium, also the entries that lead here.
+
+        The folders are synced for each segment, and not once each: retention, another process, removes empty ones,
+        and a third may have made them again without having synced them yet.
+        """
+        disk.sync(self._descriptor)
+        if self._unsynced_entry:
+            folder = (root / self.name).parent
+            for directory in (folder, folder.parent, root, root.parent):
+                disk.sync_directory(directory)
+            self._unsynced_entry = False
+
+    def close(self) -> None:
+        """Also lets the lock go."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Pool:
+    """Segments below ``root``, named by ``writer``, which is unique for ever. Thread-safe.
+
+    Parameters
+    ----------
+    deferred
+        Objects are synced by `sync`, not before they are checked in.
+    """
+
+    def __init__(self, root: Path, *, writer: str, deferred: bool) -> None:
+        self.losses = 0
+        self._root = root
+        self._writer = writer
+        self._deferred = deferred
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._open = 0
+        self._closed = False
+        self._idle: dict[Key, list[Segment]] = {}
+        self._used: dict[Segment, float] = {}  # the idle ones, the one that waited longest first
+        self._dirty: dict[Segment, None] = {}
+
+    def check_out(self, key: Key) -> Segment:
+        """A segment of this series, for the caller alone; OSError when none can be made."""
+        with self._lock:
+            idle = self._idle.get(key)
+            if idle:
+                segment = idle[-1]
+                self._take(segment)
+                return segment
+            full = self._open >= MOST_OPEN and self._used
+            oldest = self._take(next(iter(self._used))) if full else None
+            self._open += 0 if full else 1
+        try:
+            if oldest:
+                self._seal(oldest)
+            return self._create(key)
+        except BaseException:
+            with self._lock:
+                self._open -= 1
+            raise
+
+    def check_in(self, segment: Segment, *, end: int) -> None:
+        """Back, with a whole object that ends at ``end``.
+
+        Raises
+        ------
+        OSError
+            When a sync of the segment failed meanwhile: the object is not kept. The segment is the caller's still.
+        """
+        with self._lock:
+            if segment.failed:
+                raise OSError(errno.EIO, "an earlier sync failed")
+            segment.end = end
+            if self._deferred:
+                self._dirty[segment] = None
+        self._back(segment)
+
+    def cut_off(self, segment: Segment, *, failed: bool) -> None:
+        """Back, without the object that was under way. ``failed``: it is not written again. Never raises."""
+        try:
+            segment.cut()
+        except OSError as error:
+            failed = True
+            log.warning("spool: a segment keeps a torn end (%s)", errno.errorcode.get(error.errno or 0, "unknown"))
+        if failed:
+            with self._lock:
+                segment.failed = True
+        self._back(segment)
+
+    def sync(self) -> None:
+        """Everything that was checked in so far is on the medium; the first OSError, after all were tried."""
+        with self._lock:
+            dirty = list(self._dirty)
+        first: OSError | None = None
+        for segment in dirty:
+            try:
+                self._sync(segment)
+            except OSError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def seal(self, *, idle_for: float = SEAL_IDLE) -> None:
+        """Seal what nobody has used for so many seconds."""
+        with self._lock:
+            stale = self._stale(idle_for)
+        for segment in stale:
+            self._seal(segment)
+
+    def close(self) -> None:
+        """Seal all; what is checked out is sealed when it comes back."""
+        self._closed = True
+        self.seal(idle_for=0.0)
+
+    def _take(self, segment: Segment) -> Segment:
+        del self._used[segment]
+        idle = self._idle[segment.key]
+        idle.remove(segment)
+        if not idle:
+            del self._idle[segment.key]
+        return segment
+
+    def _stale(self, idle_for: float) -> list[Segment]:
+        before = time.monotonic() - idle_for
+        stale = list(itertools.takewhile(lambda s: self._used[s] <= before, self._used))
+        for segment in stale:
+            self._take(segment)
+        self._open -= len(stale)
+        return stale
+
+    def _back(self, segment: Segment) -> None:
+        with self._lock:
+            if segment.failed or self._closed or segment.end >= SEAL_SIZE:
+                self._open -= 1
+                sealed = [segment]
+            else:
+                self._idle.setdefault(segment.key, []).append(segment)
+                self._used[segment] = time.monotonic()
+                sealed = []
+            sealed += self._stale(SEAL_IDLE)
+        for old in sealed:
+            self._seal(old)
+
+    def _seal(self, segment: Segment) -> None:
+        try:
+            if segment in self._dirty:
+                self._sync(segment)
+        except OSError:
+            pass  # counted: whoever stored something here is told when it syncs
+        finally:
+            if not segment.end:
+                with contextlib.suppress(OSError):
+                    path = self._root / segment.name
+                    path.unlink()
+                    remove_folders(path)
+            with segment.lock:  # after a sync that another thread has under way
+                segment.close()
+
+    def _sync(self, segment: Segment) -> None:
+        with segment.lock:
+            end = segment.end
+            if segment.synced < end:
+                try:
+                    segment.sync(self._root)
+                except OSError:
+                    with self._lock:
+                        segment.failed = True
+                        self.losses += 1
+                        self._dirty.pop(segment, None)
+                        idle = segment in self._used
+                        if idle:
+                            self._take(segment)
+                            self._open -= 1
+                    # Not cut: what was acknowledged may lie there whole all the same.
+                    if idle:
+                        segment.close()
+                    raise
+                segment.synced = end
+        with self._lock:
+            if segment.synced == segment.end:
+                self._dirty.pop(segment, None)
+
+    def _create(self, key: Key) -> Segment:
+        for _ in range(_TRIES):
+            name = f"{key[0]}/{key[1]}/{self._writer}-{next(self._numbers):x}.seg"
+            path = self._root / name
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            except FileNotFoundError:
+                # Not there yet, or removed as empty by retention just now.
+                with contextlib.suppress(FileNotFoundError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                continue
+            segment = Segment(descriptor, key=key, name=name)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_nlink:
+                    return segment
+            except BlockingIOError:
+                pass  # retention was faster and took it for a dead one
+            segment.close()
+        raise OSError(errno.EBUSY, "no segment could be made")
+
+
+def remove_folders(path: Path) -> None:
+    """Remove the folders of series and study that ``path`` was in, where they are empty."""
+    for folder in (path.parent, path.parent.parent):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
