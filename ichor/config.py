@@ -25,7 +25,6 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # Keys of docs/contract.md that this version does not have: (path, allowed value when there is one, what brings it).
 _NOT_BUILT: tuple[tuple[tuple[str, ...], Any], ...] = (
-    (("listener", "stow"), None),
     (("listener", "commitment"), False),
     (("destinations", "commitment"), False),
 )
@@ -84,6 +83,14 @@ class TLSSettings(_Table):
     ca: Path | None = None
 
 
+class StowSettings(_Table):
+    """HTTP door for STOW-RS; HTTPS by the listener's certificate when there is ``[listener.tls]``."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8042
+    token_file: str = ""
+
+
 class ListenerSettings(_Table):
     ae_title: AETitle = "ICHOR"
     host: str = "127.0.0.1"
@@ -92,6 +99,7 @@ class ListenerSettings(_Table):
     stat_ae_titles: tuple[AETitle, ...] = ()
     commitment: bool = False
     tls: TLSSettings | None = None
+    stow: StowSettings | None = None
     # Most associations at once; further ones are rejected for the moment.
     associations: Annotated[int, Field(ge=1, le=2000)] = 200
     # Free space where the spool lies: below disk_low no new association, below disk_full no object either.
@@ -243,6 +251,11 @@ class Settings(_Table):
     def _safe_off_loopback(self) -> Settings:
         if not is_loopback(self.listener.host) and not self.senders:
             raise ValueError("senders: required when listener.host is not loopback; list who may send as [[senders]]")
+        if (stow := self.listener.stow) is not None and not is_loopback(stow.host):
+            if not self.senders:
+                raise ValueError("senders: required when listener.stow.host is not loopback")
+            if not stow.token_file:
+                raise ValueError("listener.stow.token_file: required when listener.stow.host is not loopback")
         if not is_loopback(self.console.host) and not self.console.token_file:
             raise ValueError("console.token_file: required when console.host is not loopback")
         names = [d.name for d in self.destinations]
@@ -268,15 +281,24 @@ class Settings(_Table):
         ConfigError
             When the file cannot be read or is empty.
         """
-        if not self.console.token_file:
-            return None
-        try:
-            token = Path(self.console.token_file).read_text().strip()
-        except OSError as error:
-            raise ConfigError(f"console.token_file = {self.console.token_file!r}: {error.strerror}") from error
-        if not token:
-            raise ConfigError(f"console.token_file = {self.console.token_file!r}: the file is empty")
-        return token
+        return _token(self.console.token_file, "console.token_file")
+
+    def stow_token(self) -> str | None:
+        """As `token`, of ``[listener.stow]``."""
+        stow = self.listener.stow
+        return _token(stow.token_file, "listener.stow.token_file") if stow is not None else None
+
+
+def _token(file: str, key: str) -> str | None:
+    if not file:
+        return None
+    try:
+        token = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key} = {file!r}: {getattr(error, 'strerror', None) or 'not text'}") from error
+    if not token:
+        raise ConfigError(f"{key} = {file!r}: the file is empty")
+    return token
 
 
 def load(

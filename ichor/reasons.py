@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TILES_UNPLACED = "number, size or places of a mosaic's tiles are missing or contradict each other"
     DIFFUSION_INVALID = "a b-value is out of range or a gradient direction is not a unit vector"
     DIFFUSION_CONTRADICTS = "attributes of one image state different diffusion weightings"
+    OTHER_STUDY = "of another study than the request names"
     MODALITY_LUT = "a look-up table stands between stored values and quantity"
     # of a series
     LOCALIZER = "a localizer"

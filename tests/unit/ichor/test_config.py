@@ -133,7 +133,6 @@ def test_two_rules_of_one_name_and_an_unknown_one_switched_off_are_errors(rules:
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        ({"listener.stow": {}}, "listener.stow"),
         ({"listener.commitment": True}, "listener.commitment"),
         ({"bus.url": "kafka://h:9092"}, "bus.url"),
         ({"store.url": "s3://b/p"}, "store.url"),
@@ -145,3 +144,33 @@ def test_a_setting_that_is_not_built_is_refused_by_name(flags: dict[str, Any], n
         config.load(environ={}, flags=flags)
     assert name in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_stow_is_off_when_absent_and_on_with_defaults_when_its_table_is_there() -> None:
+    assert config.load(environ={}).listener.stow is None
+    stow = config.load(environ={}, flags={"listener.stow": {}}).listener.stow
+    assert stow is not None
+    assert (stow.host, stow.port) == ("127.0.0.1", 8042)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({"listener.stow.token_file": "t"}, "senders"),
+        ({"senders": [{"ae_title": "A", "host": "10.1.2.3"}]}, "listener.stow.token_file"),
+    ],
+)
+def test_stow_off_loopback_needs_a_token_and_a_list_of_senders(flags: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ={}, flags={"listener.stow.host": "0.0.0.0", **flags})
+    assert name in str(caught.value)
+
+
+def test_the_token_of_stow_is_read_from_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    settings = config.load(environ={}, flags={"listener.stow.token_file": str(tmp_path / "token")})
+    assert settings.stow_token() == "secret"
+    assert settings.token() is None
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"listener\.stow\.token_file"):
+        settings.stow_token()
