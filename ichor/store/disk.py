@@ -63,9 +63,8 @@ class Folders:
 
     _MOST = 20_000
 
-    def __init__(self, root: Path, *, durable: bool = True) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._durable = durable
         self._known: dict[str, None] = {}
         self._lock = threading.Lock()
 
@@ -87,8 +86,7 @@ class Folders:
                 self._known.pop(name, None)  # removed since: its new entry is not synced yet
             with contextlib.suppress(FileExistsError):
                 level.mkdir()
-            if self._durable:
-                sync_directory(parent)
+            sync_directory(parent)
             with self._lock:
                 self._known[name] = None
                 if len(self._known) > self._MOST:

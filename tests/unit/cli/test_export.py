@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -35,15 +36,18 @@ def receive(folder: DataFolder, *objects: tuple[str, str, bytes]) -> None:
             ),
             [data_set],
         )  # fmt: skip
+        with spool.open(placed.location) as file:
+            file_sha256 = hashlib.sha256(file.read()).hexdigest()
         journal.store(
             StoredObject(
                 sop_instance_uid=sop, sop_class_uid=CT, series_instance_uid=series, study_instance_uid="1.2",
                 transfer_syntax_uid=EXPLICIT, location=placed.location, length=placed.length,
-                file_sha256=placed.file_sha256, association="a", calling_ae="CT1", called_ae="ICHOR",
+                file_sha256=file_sha256, association="a", calling_ae="CT1", called_ae="ICHOR",
                 sender_priority=None, called_priority=None, command_priority_high=False, received_at=1.0,
             )
         )  # fmt: skip
     journal.close()
+    spool.close()
 
 
 def exported(out: Path) -> dict[str, bytes]:
@@ -93,8 +97,10 @@ def test_a_file_of_somebody_else_is_never_overwritten(folder: DataFolder, tmp_pa
 def test_what_retention_took_is_counted_with_exit_1(
     folder: DataFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    receive(folder, ("1.2.3", "1.2.3.1", b"first"), ("1.2.3", "1.2.3.2", b"second"))
-    next((folder.spool / "1.2" / "1.2.3").glob("1.2.3.1.*")).unlink()
+    receive(folder, ("1.2.3", "1.2.3.1", b"first"))
+    (segment, _), *_ = FileSpool(folder.spool).segments()
+    receive(folder, ("1.2.3", "1.2.3.2", b"second"))
+    assert FileSpool(folder.spool).reclaim(segment) is True
     assert export("1.2", out=tmp_path / "out", folder=folder) == 1
     assert exported(tmp_path / "out") == {"1.2/1.2.3/1.2.3.2.dcm": b"second"}
     assert "1 objects are not in the spool any more" in capsys.readouterr().err
