@@ -33,13 +33,13 @@ Key = tuple[str, str]  # Study and Series Instance UID, both valid
 class Segment:
     """An open segment. ``end`` is where its last whole object ends; what lies behind is of the one under way."""
 
-    __slots__ = ("_descriptor", "_unsynced_entry", "end", "failed", "key", "lock", "name", "synced")
+    __slots__ = ("_descriptor", "end", "entered", "failed", "key", "lock", "name", "synced")
 
     def __init__(self, descriptor: int, *, key: Key, name: str) -> None:
         self._descriptor = descriptor
-        self._unsynced_entry = True
         self.key = key
         self.name = name  # path below the root
+        self.entered = False  # the entries that lead here are on the medium
         self.end = 0
         self.synced = 0  # level "association": everything before is on the medium
         self.failed = False  # never written again
@@ -52,18 +52,9 @@ class Segment:
         """Take off what lies behind ``end``."""
         os.ftruncate(self._descriptor, self.end)
 
-    def sync(self, root: Path) -> None:
-        """Everything written so far is on the medium, also the entries that lead here.
-
-        The folders are synced for each segment, and not once each: retention, another process, removes empty ones,
-        and a third may have made them again without having synced them yet.
-        """
+    def sync(self) -> None:
+        """The bytes written so far are on the medium; not the entries that lead here."""
         disk.sync(self._descriptor)
-        if self._unsynced_entry:
-            folder = (root / self.name).parent
-            for directory in (folder, folder.parent, root, root.parent):
-                disk.sync_directory(directory)
-            self._unsynced_entry = False
 
     def close(self) -> None:
         """Also lets the lock go."""
@@ -94,6 +85,7 @@ class Pool:
         self._lock = threading.Lock()
         self._open = 0
         self._closed = False
+        self._entered = False  # the root's own entry is on the medium
         self._idle: dict[Key, list[Segment]] = {}
         self._used: dict[Segment, float] = {}  # the idle ones, the one that waited longest first
         self._dirty: dict[Segment, None] = {}
@@ -132,7 +124,9 @@ class Pool:
             segment.end = end
             if self._deferred:
                 self._dirty[segment] = None
-        self._back(segment)
+            sealed = self._back(segment)
+        for old in sealed:
+            self._seal(old)
 
     def cut_off(self, segment: Segment, *, failed: bool) -> None:
         """Back, without the object that was under way. ``failed``: it is not written again. Never raises."""
@@ -141,10 +135,28 @@ class Pool:
         except OSError as error:
             failed = True
             log.warning("spool: a segment keeps a torn end (%s)", errno.errorcode.get(error.errno or 0, "unknown"))
-        if failed:
-            with self._lock:
-                segment.failed = True
-        self._back(segment)
+        with self._lock:
+            segment.failed |= failed
+            sealed = self._back(segment)
+        for old in sealed:
+            self._seal(old)
+
+    def commit(self, segment: Segment) -> None:
+        """Everything written to a segment so far is on the medium, also the entries that lead there; or OSError.
+
+        The folders are synced for each segment, and not once each: retention, another process, removes empty ones,
+        and a third may have made them again without having synced them yet.
+        """
+        segment.sync()
+        if not segment.entered:
+            folder = (self._root / segment.name).parent
+            for directory in (folder, folder.parent, self._root):
+                disk.sync_directory(directory)
+            if not self._entered:
+                with contextlib.suppress(PermissionError):  # above a mount point, which others made
+                    disk.sync_directory(self._root.parent)
+                self._entered = True
+            segment.entered = True
 
     def sync(self) -> None:
         """Everything that was checked in so far is on the medium; the first OSError, after all were tried."""
@@ -181,24 +193,24 @@ class Pool:
 
     def _stale(self, idle_for: float) -> list[Segment]:
         before = time.monotonic() - idle_for
-        stale = list(itertools.takewhile(lambda s: self._used[s] <= before, self._used))
+        stale = []
+        for segment, used in self._used.items():
+            if used > before:
+                break
+            stale.append(segment)
         for segment in stale:
             self._take(segment)
         self._open -= len(stale)
         return stale
 
-    def _back(self, segment: Segment) -> None:
-        with self._lock:
-            if segment.failed or self._closed or segment.end >= SEAL_SIZE:
-                self._open -= 1
-                sealed = [segment]
-            else:
-                self._idle.setdefault(segment.key, []).append(segment)
-                self._used[segment] = time.monotonic()
-                sealed = []
-            sealed += self._stale(SEAL_IDLE)
-        for old in sealed:
-            self._seal(old)
+    def _back(self, segment: Segment) -> list[Segment]:
+        """What is to be sealed now."""
+        if segment.failed or self._closed or segment.end >= SEAL_SIZE:
+            self._open -= 1
+            return [segment, *self._stale(SEAL_IDLE)]
+        self._idle.setdefault(segment.key, []).append(segment)
+        self._used[segment] = time.monotonic()
+        return self._stale(SEAL_IDLE)
 
     def _seal(self, segment: Segment) -> None:
         try:
@@ -220,7 +232,7 @@ class Pool:
             end = segment.end
             if segment.synced < end:
                 try:
-                    segment.sync(self._root)
+                    self.commit(segment)
                 except OSError:
                     with self._lock:
                         segment.failed = True

@@ -84,10 +84,8 @@ class FileSpool:
             and _known_valid(transfer_syntax)
         ):  # fmt: skip
             raise DataSetMismatch(Reason.INVALID_UID)
-        head = file_meta(
-            sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax
-        )  # fmt: skip
-        return Incoming(self._pool, (study, series), head, sync=self._root if self._level == "instance" else None)
+        head = file_meta(sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax)
+        return Incoming(self._pool, (study, series), head, commit=self._level == "instance")
 
     def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
         """`begin` and `Incoming.finish` in one."""
@@ -242,13 +240,13 @@ class FileSpool:
 class Incoming:
     """One object under way; one thread. After an error, or `discard`, nothing of it stays."""
 
-    __slots__ = ("_head", "_key", "_length", "_over", "_pool", "_segment", "_sync")
+    __slots__ = ("_commit", "_head", "_key", "_length", "_over", "_pool", "_segment")
 
-    def __init__(self, pool: Pool, key: Key, head: bytes, *, sync: Path | None) -> None:
+    def __init__(self, pool: Pool, key: Key, head: bytes, *, commit: bool) -> None:
         self._pool = pool
         self._key = key
         self._head = head
-        self._sync = sync
+        self._commit = commit
         self._segment: Segment | None = None
         self._length = 0
         self._over = False
@@ -284,8 +282,8 @@ class Incoming:
             length = self._length + sum(map(len, parts))
             location = f"{segment.name}@{segment.end}+{length}"
             segment.append([*parts, segments.footer(location, length)])
-            if self._sync is not None:
-                segment.sync(self._sync)
+            if self._commit:
+                self._pool.commit(segment)
             self._pool.check_in(segment, end=segment.end + length + segments.FOOTER_SIZE)
         except OSError as error:
             self._end(failed=True)
