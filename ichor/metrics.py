@@ -20,6 +20,7 @@ CONNECTIONS_DROPPED = Counter(
 CONNECTIONS_WAITING = Gauge(
     "ichor_connections_waiting", "Connections that have not asked for an association", multiprocess_mode="livesum"
 )
+ASSOCIATIONS_ABORTED = Counter("ichor_associations_aborted_total", "Associations that were not released", ["cause"])
 ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
 ROUTINE_WAITS = Counter("ichor_routine_waits_total", "Objects that waited because a STAT sender was sending")
 TLS_CERTIFICATE_EXPIRES = Gauge(

@@ -1,127 +1,133 @@
 """The DICOM server: associations, C-ECHO and C-STORE by pynetdicom. Thin: what a C-STORE means is `Reception`'s.
 
-A faster receive path may take its place: all it needs is to make a `StoreRequest` and send the status.
+Connections wait in the `Lobby`, requests are judged by `Admission`; only what is admitted costs threads. Where the
+self-test allows it, `fast_path` takes over C-STOREs of an association; what is here is the plain path and its oracle.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
+import resource
 import socket
+import ssl
 import struct
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from socketserver import BaseServer
 from typing import Any, cast
 
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE, N_ACTION
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.pdu_primitives import A_RELEASE, UserIdentityNegotiation
 
 from ichor import metrics
 from ichor.clock import Clock
-from ichor.config import SenderSettings
-from ichor.errors import CannotStart
+from ichor.config import ListenerSettings, SenderSettings
+from ichor.errors import CannotStart, OutOfResources
 from ichor.store.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from ichor.store.journal import Journal
+from ichor.store.receipts import Ended, Lane, ReceiptWriter
+from ichor.store.spool import FileSpool
 from ichor.types import Priority
+from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
 from listener.classes import storage_classes
-from listener.commitment import INVALID_ARGUMENT, PROCESSING_FAILURE, Announcements, Request, read_request
+from listener.commitment import MOST_BYTES, handle_action, report_addresses
+from listener.connection import Handler, Server
+from listener.fairness import Turns
+from listener.lobby import ABORT, Lobby, LogLimit
+from listener.pressure import DiskPressure
 from listener.reception import Origin, Reception, Refusals, StoreRequest
+from listener.tls import Certificates
 
 _LOG = logging.getLogger(__name__)
 
 # DCMTK senders cap at 131072; larger ones were measured slower.
 _MAXIMUM_PDU = 131_072
-_MOST_ASSOCIATIONS = 200
-_ACSE_TIMEOUT = 30.0  # from connection to A-ASSOCIATE-RQ, and for a release
-_NETWORK_TIMEOUT = 60.0  # a peer that stops in the middle of a PDU, or does not take our response
-_IDLE_TIMEOUT = 600.0  # an association on which nothing is said
+_PDU_SLACK = 1024  # senders that count the PDV's head differently
+_MOST_COMMAND_BYTES = 65_536
+_RELEASE_TIMEOUT = 30.0
+_DESCRIPTORS = 65_536
+_GOODBYE_SECONDS = 2.0
 _VERIFICATION = "1.2.840.10008.1.1"
 _COMMITMENT = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
-_C_STORE_RQ = 0x0001
-_A_ASSOCIATE_RQ = b"\x01"  # PDU type, PS3.8 9.3.2
-_A_ABORT = b"\x07"  # PDU type, PS3.8 9.3.8
+_C_STORE_RQ, _N_EVENT_REPORT_RQ = 0x0001, 0x0100
+_P_DATA = b"\x04"  # PDU types, PS3.8 9.3.5 and 9.3.8
+_A_ABORT = b"\x07"
 _UNREADABLE_REQUEST = "the association request cannot be read"
 _HIGH = 1  # Priority (0000,0700), PS3.7 9.1.1.1
-
-# A-ASSOCIATE-RJ (result, source, reason), PS3.8 9.3.4.
-_CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
-_CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
+_URGENT = frozenset({Priority.STAT, Priority.HIGH})
 
 
-class _Server(ThreadedAssociationServer):
-    """The library's server, with a backlog for many senders and errors in our log."""
-
-    request_queue_size = 128
-    daemon_threads = True
-
-    def shutdown(self) -> None:
-        BaseServer.shutdown(self)
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
-        metrics.LOOP_ERRORS.labels("receive").inc()
-        _LOG.exception("a connection could not be served")
-
-
-class _Session:
+class Session:
     """What is kept of one association while it lives."""
 
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
+    def __init__(self, admitted: Admitted) -> None:
+        self.admitted = admitted
+        self.origin: Origin | None = None  # once it is accepted
         self.lock = threading.Lock()
         self.storing = False
-        self.stored_any = False
         self.abort_received = False
+        self.release_received = False
+        self.cause = ""  # why we ended it, where we did
         self.end: bool | None = None  # how it ended, while the last object is still being stored
 
 
 class Receiver:
-    """Serves C-STORE and C-ECHO on one address, between ``start`` and ``drain``.
+    """Serves C-STORE, C-ECHO and storage commitment on one address, between ``start`` and ``drain``.
 
     Parameters
     ----------
-    ae_title, stat_ae_titles
-        Called AE titles that are served; the latter mean STAT. Any other is rejected.
+    settings
+        Address, titles, limits, watermarks, timeouts, TLS, durability.
     senders
         Who may send, with host and priority; empty: anybody.
-    on_ended
-        Called when an association's end is in the journal; must not wait.
+    reception, refusals
+        Answer C-STOREs; are told of what is rejected.
+    receipts
+        Gets an `Ended` for each association that was accepted, after everything that it stored.
+    spool
+        Asked for free space, and synced before a release at level ``association``.
     new_id
         Gives each association its name.
-    announcements
-        Told of what senders ask to commit.
+
+    Raises
+    ------
+    ConfigError
+        When a passcode, certificate or key cannot be used.
     """
 
     def __init__(
-        self, *, ae_title: str, host: str, port: int, stat_ae_titles: Sequence[str] = (),
-        senders: Sequence[SenderSettings] = (), reception: Reception, refusals: Refusals, journal: Journal,
-        clock: Clock, on_ended: Callable[[], None] = lambda: None,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex, announcements: Announcements | None = None,
+        self, *, settings: ListenerSettings, senders: Sequence[SenderSettings] = (), reception: Reception,
+        refusals: Refusals, receipts: ReceiptWriter, spool: FileSpool, clock: Clock,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:  # fmt: skip
-        self._titles = {ae_title.strip(): None} | {title.strip(): Priority.STAT for title in stat_ae_titles}
-        self._senders = tuple(senders)
-        self._address = (host, port)
+        self._settings = settings
         self._reception = reception
         self._refusals = refusals
-        self._journal = journal
+        self._receipts = receipts
+        self._spool = spool
         self._clock = clock
-        self._on_ended = on_ended
         self._new_id = new_id
-        self._announcements = announcements or Announcements()
-        self._sessions: dict[Association, _Session] = {}
+        pressure = DiskPressure(spool.free_bytes, low=settings.disk_low, full=settings.disk_full, clock=clock)
+        reception.pressure = pressure
+        self._admission = Admission(
+            titles={settings.ae_title: None} | dict.fromkeys(settings.stat_ae_titles, Priority.STAT),
+            senders=senders, most=settings.associations, is_congested=pressure.is_low,
+        )  # fmt: skip
+        self._report_addresses = report_addresses(senders)
+        self._turns = Turns(clock)
+        self._certificates = Certificates(settings.tls) if settings.tls is not None else None
+        self._log_limit = LogLimit()
+        self._sessions: dict[Association, Session] = {}
         self._lock = threading.Lock()
-        self._ae = _application_entity(ae_title)
-        self._server: _Server | None = None
+        self._server: Server | None = None
+        self._lobby: Lobby | None = None
 
     @property
     def port(self) -> int:
@@ -139,43 +145,59 @@ class Receiver:
             When the address cannot be had.
         """
         _configure_library()
+        _raise_descriptor_limit()
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._connected),
+            (evt.EVT_CONN_CLOSE, self._closed),
             (evt.EVT_DATA_RECV, self._received),
             (evt.EVT_DATA_SENT, _acknowledge_quickly),
+            (evt.EVT_ACSE_RECV, self._acse_received),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
-            (evt.EVT_DIMSE_RECV, _complete),
+            (evt.EVT_DIMSE_RECV, self._message_received),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_ABORTED, self._aborted),
             (evt.EVT_C_ECHO, lambda _: 0x0000),
             (evt.EVT_C_STORE, self._c_store),
             (evt.EVT_N_ACTION, self._n_action),
         ]
+        address = (self._settings.host, self._settings.port)
         try:
-            server = self._ae.make_server(self._address, evt_handlers=handlers, server_class=_Server)
+            server = _application_entity(self._settings).make_server(
+                address, evt_handlers=handlers, server_class=Server, request_handler=Handler
+            )
         except OSError as error:
-            host, port = self._address
-            raise CannotStart(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-        self._server = cast(_Server, server)
-        threading.Thread(target=server.serve_forever, args=(0.1,), name="dicom-server", daemon=True).start()
+            raise CannotStart(f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}") from error
+        server.longest_pdu = _MAXIMUM_PDU + _PDU_SLACK
+        server.on_association = self._begun
+        self._server = server
+        self._lobby = Lobby(
+            cast(socket.socket, server.socket), on_request=self._asked,
+            tls=self._certificates.current if self._certificates is not None else None,
+            patience=self._settings.request_timeout, log_limit=self._log_limit,
+        )  # fmt: skip
+        self._lobby.start()
 
     def open_associations(self) -> int:
         with self._lock:
             return len(self._sessions)
 
     def sweep(self) -> None:
-        """End what the library let go without telling (a thread that died)."""
+        """End what the library let go without telling: a thread that died leaves a peer that waits for an answer."""
         with self._lock:
             gone = [a for a in self._sessions if not a.is_alive() and a.ident is not None]
         for association in gone:
+            association.dul.kill_dul()
+            wrapper = association.dul.socket
+            if wrapper is not None:
+                wrapper._shutdown_socket()
             self._end(association, released=False)
 
     def drain(self, patience: float) -> None:
         """No new associations; open ones have ``patience`` seconds to end by themselves, then they are aborted."""
-        if self._server is None:
+        if self._lobby is None:
             return
-        self._server.shutdown()
+        self._lobby.close()
         deadline = self._clock.monotonic() + patience
         while self.open_associations() and self._clock.monotonic() < deadline:
             time.sleep(0.02)
@@ -190,6 +212,60 @@ class Receiver:
                 _LOG.warning("an association could not be aborted: %s", type(error).__name__)
             self._end(association, released=False)
 
+    # --- before there is an association -------------------------------------------------------------------------
+
+    def _asked(self, connection: socket.socket, address: tuple[object, ...], request: bytes) -> bytes | None:
+        """In the lobby's thread: judge, and hand over to a thread or say what to answer."""
+        try:
+            verdict = self._admission.judge(request, str(address[0]))
+        except UnreadableRequest:
+            self._reject(request, _UNREADABLE_REQUEST)
+            return ABORT
+        if isinstance(verdict, Rejection):
+            self._reject(request, verdict.words)
+            return verdict.pdu()
+        try:
+            threading.Thread(
+                target=self._open, args=(connection, address, request, verdict), name="dicom-open", daemon=True
+            ).start()
+        except RuntimeError:  # no thread to be had
+            self._admission.leave(verdict)
+            self._reject(request, LIMIT.words)
+            return LIMIT.pdu()
+        return None
+
+    def _reject(self, request: bytes, words: str) -> None:
+        metrics.ASSOCIATIONS_REJECTED.labels(words).inc()
+        # Whoever connects decides how often this comes: the metric counts all, log and list take some.
+        if self._log_limit.allows(words):
+            self._refusals.add(calling_ae=printable(request[26:42]), status="rejected", reason=words)
+
+    def _open(self, connection: socket.socket, address: Any, request: bytes, admitted: Admitted) -> None:
+        """In a thread of its own, shortly: what the library does to begin an association takes milliseconds."""
+        try:
+            if _readable(request):
+                cast(Server, self._server).finish_request(cast(Any, (connection, request, admitted)), address)
+                return
+            self._reject(request, _UNREADABLE_REQUEST)
+            _say_goodbye(connection, ABORT)
+        except Exception as error:  # noqa: BLE001 - the loop's edge
+            metrics.LOOP_ERRORS.labels("receive").inc()
+            _LOG.error("an association could not be begun: %s", type(error).__name__)
+            with self._lock:
+                for association in [a for a, s in self._sessions.items() if s.admitted is admitted]:
+                    del self._sessions[association]
+        self._admission.leave(admitted)
+        connection.close()
+
+    def _begun(self, association: Association, admitted: Admitted) -> None:
+        with self._lock:
+            self._sessions[association] = Session(admitted)
+            metrics.ASSOCIATIONS_OPEN.set(len(self._sessions))
+
+    def _session(self, association: Association) -> Session | None:
+        with self._lock:
+            return self._sessions.get(association)
+
     # --- what the library tells ---------------------------------------------------------------------------------
 
     def _connected(self, event: evt.Event) -> None:
@@ -198,65 +274,94 @@ class Receiver:
             return
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The library reads a PDU in blocking calls: without this, a peer that stops within one holds a thread for ever.
-        patience = struct.pack("ll", int(_NETWORK_TIMEOUT), 0)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        if isinstance(raw, ssl.SSLSocket):
+            raw.settimeout(self._settings.network_timeout)  # where OpenSSL blocks, it starts again after SO_RCVTIMEO
+        else:
+            patience = struct.pack("ll", int(self._settings.network_timeout), 0)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         _acknowledge_quickly(event)
+
+    def _closed(self, event: evt.Event) -> None:
+        session = self._session(event.assoc)
+        if session is not None and session.origin is None:
+            self._end(event.assoc, released=False)
 
     def _received(self, event: evt.Event) -> None:
         _acknowledge_quickly(event)
-        if event.data[:1] == _A_ASSOCIATE_RQ and not _readable(event.data):
-            # The library aborts without telling anybody: a sender with a bad AE title would leave no trace.
-            metrics.ASSOCIATIONS_REJECTED.labels("unreadable request").inc()
-            calling = _printable(event.data[26:42].decode("ascii", "replace").replace("\\", "?"))
-            self._refusals.add(calling_ae=calling, status="rejected", reason=_UNREADABLE_REQUEST)
-        elif event.data[:1] == _A_ABORT:
-            with self._lock:
-                session = self._sessions.get(event.assoc)
+        kind = event.data[:1]
+        if kind == _P_DATA:
+            message = event.assoc.dimse.message
+            if message is not None and _is_too_much(message):
+                self._abort(event.assoc, "a message longer than allowed")
+        elif kind == _A_ABORT:
+            session = self._session(event.assoc)
             if session is not None:
                 session.abort_received = True
 
+    def _message_received(self, event: evt.Event) -> None:
+        command = event.message.command_set
+        if command.get("CommandField") == _N_EVENT_REPORT_RQ:
+            # Nobody may send us one, and the library starts a thread for each.
+            self._abort(event.assoc, "a message that has no place here")
+        _complete(command)
+
+    def _acse_received(self, event: evt.Event) -> None:
+        """In the association's thread, after its last object and before a release is answered."""
+        primitive = cast(Any, event).primitive
+        if not isinstance(primitive, A_RELEASE) or primitive.result is not None:
+            return
+        session = self._session(event.assoc)
+        if session is None:
+            return
+        session.release_received = True
+        try:
+            self.sync_before_release()
+        except OutOfResources as error:
+            _LOG.error("what an association sent is not on disk: %s", error.reason)
+            self._abort(event.assoc, "not on disk")
+
+    def sync_before_release(self) -> None:
+        """At level ``association``: everything answered with Success is on disk when this returns.
+
+        Raises
+        ------
+        OutOfResources
+            When it is not: the release must not be answered.
+        """
+        if self._settings.durability == "association":
+            self._spool.sync()
+            self._receipts.sync()
+
     def _requested(self, event: evt.Event) -> None:
-        """Before negotiation: is the called AE title one of ours, may this sender send?"""
-        calling, called = _titles(event.assoc)
-        if called not in self._titles:
-            self._reject(event.assoc, calling, _CALLED_NOT_RECOGNISED, "called AE title not recognised")
-        elif self._senders and self._sender(calling, event.assoc.requestor.address) is None:
-            self._reject(event.assoc, calling, _CALLING_NOT_RECOGNISED, "calling AE title or host not recognised")
-
-    def _reject(self, association: Association, calling: str, answer: tuple[int, int, int], reason: str) -> None:
-        metrics.ASSOCIATIONS_REJECTED.labels(reason).inc()
-        self._refusals.add(calling_ae=calling, status="rejected", reason=reason)
-        association.acse.send_reject(*answer)
-        association.kill()  # returns when the answer is out and the connection closed
-
-    def _sender(self, calling: str, address: str | None) -> SenderSettings | None:
-        for sender in self._senders:
-            if sender.ae_title.strip() == calling and _same_host(sender.host, address or ""):
-                return sender
-        return None
+        session = self._session(event.assoc)
+        if session is not None and session.admitted.answers_identity:
+            answer = UserIdentityNegotiation()
+            answer.server_response = b""  # PS3.7 D.3.3.7.2: empty for a user name
+            event.assoc.acceptor.add_negotiation_item(answer)
 
     def _accepted(self, event: evt.Event) -> None:
-        calling, called = _titles(event.assoc)
-        sender = self._sender(calling, event.assoc.requestor.address)
-        origin = Origin(
-            association=self._new_id(), calling_ae=calling, called_ae=called,
-            sender_priority=sender.priority if sender else None, called_priority=self._titles.get(called),
+        session = self._session(event.assoc)
+        if session is None:
+            return
+        admitted = session.admitted
+        urgent = _URGENT & {admitted.sender_priority, admitted.called_priority}
+        session.origin = Origin(
+            association=self._new_id(), calling_ae=admitted.calling_ae, called_ae=admitted.called_ae,
+            sender_priority=admitted.sender_priority, called_priority=admitted.called_priority,
+            lane=Lane.STAT if urgent else Lane.ROUTINE,
         )  # fmt: skip
-        with self._lock:
-            self._sessions[event.assoc] = _Session(origin)
-            metrics.ASSOCIATIONS_OPEN.set(len(self._sessions))
 
     def _c_store(self, event: evt.Event) -> int:
-        with self._lock:
-            session = self._sessions.get(event.assoc)
-        if session is None:
+        session = self._session(event.assoc)
+        if session is None or session.origin is None:
             return 0xA700  # it is being drained: nobody would tell of this object's association
         request = cast(C_STORE, event.request)
         with session.lock:
             session.storing = True
         try:
-            status = self._reception.receive(
+            self._turns.turn(session.origin.lane)
+            return self._reception.receive(
                 StoreRequest(
                     sop_class_uid=str(request.AffectedSOPClassUID or ""),
                     sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
@@ -269,28 +374,15 @@ class Receiver:
         finally:
             with session.lock:
                 session.storing = False
-                session.stored_any = True
                 end = session.end
             if end is not None:
-                self._write_end(session, released=end)
-        return status
+                self._write_end(session.origin, released=end)
 
     def _n_action(self, event: evt.Event) -> tuple[int, None]:
-        with self._lock:
-            session = self._sessions.get(event.assoc)
-        request = cast(N_ACTION, event.request)
-        uids = read_request(
-            request.ActionInformation, action_type=request.ActionTypeID,
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-        )  # fmt: skip
-        if uids is None:
-            return INVALID_ARGUMENT, None
-        if session is not None:
-            origin = session.origin
-            self._announcements.add(
-                Request(association=origin.association, calling_ae=origin.calling_ae, sop_instance_uids=uids)
-            )
-        return PROCESSING_FAILURE, None
+        session = self._session(event.assoc)
+        if session is None or session.origin is None:
+            return 0x0110, None  # processing failure, PS3.7 annex C
+        return handle_action(event, origin=session.origin, receipts=self._receipts, addresses=self._report_addresses)
 
     def _released(self, event: evt.Event) -> None:
         self._end(event.assoc, released=True)
@@ -298,28 +390,46 @@ class Receiver:
     def _aborted(self, event: evt.Event) -> None:
         self._end(event.assoc, released=False)
 
+    def _abort(self, association: Association, cause: str) -> None:
+        session = self._session(association)
+        if session is not None:
+            session.cause = cause
+        association.abort(block=False)
+
     def _end(self, association: Association, *, released: bool) -> None:
         with self._lock:
             session = self._sessions.pop(association, None)
             metrics.ASSOCIATIONS_OPEN.set(len(self._sessions))
         if session is None:
             return
+        self._admission.leave(session.admitted)
+        origin = session.origin
+        if origin is None:
+            return
+        if released and not session.release_received:
+            # By us, after silence: the sender did not say that it was done.
+            released, session.cause = False, "idle, released by us"
         if not released:
             if session.abort_received:
                 cause = "by the peer"
             else:
-                cause = "by us" if association._sent_abort else "connection lost or out of step"
-            _LOG.warning("association aborted (%s): calling_ae=%s", cause, session.origin.calling_ae)
+                cause = session.cause or ("by us" if association._sent_abort else "connection lost or out of step")
+            metrics.ASSOCIATIONS_ABORTED.labels(cause).inc()
+            _LOG.warning("association aborted (%s): calling_ae=%s", cause, origin.calling_ae)
         with session.lock:
             session.end = released
             if session.storing:
                 return  # the storing thread writes it, after its object
-        self._write_end(session, released=released)
+        self._write_end(origin, released=released)
 
-    def _write_end(self, session: _Session, *, released: bool) -> None:
-        self._journal.end_association(
-            session.origin.association, released=released, at=self._clock.time(), then=self._on_ended
-        )
+    def _write_end(self, origin: Origin, *, released: bool) -> None:
+        try:
+            self._receipts.append(
+                origin.lane, Ended(association=origin.association, released=released, at=self._clock.time()), wait=False
+            )
+        except OutOfResources as error:
+            # The relay takes associations of a writer that is gone for aborted: late, not wrong.
+            _LOG.error("the end of an association could not be written: %s", error.reason)
 
 
 def _configure_library() -> None:
@@ -334,6 +444,15 @@ def _configure_library() -> None:
     _config.VALIDATORS["UI"] = lambda _: (True, "")
 
 
+def _raise_descriptor_limit() -> None:
+    """Connections that wait, associations and segments that are open may be more than the usual 1024 together."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _readable(request: bytes) -> bool:
     """The library will understand this A-ASSOCIATE-RQ PDU."""
     pdu = A_ASSOCIATE_RQ()
@@ -345,24 +464,45 @@ def _readable(request: bytes) -> bool:
     return True
 
 
-def _complete(event: evt.Event) -> None:
+def _say_goodbye(connection: socket.socket, answer: bytes) -> None:
+    """Send, and give the peer a moment to close first: an early close would take the answer back."""
+    with contextlib.suppress(OSError):
+        connection.settimeout(_GOODBYE_SECONDS)
+        connection.sendall(answer)
+        if not isinstance(connection, ssl.SSLSocket):
+            connection.shutdown(socket.SHUT_WR)
+        connection.recv(65536)
+
+
+def _is_too_much(message: Any) -> bool:
+    """A message under way that is no C-STORE's, or a command set, of more than it can need."""
+    if message.encoded_command_set.tell() > _MOST_COMMAND_BYTES:
+        return True
+    command = message.command_set
+    return (
+        command is not None
+        and command.get("CommandField") != _C_STORE_RQ
+        and bool(message.data_set.tell() > MOST_BYTES)
+    )
+
+
+def _complete(command: Dataset) -> None:
     """Give a C-STORE-RQ without a UID one that is none: the library would leave it without an answer, ours is 0xA900."""
-    command = event.message.command_set
     if command.get("CommandField") == _C_STORE_RQ:
         for keyword in ("AffectedSOPClassUID", "AffectedSOPInstanceUID"):
             if not command.get(keyword):
                 setattr(command, keyword, "0")
 
 
-def _application_entity(ae_title: str) -> AE:
-    ae = AE(ae_title=ae_title)
+def _application_entity(settings: ListenerSettings) -> AE:
+    ae = AE(ae_title=settings.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = _MAXIMUM_PDU
-    ae.maximum_associations = _MOST_ASSOCIATIONS
-    ae.acse_timeout = _ACSE_TIMEOUT
-    ae.dimse_timeout = _NETWORK_TIMEOUT
-    ae.network_timeout = _IDLE_TIMEOUT
+    ae.maximum_associations = 1_000_000  # Admission counts
+    ae.acse_timeout = _RELEASE_TIMEOUT
+    ae.dimse_timeout = settings.network_timeout
+    ae.network_timeout = settings.idle_timeout
     ae.add_supported_context(_VERIFICATION)
     ae.add_supported_context(_COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     # Storage classes that the library counts to other services (Media Storage Directory, Hanging Protocol, ...).
@@ -384,29 +524,3 @@ def _acknowledge_quickly(event: evt.Event) -> None:
     if raw is not None and hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):  # closed meanwhile
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def _titles(association: Association) -> tuple[str, str]:
-    """Calling and called AE title, fit for a log line, whatever a sender wrote."""
-    primitive = cast(A_ASSOCIATE, association.requestor.primitive)
-    return _printable(primitive.calling_ae_title), _printable(primitive.called_ae_title)
-
-
-def _printable(title: str) -> str:
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in title).strip()
-
-
-def _same_host(configured: str, peer: str) -> bool:
-    try:
-        known = {ipaddress.ip_address(configured)}
-    except ValueError:
-        try:
-            known = {ipaddress.ip_address(str(info[4][0])) for info in socket.getaddrinfo(configured, None)}
-        except OSError:
-            return False
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address) in known

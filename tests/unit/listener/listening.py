@@ -1,0 +1,107 @@
+"""A `Receiver` alone: real sockets and library; what it stores and writes down is kept in lists."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ichor.clock import SystemClock
+from ichor.config import ListenerSettings, SenderSettings
+from ichor.store.receipts import Lane, Record
+from listener.receiver import Receiver
+
+
+class ListedReceipts:
+    """Records in order; a sync notes how many there were, or fails."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[Lane, Record]] = []
+        self.synced: list[int] = []
+        self.failure: Exception | None = None
+        self._changed = threading.Condition()
+
+    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:  # noqa: ARG002
+        with self._changed:
+            self.records.append((lane, record))
+            self._changed.notify_all()
+
+    def sync(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.synced.append(len(self.records))
+
+    def wait_for(self, number: int) -> list[tuple[Lane, Record]]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.records) >= number, timeout=60), self.records
+            return list(self.records)
+
+
+class ListedReception:
+    """Answers Success to everything, or what ``then`` says."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.origins: list[Any] = []
+        self.pressure: Any = None
+        self.then: Callable[[Any], int] = lambda _: 0
+
+    def receive(self, request: Any, origin: Any) -> int:
+        self.requests.append(request)
+        self.origins.append(origin)
+        return self.then(request)
+
+
+class ListedRefusals:
+    def __init__(self) -> None:
+        self.listed: list[tuple[str, str, str]] = []  # calling AE, status, reason
+        self._changed = threading.Condition()
+
+    def add(self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "") -> None:  # noqa: ARG002
+        with self._changed:
+            self.listed.append((calling_ae, status, reason))
+            self._changed.notify_all()
+
+    def wait_for(self, number: int) -> list[tuple[str, str, str]]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.listed) >= number, timeout=60), self.listed
+            return list(self.listed)
+
+
+class RoomySpool:
+    """Only what a `Receiver` asks of a spool."""
+
+    def __init__(self) -> None:
+        self.free = 1 << 50
+        self.syncs = 0
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def sync(self) -> None:
+        self.syncs += 1
+
+
+class Listening:
+    """A receiver on a free port of the loopback; use as a context."""
+
+    def __init__(self, *, senders: Sequence[SenderSettings] = (), **settings: Any) -> None:
+        self.receipts, self.reception, self.refusals = ListedReceipts(), ListedReception(), ListedRefusals()
+        self.spool = RoomySpool()
+        names = iter(range(1, 1_000_000))
+        self.receiver = Receiver(
+            settings=ListenerSettings(port=0, stat_ae_titles=("ICHOR_STAT",), **settings), senders=senders,
+            reception=self.reception, refusals=self.refusals, receipts=self.receipts, spool=self.spool,  # type: ignore[arg-type]
+            clock=SystemClock(), new_id=lambda: f"association-{next(names)}",
+        )  # fmt: skip
+
+    def __enter__(self) -> Listening:
+        self.receiver.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.receiver.drain(0.0)
+
+    @property
+    def port(self) -> int:
+        return self.receiver.port
