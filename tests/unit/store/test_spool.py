@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -438,6 +439,35 @@ def test_what_came_since_retention_looked_keeps_the_segment(tmp_path: Path) -> N
     assert spool.reclaim(segment, at_most=known) is False
     assert data_set(spool, second.location) == b"second"
     assert spool.reclaim(segment, at_most=end_of(second.location, second.length)) is True
+
+
+@pytest.mark.parametrize("still_there", [False, True])
+def test_a_new_segment_that_retention_meets_before_it_is_locked_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_there: bool
+) -> None:
+    spool, retention = FileSpool(tmp_path), FileSpool(tmp_path)
+    real = fcntl.flock
+    met: list[str] = []
+    holding: list[int] = []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not met:
+            met.extend(segment for segment, _ in retention.segments())
+            if still_there:
+                holding.append(os.open(tmp_path / met[0], os.O_RDWR))
+                real(holding[0], fcntl.LOCK_EX)
+            else:
+                assert retention.reclaim(met[0], at_most=0) is True
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    placed = spool.put(ADDRESS, [b"x"])
+    assert len(met) == 1
+    assert segment_of(placed.location) != met[0]
+    assert data_set(spool, placed.location) == b"x"
+    for descriptor in holding:
+        assert os.fstat(descriptor).st_size == 0
+        os.close(descriptor)
 
 
 def test_a_torn_tail_is_cut_to_what_is_known(tmp_path: Path) -> None:
