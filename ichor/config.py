@@ -24,10 +24,7 @@ _PREFIX = "ICHOR_"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # Keys of docs/contract.md that this version does not have: (path, allowed value when there is one, what brings it).
-_NOT_BUILT: tuple[tuple[tuple[str, ...], Any], ...] = (
-    (("listener", "commitment"), False),
-    (("destinations", "commitment"), False),
-)
+_NOT_BUILT: tuple[tuple[tuple[str, ...], Any], ...] = ((("destinations", "commitment"), False),)
 
 
 def _duration(value: Any) -> Any:
@@ -265,6 +262,15 @@ class Settings(_Table):
             self.routing()
         except ValueError as error:
             raise ValueError(f"rules: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _commitments_can_be_kept(self) -> Settings:
+        if self.listener.commitment:
+            if self.listener.durability != "instance":
+                raise ValueError('listener.commitment: needs listener.durability = "instance"')
+            if not any("port" in sender.model_fields_set for sender in self.senders):
+                raise ValueError("listener.commitment: needs [[senders]] with the port where reports go")
         return self
 
     def routing(self) -> tuple[Rule, ...]:

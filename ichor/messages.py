@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 INSTANCES = "instances"
 RESULTS = "results"
+COMMITMENTS = "commitments"
 EVENTS = "events"
 
 
@@ -77,6 +78,33 @@ class ResultReady:
     destinations: tuple[str, ...]
     objects: tuple[ResultObject, ...]
     ready_at: float
+
+
+# --- topic `commitments`: what senders asked to commit, then what they are told; the transaction is the key -------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentAsked:
+    """A request for storage commitment that is written down; everything that it may name was received before."""
+
+    transaction_uid: str
+    association: str
+    calling_ae: str
+    called_ae: str
+    referenced: tuple[tuple[str, str], ...]  # SOP Class UID, SOP Instance UID
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentDecided:
+    """What the sender is to be told; what is in ``committed`` is exempt from retention by now."""
+
+    transaction_uid: str
+    calling_ae: str
+    called_ae: str
+    committed: tuple[tuple[str, str], ...]  # SOP Class UID, SOP Instance UID
+    failed: tuple[tuple[str, str, int], ...]  # the same, Failure Reason (0008,1197)
+    at: float
 
 
 # --- topic `events`: the log that console, metrics, why and audit read through `ichor.history` -----------------------
@@ -179,8 +207,8 @@ class DeliveryChanged:
 
 
 Data = (
-    InstancesReceived | AssociationClosed | ContentAnnounced | ResultReady | ReceiveRefused | StudyAssembled | JobStarted
-    | JobSuperseded | JobDone | JobFailed | DeliveryChanged | Job
+    InstancesReceived | AssociationClosed | ContentAnnounced | ResultReady | CommitmentAsked | CommitmentDecided
+    | ReceiveRefused | StudyAssembled | JobStarted | JobSuperseded | JobDone | JobFailed | DeliveryChanged | Job
 )  # fmt: skip
 
 _TYPES: dict[str, type] = {
@@ -188,6 +216,8 @@ _TYPES: dict[str, type] = {
     "ichor.association.closed.v1": AssociationClosed,
     "ichor.content.announced.v1": ContentAnnounced,
     "ichor.result.ready.v1": ResultReady,
+    "ichor.commitment.asked.v1": CommitmentAsked,
+    "ichor.commitment.decided.v1": CommitmentDecided,
     "ichor.receive.refused.v1": ReceiveRefused,
     "ichor.study.assembled.v1": StudyAssembled,
     "ichor.job.queued.v1": Job,
@@ -202,7 +232,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # building one takes milliseconds
 
 
 class Envelope(BaseModel):
-    """Structured-mode CloudEvent. ``subject`` is the Study Instance UID: the key of every topic."""
+    """Structured-mode CloudEvent. ``subject`` is the key: the Study Instance UID, or the Transaction UID of a commitment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -224,10 +254,14 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 def seal(data: Data, *, source: str, time: float, id: str | None = None, priority: Priority | None = None) -> Envelope:
     """Put ``data`` into an envelope. Give a stable ``id`` wherever a retry may publish the same thing again."""
+    if isinstance(data, CommitmentAsked | CommitmentDecided):
+        subject = data.transaction_uid
+    else:
+        subject = data.study_instance_uid
     urgent = priority or getattr(data, "priority", None) or Priority.ROUTINE
     return Envelope(
         id=id or str(uuid.uuid4()), source=source, type=_NAMES[type(data)], time=time,
-        subject=data.study_instance_uid, priority=urgent, data=_adapter(type(data)).dump_python(data, mode="json"),
+        subject=subject, priority=urgent, data=_adapter(type(data)).dump_python(data, mode="json"),
     )  # fmt: skip
 
 

@@ -21,12 +21,21 @@ CONNECTIONS_WAITING = Gauge(
     "ichor_connections_waiting", "Connections that have not asked for an association", multiprocess_mode="livesum"
 )
 ASSOCIATIONS_ABORTED = Counter("ichor_associations_aborted_total", "Associations that were not released", ["cause"])
+COMMITMENT_REQUESTS = Counter(
+    "ichor_commitment_requests_total", "Requests for storage commitment, by answer", ["status"]
+)
+COMMITMENT_REPORTS = Counter(
+    "ichor_commitment_reports_total",
+    "Reports of storage commitment: delivered, given up, or to be repeated",
+    ["outcome"],
+)
 ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
 ROUTINE_WAITS = Counter("ichor_routine_waits_total", "Objects that waited because a STAT sender was sending")
 TLS_CERTIFICATE_EXPIRES = Gauge(
     "ichor_tls_certificate_expires_timestamp_seconds", "When the listener's certificate ends (POSIX seconds)",
     multiprocess_mode="mostrecent",
 )  # fmt: skip
+STOW_REQUESTS = Counter("ichor_stow_requests_total", "Store transactions (STOW-RS) that ended", ["status"])
 SERIES_DECIDED = Counter("ichor_series_decided_total", "Series that left the open state", ["grade"])
 SERIES_AMENDED = Counter("ichor_series_amended_total", "Complete series that a late image reopened", ["grade"])
 INSTANCE_DEFECTS = Counter("ichor_instance_defects_total", "Stored objects that cannot be measured", ["reason"])
@@ -38,6 +47,7 @@ DEAD_LETTERS = Gauge("ichor_dead_letters", "Messages given up", ["topic"], multi
 BUS_WAITING = Gauge(
     "ichor_bus_waiting", "Messages not finished by a group", ["topic", "group"], multiprocess_mode="mostrecent"
 )
+RECEIPTS_DAMAGED = Counter("ichor_receipts_damaged_total", "Places in the receipts log that hold no whole record")
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
 SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool lies", multiprocess_mode="mostrecent")
 

@@ -131,9 +131,28 @@ def test_two_rules_of_one_name_and_an_unknown_one_switched_off_are_errors(rules:
 
 
 @pytest.mark.parametrize(
+    ("durability", "sender", "named"),
+    [
+        ("none", {"port": 104}, "listener.durability"),
+        ("association", {"port": 104}, "listener.durability"),
+        ("instance", {}, "port"),
+    ],
+)
+def test_storage_commitment_is_refused_where_it_could_not_be_kept_or_told(
+    durability: str, sender: dict[str, Any], named: str
+) -> None:
+    senders = [{"ae_title": "CT1", "host": "10.1.2.3", **sender}]
+    with pytest.raises(ConfigError) as caught:
+        config.load(
+            environ={}, flags={"listener.commitment": True, "listener.durability": durability, "senders": senders}
+        )
+    assert "listener.commitment" in str(caught.value)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("flags", "name"),
     [
-        ({"listener.commitment": True}, "listener.commitment"),
         ({"bus.url": "kafka://h:9092"}, "bus.url"),
         ({"store.url": "s3://b/p"}, "store.url"),
         ({"destinations": [{"name": "a", "ae_title": "A", "host": "h", "port": 1, "commitment": True}]}, "commitment"),
