@@ -1,29 +1,29 @@
-"""The journal: one row per acknowledged object, and what of it has been told to the bus. Not the event log.
+"""The journal: an index of what was acknowledged, and what of it has been told to the bus. Not the event log.
 
-A C-STORE is answered with Success only after ``Journal.store`` has returned. One writer thread commits for all
-associations, so that many of them share one sync. Other processes read through ``JournalReader``.
+It is made of the receipts log (`ichor.store.receipts`), by one process; how far the log is taken is written in the same
+transaction as the rows. Other processes read through ``JournalReader``, which also sees what is not taken yet.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import queue
+import operator
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ichor import metrics
 from ichor.errors import CannotStart, OutOfResources
+from ichor.store.receipt_reader import Unread
+from ichor.store.receipt_records import Ended, Stored
+from ichor.store.segments import end_of, segment_of
 from ichor.types import Priority
 
-_LOG = logging.getLogger(__name__)
-_VERSION = 1
-_MOST_PER_COMMIT = 512
+_VERSION = 2
+_MOST_PER_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class StoredObject:
     transfer_syntax_uid: str
     location: str  # key in the spool
     length: int  # bytes of the stored file
-    file_sha256: str
+    file_sha256: str  # empty while the object is in the receipts log only
     association: str
     calling_ae: str
     called_ae: str
@@ -62,7 +62,7 @@ class JournalRow:
     """A stored object with its place in the order of acknowledgement.
 
     ``batch`` is the message that carries it, None while none was assigned; ``published`` once the bus has it.
-    ``last_at`` is when the same bytes were acknowledged last.
+    ``last_at`` is when the same bytes were acknowledged last. ``committed``: a sender was told that it may delete its own.
     """
 
     seq: int
@@ -70,6 +70,7 @@ class JournalRow:
     last_at: float
     batch: str | None
     published: bool
+    committed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,30 +82,53 @@ class AssociationRow:
     ended_at: float | None
     released: bool
     priority: Priority  # of its messages: by sender or called AE title
+    writer: str  # of the receipts log, that wrote of it
     counts: dict[str, dict[str, int]]  # study -> series -> objects stored, duplicates counted too
 
 
 _COLUMNS = tuple(f.name for f in fields(StoredObject))
+_VALUES = operator.attrgetter(*_COLUMNS)
+_LOG_SCHEMA = """
+CREATE TABLE cursors (file TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE segments (segment TEXT PRIMARY KEY, study TEXT NOT NULL, end INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX segments_study ON segments (study);
+"""
 _SCHEMA = f"""
 CREATE TABLE objects (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   {", ".join(f"{name} NOT NULL" for name in _COLUMNS if name not in ("sender_priority", "called_priority"))},
   sender_priority, called_priority,
-  last_at REAL NOT NULL, batch TEXT, published INTEGER NOT NULL DEFAULT 0,
+  last_at REAL NOT NULL, batch TEXT, published INTEGER NOT NULL DEFAULT 0, committed_at REAL,
   UNIQUE (sop_instance_uid, file_sha256));
 CREATE INDEX objects_study ON objects (study_instance_uid);
 CREATE INDEX objects_series ON objects (series_instance_uid);
 CREATE INDEX objects_unpublished ON objects (seq) WHERE published = 0;
 CREATE TABLE associations (
   association TEXT PRIMARY KEY, calling_ae TEXT NOT NULL, priority TEXT NOT NULL,
-  ended_at REAL, released INTEGER NOT NULL DEFAULT 0);
+  ended_at REAL, released INTEGER NOT NULL DEFAULT 0, writer TEXT NOT NULL DEFAULT '');
 CREATE TABLE receipts (
   association TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL, count INTEGER NOT NULL,
   PRIMARY KEY (association, study, series)) WITHOUT ROWID;
+{_LOG_SCHEMA}
 PRAGMA user_version = {_VERSION};
 """
-_INSERT = f"INSERT OR IGNORE INTO objects (last_at, {', '.join(_COLUMNS)}) VALUES (?, {', '.join('?' * len(_COLUMNS))})"
-_SELECT = f"SELECT seq, last_at, batch, published, {', '.join(_COLUMNS)} FROM objects"
+_FROM_1 = f"""
+ALTER TABLE objects ADD COLUMN committed_at REAL;
+ALTER TABLE associations ADD COLUMN writer TEXT NOT NULL DEFAULT '';
+{_LOG_SCHEMA}
+INSERT INTO segments SELECT location, study_instance_uid, max(length) FROM objects GROUP BY location;
+PRAGMA user_version = 2;
+"""
+_INSERT = f"INSERT INTO objects (seq, last_at, {', '.join(_COLUMNS)}) VALUES (?, ?, {', '.join('?' * len(_COLUMNS))})"
+_SELECT = f"SELECT seq, last_at, batch, published, committed_at, {', '.join(_COLUMNS)} FROM objects"
+_TAKE_ASSOCIATION = "INSERT OR IGNORE INTO associations (association, calling_ae, priority, writer) VALUES (?, ?, ?, ?)"
+_COUNT = (
+    "INSERT INTO receipts VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (association, study, series) DO UPDATE SET count = count + excluded.count"
+)
+_END = "UPDATE associations SET ended_at = ?, released = ? WHERE association = ? AND ended_at IS NULL"
+_SEGMENT = "INSERT INTO segments VALUES (?, ?, ?) ON CONFLICT (segment) DO UPDATE SET end = max(end, excluded.end)"
+_CURSOR = "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (file) DO UPDATE SET offset = max(offset, excluded.offset)"
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -121,53 +145,70 @@ def _check_version(connection: sqlite3.Connection) -> int:
 
 
 def _row(values: Sequence[Any]) -> JournalRow:
-    seq, last_at, batch, published, *rest = values
+    seq, last_at, batch, published, committed_at, *rest = values
     named = dict(zip(_COLUMNS, rest, strict=True))
     for key in ("sender_priority", "called_priority"):
         named[key] = Priority(named[key]) if named[key] else None
     named["command_priority_high"] = bool(named["command_priority_high"])
-    return JournalRow(seq=seq, stored=StoredObject(**named), last_at=last_at, batch=batch, published=bool(published))
+    return JournalRow(
+        seq=seq, stored=StoredObject(**named), last_at=last_at, batch=batch, published=bool(published),
+        committed=committed_at is not None,
+    )  # fmt: skip
 
 
 class JournalReader:
     """Questions to the journal; safe from any thread and from other processes while a receiver writes.
 
+    Parameters
+    ----------
+    path
+        The SQLite file.
+    receipts
+        Folder of the receipts log. With it, objects that the log holds and the journal has not taken yet are found too,
+        after the others: rows with ``seq`` 0 and without ``file_sha256``.
+
     Raises
     ------
     CannotStart
-        When there is no journal yet, or a newer version of Ichor wrote it.
+        When nothing has been received yet, or a newer version of Ichor wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            raise CannotStart("there is no journal in this data folder: nothing has been received yet")
+    def __init__(self, path: Path, *, receipts: Path | None = None) -> None:
+        self._path = path
+        self._receipts = receipts
         self._lock = threading.Lock()
-        self._read = _connect(path)
-        self._read.execute("PRAGMA query_only = ON")
-        _check_version(self._read)
+        self._connection: sqlite3.Connection | None = None
+        self._select = _SELECT
+        if self._reading() is None and not self._receives():
+            raise CannotStart("there is no journal in this data folder: nothing has been received yet")
 
     def by_study(self, study_instance_uid: str) -> list[JournalRow]:
         """Objects of a study in order of acknowledgement."""
-        return self._rows("WHERE study_instance_uid = ? ORDER BY seq", study_instance_uid)
+        return self._about(study_instance_uid, "study_instance_uid")
 
     def by_series(self, series_instance_uid: str) -> list[JournalRow]:
-        return self._rows("WHERE series_instance_uid = ? ORDER BY seq", series_instance_uid)
+        return self._about(series_instance_uid, "series_instance_uid")
 
     def by_instance(self, sop_instance_uid: str) -> list[JournalRow]:
         """More than one row when other bytes came under the same SOP Instance UID."""
-        return self._rows("WHERE sop_instance_uid = ? ORDER BY seq", sop_instance_uid)
+        return self._about(sop_instance_uid, "sop_instance_uid")
 
     def locate(self, uid: str) -> tuple[str, str, str | None] | None:
         """``(level, Study Instance UID, Series Instance UID)`` of what was stored, or None.
 
         ``level`` is ``study``, ``series`` or ``instance``; the series is None for a study.
         """
-        for level, column in (("study", "study"), ("series", "series"), ("instance", "sop")):
-            rows = self._rows(f"WHERE {column}_instance_uid = ? LIMIT 1", uid)
-            if rows:
-                stored = rows[0].stored
-                return level, stored.study_instance_uid, None if level == "study" else stored.series_instance_uid
-        return None
+        rows = self._about(uid, "study_instance_uid", "series_instance_uid", "sop_instance_uid", most=1)
+        if not rows:
+            return None
+        stored = rows[0].stored
+        if uid == stored.study_instance_uid:
+            return "study", uid, None
+        return (
+            "series" if uid == stored.series_instance_uid else "instance",
+            stored.study_instance_uid,
+            stored.series_instance_uid,
+        )
 
     def unassigned(self, *, after: int = 0, limit: int = 500) -> list[JournalRow]:
         """The first rows with ``seq`` > ``after`` that no message carries yet, in order of acknowledgement."""
@@ -176,47 +217,103 @@ class JournalReader:
 
     def unpublished_batches(self) -> list[list[JournalRow]]:
         """Messages that were assigned and that the bus may not have, each with all its rows, in order."""
-        with self._lock:
-            names = self._read.execute(
-                "SELECT batch FROM objects WHERE published = 0 AND batch IS NOT NULL GROUP BY batch ORDER BY min(seq)"
-            ).fetchall()
+        names = self._query(
+            "SELECT batch FROM objects WHERE published = 0 AND batch IS NOT NULL GROUP BY batch ORDER BY min(seq)"
+        )
         return [self._rows("WHERE published = 0 AND batch = ? ORDER BY seq", name) for (name,) in names]
 
     def open_associations(self) -> list[AssociationRow]:
         """Associations whose end has not been told to the bus, in the order in which they stored first."""
-        with self._lock:
-            rows = self._read.execute(
-                "SELECT association, calling_ae, ended_at, released, priority FROM associations ORDER BY rowid"
-            ).fetchall()
-            receipts = self._read.execute("SELECT association, study, series, count FROM receipts").fetchall()
+        rows = self._query(
+            "SELECT association, calling_ae, ended_at, released, priority, writer FROM associations ORDER BY rowid"
+        )
         counts: dict[str, dict[str, dict[str, int]]] = {}
-        for association, study, series, count in receipts:
+        for association, study, series, count in self._query("SELECT association, study, series, count FROM receipts"):
             counts.setdefault(association, {}).setdefault(study, {})[series] = count
         return [
             AssociationRow(
                 association=name, calling_ae=calling_ae, ended_at=ended_at, released=bool(released),
-                priority=Priority(priority),
-                counts=counts.get(name, {}),
+                priority=Priority(priority), writer=writer, counts=counts.get(name, {}),
             )
-            for name, calling_ae, ended_at, released, priority in rows
+            for name, calling_ae, ended_at, released, priority, writer in rows
         ]  # fmt: skip
 
     def close(self) -> None:
         with self._lock:
-            self._read.close()
+            if self._connection is not None:
+                self._connection.close()
+
+    def _reading(self) -> sqlite3.Connection | None:
+        """The connection; None while there is no journal."""
+        if self._connection is None and self._path.exists():
+            connection = _connect(self._path)
+            try:
+                version = _check_version(connection)
+            except CannotStart:
+                connection.close()
+                raise
+            if version == 0:  # being made just now
+                connection.close()
+                return None
+            if version == 1:
+                self._select = _SELECT.replace("committed_at", "NULL")
+            connection.execute("PRAGMA query_only = ON")
+            self._connection = connection
+        return self._connection
+
+    def _receives(self) -> bool:
+        if self._receipts is None:
+            return False
+        unread = Unread(self._receipts)
+        try:
+            return bool(unread)
+        finally:
+            unread.close()
+
+    def _query(self, statement: str, *arguments: Any) -> list[Any]:
+        with self._lock:
+            connection = self._reading()
+            return connection.execute(statement, arguments).fetchall() if connection else []
 
     def _rows(self, where: str, *arguments: Any) -> list[JournalRow]:
-        with self._lock:
-            return [_row(values) for values in self._read.execute(f"{_SELECT} {where}", arguments)]
+        return [_row(values) for values in self._query(f"{self._select} {where}", *arguments)]
+
+    def _about(self, uid: str, *columns: str, most: int = -1) -> list[JournalRow]:
+        """Rows that have ``uid`` in one of ``columns``, then what the receipts log holds beyond its cursors."""
+        where = f"WHERE {' OR '.join(f'{column} = ?' for column in columns)} ORDER BY seq LIMIT ?"
+        arguments = (*(uid for _ in columns), most)
+        if self._receipts is None:
+            return self._rows(where, *arguments)
+        unread = Unread(self._receipts)
+        try:
+            rows, cursors = [], {}
+            with self._lock:
+                connection = self._reading()
+                if connection is not None:
+                    # Rows and cursors of one moment: nothing is in both, nothing in neither.
+                    connection.execute("BEGIN")
+                    try:
+                        rows = [_row(v) for v in connection.execute(f"{self._select} {where}", arguments)]
+                        cursors = _cursors(connection)
+                    finally:
+                        connection.execute("COMMIT")
+            if most < 0 or len(rows) < most:
+                found = (s for s in unread.about(uid, cursors) if any(getattr(s, column) == uid for column in columns))
+                rows += [_untaken(stored) for stored in sorted(found, key=lambda s: s.received_at)]
+            return rows
+        finally:
+            unread.close()
 
 
 class Journal(JournalReader):
-    """The receiver's journal: reads and writes. One process at a time may hold it.
+    """The journal as its one writing process holds it: reads and writes. Safe from any thread.
+
+    Every write is committed when it returns, and synced unless it says otherwise.
 
     Parameters
     ----------
     path
-        The SQLite file; made when absent.
+        The SQLite file; made when absent, brought to this version when an older one wrote it.
     durable
         False: a commit is not synced (``listener.durability = "none"``): it survives a crash of Ichor, not of the
         machine.
@@ -225,37 +322,62 @@ class Journal(JournalReader):
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write = _connect(path)
-        self._write.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        if _check_version(self._write) == 0:
-            self._write.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        super().__init__(path)
-        self._queue: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]] | None]
-        self._queue = queue.SimpleQueue()
+        self._durable = durable
         self._closed = False
-        self._writer = threading.Thread(target=self._run, name="journal-writer", daemon=True)
-        self._writer.start()
+        self._writing = threading.Lock()
+        try:
+            version = _check_version(self._write)
+            script = {0: _SCHEMA, 1: _FROM_1}.get(version)
+            if script:
+                self._write.execute("PRAGMA synchronous = FULL")
+                self._write.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
+        except BaseException:
+            self._write.close()
+            raise
+        super().__init__(path)
 
-    def store(self, stored: StoredObject) -> bool:
-        """Write a row durably and count it for its association; False when the same bytes were there already.
+    def cursors(self) -> dict[str, int]:
+        """File of the receipts log -> offset up to which it is taken."""
+        return dict(self._query("SELECT file, offset FROM cursors"))
+
+    def take(
+        self, entries: Sequence[tuple[StoredObject | Ended, str]], *, cursors: Mapping[str, int]
+    ) -> list[JournalRow]:
+        """Take what was read from the receipts log, all of it or nothing; the fresh rows, in order.
+
+        The same bytes of an instance are one row, however often they come. Each of them counts for its association.
+
+        Parameters
+        ----------
+        entries
+            In the order of the log, each with the name of its writer.
+        cursors
+            File -> offset behind the last of ``entries`` that came from it; no cursor ever goes back.
 
         Raises
         ------
         OutOfResources
-            When it could not be made durable; the object must not be acknowledged.
+            When it could not be made durable.
         """
-        inserted: bool = self._submit(lambda connection: _store(connection, stored)).result()
-        return inserted
-
-    def end_association(
-        self, association: str, *, released: bool, at: float, then: Callable[[], None] = lambda: None
-    ) -> None:
-        """Note the end of an association, after everything it stored.
-
-        Does not wait for the commit: ``then`` is called after it, by the writer's thread, and must not wait.
-        """
-        statement = "UPDATE associations SET ended_at = ?, released = ? WHERE association = ? AND ended_at IS NULL"
-        future = self._submit(lambda connection: connection.execute(statement, (at, int(released), association)))
-        future.add_done_callback(lambda _: then())
+        objects = [(entry, writer) for entry, writer in entries if isinstance(entry, StoredObject)]
+        ended = [(e.at, int(e.released), e.association) for e, _ in entries if isinstance(e, Ended)]
+        associations = {
+            s.association: (s.association, s.calling_ae, s.association_priority.value, writer) for s, writer in objects
+        }
+        counts = Counter((s.association, s.study_instance_uid, s.series_instance_uid) for s, _ in objects)
+        with self._transaction() as connection:
+            rows, again = self._sorted_out(connection, [stored for stored, _ in objects])
+            connection.executemany(_INSERT, [(row.seq, row.last_at, *_VALUES(row.stored)) for row in rows])
+            connection.executemany(
+                "UPDATE objects SET last_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?",
+                [(s.received_at, s.sop_instance_uid, s.file_sha256) for s in again],
+            )
+            connection.executemany(_TAKE_ASSOCIATION, associations.values())
+            connection.executemany(_COUNT, [(*key, count) for key, count in counts.items()])
+            connection.executemany(_SEGMENT, _segments(stored for stored, _ in objects))
+            connection.executemany(_END, ended)
+            connection.executemany(_CURSOR, cursors.items())
+        return rows
 
     def assign_batch(self, batch: str, rows: Sequence[JournalRow]) -> None:
         """Write down which message carries these rows, before it is published: a repetition is then the same message.
@@ -265,111 +387,155 @@ class Journal(JournalReader):
         OutOfResources
             When it could not be written.
         """
-        arguments = [(batch, row.seq) for row in rows]
-        self._submit(lambda c: c.executemany("UPDATE objects SET batch = ? WHERE seq = ?", arguments)).result()
+        with self._transaction() as connection:
+            connection.executemany("UPDATE objects SET batch = ? WHERE seq = ?", [(batch, row.seq) for row in rows])
 
     def mark_published(self, rows: Sequence[JournalRow]) -> None:
-        """The bus has these rows. Does not wait for the commit: a repetition after a crash is harmless."""
-        arguments = [(row.seq,) for row in rows]
-        self._submit(lambda c: c.executemany("UPDATE objects SET published = 1 WHERE seq = ?", arguments))
+        """The bus has these rows. Not synced: a repetition after a crash is harmless."""
+        with self._transaction(synced=False) as connection:
+            connection.executemany("UPDATE objects SET published = 1 WHERE seq = ?", [(row.seq,) for row in rows])
 
     def forget_association(self, association: str) -> None:
-        """The bus knows the end of this association. Does not wait for the commit."""
-
-        def forget(connection: sqlite3.Connection) -> None:
+        """The bus knows the end of this association. Not synced."""
+        with self._transaction(synced=False) as connection:
             connection.execute("DELETE FROM receipts WHERE association = ?", (association,))
             connection.execute("DELETE FROM associations WHERE association = ?", (association,))
 
-        self._submit(forget)
+    def forget(self, rows: Sequence[JournalRow]) -> list[JournalRow]:
+        """Drop rows for retention; those that were dropped.
 
-    def forget(self, rows: Sequence[JournalRow]) -> None:
-        """Drop rows whose objects retention has removed; durable when it returns."""
-        arguments = [(row.seq,) for row in rows]
-        self._submit(lambda c: c.executemany("DELETE FROM objects WHERE seq = ?", arguments)).result()
+        A row stays when it is committed, or when the same bytes were acknowledged again since it was read.
+        """
+        dropped = []
+        statement = "DELETE FROM objects WHERE seq = ? AND last_at = ? AND committed_at IS NULL"
+        with self._transaction() as connection:
+            for row in rows:
+                if connection.execute(statement, (row.seq, row.last_at)).rowcount:
+                    dropped.append(row)
+        return dropped
 
-    def flush(self) -> None:
-        """Return when everything submitted before is committed."""
-        self._submit(lambda _: None).result()
+    def commit_objects(
+        self, pairs: Sequence[tuple[str, str]], at: float, *, exists: Callable[[str], bool]
+    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Promise to keep what is there: ``(committed, missing)``, durable when it returns.
+
+        Parameters
+        ----------
+        pairs
+            SOP Class UID and SOP Instance UID of each.
+        at
+            POSIX seconds.
+        exists
+            Whether the bytes of a location are there.
+        """
+        wanted = set(pairs)
+        kept: dict[int, tuple[str, str]] = {}
+        with self._transaction() as connection:
+            for some in _parts([instance for _, instance in pairs]):
+                marks = ", ".join("?" * len(some))
+                statement = f"SELECT seq, sop_class_uid, sop_instance_uid, location FROM objects WHERE sop_instance_uid IN ({marks})"
+                for seq, sop_class, instance, location in connection.execute(statement, some).fetchall():
+                    if (sop_class, instance) in wanted and exists(location):
+                        kept[seq] = sop_class, instance
+            connection.executemany(
+                "UPDATE objects SET committed_at = coalesce(committed_at, ?) WHERE seq = ?", [(at, seq) for seq in kept]
+            )
+        there = set(kept.values())
+        return [pair for pair in pairs if pair in there], [pair for pair in pairs if pair not in there]
+
+    def segment_ends(self, study_instance_uid: str | None = None) -> dict[str, int]:
+        """Segment of the spool -> highest end of an object in it that was ever taken, duplicates too; of all studies or one."""
+        if study_instance_uid is None:
+            return dict(self._query("SELECT segment, end FROM segments"))
+        return dict(self._query("SELECT segment, end FROM segments WHERE study = ?", study_instance_uid))
+
+    def forget_segments(self, segments: Sequence[str]) -> None:
+        """These are not in the spool any more. Not synced."""
+        with self._transaction(synced=False) as connection:
+            connection.executemany("DELETE FROM segments WHERE segment = ?", [(name,) for name in segments])
+
+    def forget_files(self, files: Sequence[str]) -> None:
+        """These are not in the receipts log any more (`ichor.store.receipts.ReceiptReader.forget`). Not synced."""
+        with self._transaction(synced=False) as connection:
+            connection.executemany("DELETE FROM cursors WHERE file = ?", [(name,) for name in files])
 
     def close(self) -> None:
-        """Commit what is queued and close. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        self._queue.put(None)
-        self._writer.join()
-        self._write.close()
+        """Safe to call twice; later writes raise OutOfResources."""
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = True
+            self._write.close()
         super().close()
 
-    def _submit(self, write: Callable[[sqlite3.Connection], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        if self._closed:
-            future.set_exception(OutOfResources("the journal is closed"))
-        else:
-            self._queue.put((write, future))
-        return future
-
-    def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            batch = [first]
-            last = False
-            while len(batch) < _MOST_PER_COMMIT and not last:
+    @contextlib.contextmanager
+    def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        with self._writing:
+            if self._closed:
+                raise OutOfResources("the journal is closed")
+            connection = self._write
+            try:
+                # In WAL mode NORMAL does not sync a commit; the next FULL one syncs it with its own.
+                connection.execute(f"PRAGMA synchronous = {'FULL' if synced and self._durable else 'NORMAL'}")
+                connection.execute("BEGIN IMMEDIATE")
                 try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if item is None:
-                    last = True
-                else:
-                    batch.append(item)
-            self._commit(batch)
-            if last:
-                return
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise OutOfResources(f"the journal cannot be written: {type(error).__name__}") from error
 
-    def _commit(self, batch: list[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]]) -> None:
-        try:
-            with _transaction(self._write):
-                results = [write(self._write) for write, _ in batch]
-        except Exception as error:  # noqa: BLE001 - the loop's edge: every waiter is told, the next commit is tried
-            metrics.LOOP_ERRORS.labels("journal").inc()
-            _LOG.error("journal commit failed: %s", error)
-            for _, future in batch:
-                future.set_exception(OutOfResources(f"the journal cannot be written: {type(error).__name__}"))
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+    def _sorted_out(
+        self, connection: sqlite3.Connection, objects: Sequence[StoredObject]
+    ) -> tuple[list[JournalRow], list[StoredObject]]:
+        """``(fresh rows, objects that are there already)``."""
+        known: set[tuple[str, str]] = set()
+        for some in _parts([stored.sop_instance_uid for stored in objects]):
+            marks = ", ".join("?" * len(some))
+            statement = f"SELECT sop_instance_uid, file_sha256 FROM objects WHERE sop_instance_uid IN ({marks})"
+            known.update(connection.execute(statement, some))
+        newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'objects'").fetchone()
+        seq = newest[0] if newest else 0
+        rows: list[JournalRow] = []
+        again: list[StoredObject] = []
+        for stored in objects:
+            key = stored.sop_instance_uid, stored.file_sha256
+            if key in known:
+                again.append(stored)
+                continue
+            known.add(key)
+            seq += 1
+            rows.append(JournalRow(seq=seq, stored=stored, last_at=stored.received_at, batch=None, published=False))
+        return rows, again
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _cursors(connection: sqlite3.Connection) -> dict[str, int]:
     try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+        return dict(connection.execute("SELECT file, offset FROM cursors"))
+    except sqlite3.OperationalError:
+        return {}  # version 1, of which the receipts log knows nothing
 
 
-def _store(connection: sqlite3.Connection, stored: StoredObject) -> bool:
-    connection.execute(
-        "INSERT OR IGNORE INTO associations (association, calling_ae, priority) VALUES (?, ?, ?)",
-        (stored.association, stored.calling_ae, stored.association_priority),
-    )
-    connection.execute(
-        "INSERT INTO receipts VALUES (?, ?, ?, 1) "
-        "ON CONFLICT (association, study, series) DO UPDATE SET count = count + 1",
-        (stored.association, stored.study_instance_uid, stored.series_instance_uid),
-    )
-    values = [stored.received_at, *(getattr(stored, name) for name in _COLUMNS)]
-    if connection.execute(_INSERT, values).rowcount == 1:
-        return True
-    connection.execute(
-        "UPDATE objects SET last_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?",
-        (stored.received_at, stored.sop_instance_uid, stored.file_sha256),
-    )
-    return False
+def _segments(objects: Iterable[StoredObject]) -> list[tuple[str, str, int]]:
+    ends: dict[str, tuple[str, str, int]] = {}
+    for stored in objects:
+        try:
+            segment, end = segment_of(stored.location), end_of(stored.location, stored.length)
+        except KeyError:  # no location of the spool: nothing that retention could remove
+            continue
+        if segment not in ends or ends[segment][2] < end:
+            ends[segment] = segment, stored.study_instance_uid, end
+    return list(ends.values())
+
+
+def _untaken(stored: Stored) -> JournalRow:
+    named = StoredObject(file_sha256="", **stored._asdict())
+    return JournalRow(seq=0, stored=named, last_at=stored.received_at, batch=None, published=False)
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _MOST_PER_QUERY):
+        yield values[start : start + _MOST_PER_QUERY]

@@ -1,70 +1,21 @@
-"""What the receiver writes down, in order: one record per acknowledged object, association end, refusal and request.
+"""The receipts log: the only channel from who receives to who tells, besides the bytes. Not an index, not the event log.
 
-The receiver's only output besides the bytes. An append-only log per writing process and lane; the relay reads it and
-makes the journal of it. Not an index, and not the event log.
+An append-only file per writing process and lane. The writer appends before a C-STORE is answered with Success; the
+relay reads, makes the journal of it, and deletes what the journal has. See docs/decisions/0012-receipts.md.
 """
 
-from __future__ import annotations
+from ichor.store.receipt_reader import ReceiptReader
+from ichor.store.receipt_records import CommitmentRequested, Ended, Lane, Receipt, Record, Refused, Stored
+from ichor.store.receipt_writer import ReceiptWriter
 
-from enum import StrEnum
-from typing import NamedTuple
-
-from ichor.types import Priority
-
-
-class Lane(StrEnum):
-    """Which log a record goes to: what is urgent is read first."""
-
-    STAT = "stat"
-    ROUTINE = "routine"
-
-
-class Stored(NamedTuple):
-    """One object that was acknowledged with Success; all UIDs are valid ones, titles are printable ASCII."""
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
-    transfer_syntax_uid: str
-    location: str  # key in the spool
-    length: int  # bytes of the stored file, File Meta Information included
-    association: str
-    calling_ae: str
-    called_ae: str
-    sender_priority: Priority | None  # set for this sender
-    called_priority: Priority | None  # STAT when the called AE title means it
-    command_priority_high: bool  # C-STORE-RQ priority HIGH
-    received_at: float  # POSIX seconds, just before Success was answered
-
-
-class Ended(NamedTuple):
-    """An association ended, after everything that it stored. ``released`` False: aborted or lost."""
-
-    association: str
-    released: bool
-    at: float
-
-
-class Refused(NamedTuple):
-    """A refusal: PHI-free reason; ``status`` is ``0xA700`` and the like, or ``rejected`` for an association."""
-
-    calling_ae: str
-    status: str
-    reason: str
-    study_instance_uid: str
-    at: float
-
-
-class CommitmentRequested(NamedTuple):
-    """An N-ACTION that asks for storage commitment. ``referenced``: (SOP Class UID, SOP Instance UID) pairs."""
-
-    association: str
-    calling_ae: str
-    called_ae: str
-    transaction_uid: str
-    referenced: tuple[tuple[str, str], ...]
-    at: float
-
-
-Record = Stored | Ended | Refused | CommitmentRequested
+__all__ = [
+    "CommitmentRequested",
+    "Ended",
+    "Lane",
+    "Receipt",
+    "ReceiptReader",
+    "ReceiptWriter",
+    "Record",
+    "Refused",
+    "Stored",
+]
