@@ -1,8 +1,9 @@
-"""Runs every benchmark (or the ones named) and exits 1 when one missed its goal."""
+"""Runs every benchmark (or the ones named) and exits 1 when one missed its goal. Options after a name are that one's."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 import sys
 
@@ -10,7 +11,9 @@ import bench
 
 
 def main() -> int:
-    names = sys.argv[1:] or sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
+    named = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    sys.argv[1:] = sys.argv[1 + len(named) :]
+    names = named or sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
     missed = []
     for name in names:
         print(f"\n== {name}", flush=True)
