@@ -7,153 +7,39 @@ transaction as the rows. Other processes read through ``JournalReader``, which a
 from __future__ import annotations
 
 import contextlib
-import operator
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ichor.errors import CannotStart, OutOfResources
+from ichor.store.journal_rows import (
+    COUNT,
+    CURSOR,
+    END,
+    INSERT,
+    SEGMENT,
+    SELECT,
+    TAKE_ASSOCIATION,
+    VALUES,
+    AssociationRow,
+    JournalRow,
+    StoredObject,
+    bring_up_to_date,
+    check_version,
+    connect,
+    row_of,
+)  # fmt: skip
 from ichor.store.receipt_reader import Unread
 from ichor.store.receipt_records import Ended, Stored
 from ichor.store.segments import end_of, segment_of
 from ichor.types import Priority
 
-_VERSION = 2
+__all__ = ["AssociationRow", "Journal", "JournalReader", "JournalRow", "StoredObject"]
+
 _MOST_PER_QUERY = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObject:
-    """One object in the spool, as the receiver knows it; all UIDs are valid ones."""
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
-    transfer_syntax_uid: str
-    location: str  # key in the spool
-    length: int  # bytes of the stored file
-    file_sha256: str  # empty while the object is in the receipts log only
-    association: str
-    calling_ae: str
-    called_ae: str
-    sender_priority: Priority | None  # set for this sender
-    called_priority: Priority | None  # STAT when the called AE title means it
-    command_priority_high: bool  # C-STORE-RQ priority HIGH
-    received_at: float  # POSIX seconds, just before Success was answered
-
-    def priority(self, header: Priority | None) -> Priority | None:
-        """Priority of the study by this object: sender, called AE title, ``header`` (0040,1003), C-STORE priority."""
-        command = Priority.HIGH if self.command_priority_high else None
-        return self.sender_priority or self.called_priority or header or command
-
-    @property
-    def association_priority(self) -> Priority:
-        """What the association alone says: the same for all its objects."""
-        return self.sender_priority or self.called_priority or Priority.ROUTINE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalRow:
-    """A stored object with its place in the order of acknowledgement.
-
-    ``batch`` is the message that carries it, None while none was assigned; ``published`` once the bus has it.
-    ``last_at`` is when the same bytes were acknowledged last. ``committed``: a sender was told that it may delete its own.
-    """
-
-    seq: int
-    stored: StoredObject
-    last_at: float
-    batch: str | None
-    published: bool
-    committed: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssociationRow:
-    """An association that stored objects and is not yet told as closed. ``ended_at`` is None while it is open."""
-
-    association: str
-    calling_ae: str
-    ended_at: float | None
-    released: bool
-    priority: Priority  # of its messages: by sender or called AE title
-    writer: str  # of the receipts log, that wrote of it
-    counts: dict[str, dict[str, int]]  # study -> series -> objects stored, duplicates counted too
-
-
-_COLUMNS = tuple(f.name for f in fields(StoredObject))
-_VALUES = operator.attrgetter(*_COLUMNS)
-_LOG_SCHEMA = """
-CREATE TABLE cursors (file TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE segments (segment TEXT PRIMARY KEY, study TEXT NOT NULL, end INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX segments_study ON segments (study);
-"""
-_SCHEMA = f"""
-CREATE TABLE objects (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  {", ".join(f"{name} NOT NULL" for name in _COLUMNS if name not in ("sender_priority", "called_priority"))},
-  sender_priority, called_priority,
-  last_at REAL NOT NULL, batch TEXT, published INTEGER NOT NULL DEFAULT 0, committed_at REAL,
-  UNIQUE (sop_instance_uid, file_sha256));
-CREATE INDEX objects_study ON objects (study_instance_uid);
-CREATE INDEX objects_series ON objects (series_instance_uid);
-CREATE INDEX objects_unpublished ON objects (seq) WHERE published = 0;
-CREATE TABLE associations (
-  association TEXT PRIMARY KEY, calling_ae TEXT NOT NULL, priority TEXT NOT NULL,
-  ended_at REAL, released INTEGER NOT NULL DEFAULT 0, writer TEXT NOT NULL DEFAULT '');
-CREATE TABLE receipts (
-  association TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL, count INTEGER NOT NULL,
-  PRIMARY KEY (association, study, series)) WITHOUT ROWID;
-{_LOG_SCHEMA}
-PRAGMA user_version = {_VERSION};
-"""
-_FROM_1 = f"""
-ALTER TABLE objects ADD COLUMN committed_at REAL;
-ALTER TABLE associations ADD COLUMN writer TEXT NOT NULL DEFAULT '';
-{_LOG_SCHEMA}
-INSERT INTO segments SELECT location, study_instance_uid, max(length) FROM objects GROUP BY location;
-PRAGMA user_version = 2;
-"""
-_INSERT = f"INSERT INTO objects (seq, last_at, {', '.join(_COLUMNS)}) VALUES (?, ?, {', '.join('?' * len(_COLUMNS))})"
-_SELECT = f"SELECT seq, last_at, batch, published, committed_at, {', '.join(_COLUMNS)} FROM objects"
-_TAKE_ASSOCIATION = "INSERT OR IGNORE INTO associations (association, calling_ae, priority, writer) VALUES (?, ?, ?, ?)"
-_COUNT = (
-    "INSERT INTO receipts VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (association, study, series) DO UPDATE SET count = count + excluded.count"
-)
-_END = "UPDATE associations SET ended_at = ?, released = ? WHERE association = ? AND ended_at IS NULL"
-_SEGMENT = "INSERT INTO segments VALUES (?, ?, ?) ON CONFLICT (segment) DO UPDATE SET end = max(end, excluded.end)"
-_CURSOR = "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (file) DO UPDATE SET offset = max(offset, excluded.offset)"
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-    connection.execute("PRAGMA journal_mode = WAL")
-    return connection
-
-
-def _check_version(connection: sqlite3.Connection) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > _VERSION:
-        raise CannotStart(f"the journal has version {version}, this version of Ichor knows {_VERSION} at most")
-    return version
-
-
-def _row(values: Sequence[Any]) -> JournalRow:
-    seq, last_at, batch, published, committed_at, *rest = values
-    named = dict(zip(_COLUMNS, rest, strict=True))
-    for key in ("sender_priority", "called_priority"):
-        named[key] = Priority(named[key]) if named[key] else None
-    named["command_priority_high"] = bool(named["command_priority_high"])
-    return JournalRow(
-        seq=seq, stored=StoredObject(**named), last_at=last_at, batch=batch, published=bool(published),
-        committed=committed_at is not None,
-    )  # fmt: skip
 
 
 class JournalReader:
@@ -178,7 +64,7 @@ class JournalReader:
         self._receipts = receipts
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._select = _SELECT
+        self._select = SELECT
         if self._reading() is None and not self._receives():
             raise CannotStart("there is no journal in this data folder: nothing has been received yet")
 
@@ -246,9 +132,9 @@ class JournalReader:
     def _reading(self) -> sqlite3.Connection | None:
         """The connection; None while there is no journal."""
         if self._connection is None and self._path.exists():
-            connection = _connect(self._path)
+            connection = connect(self._path)
             try:
-                version = _check_version(connection)
+                version = check_version(connection)
             except CannotStart:
                 connection.close()
                 raise
@@ -256,7 +142,7 @@ class JournalReader:
                 connection.close()
                 return None
             if version == 1:
-                self._select = _SELECT.replace("committed_at", "NULL")
+                self._select = SELECT.replace("committed_at", "NULL")
             connection.execute("PRAGMA query_only = ON")
             self._connection = connection
         return self._connection
@@ -276,7 +162,7 @@ class JournalReader:
             return connection.execute(statement, arguments).fetchall() if connection else []
 
     def _rows(self, where: str, *arguments: Any) -> list[JournalRow]:
-        return [_row(values) for values in self._query(f"{self._select} {where}", *arguments)]
+        return [row_of(values) for values in self._query(f"{self._select} {where}", *arguments)]
 
     def _about(self, uid: str, *columns: str, most: int = -1) -> list[JournalRow]:
         """Rows that have ``uid`` in one of ``columns``, then what the receipts log holds beyond its cursors."""
@@ -293,7 +179,7 @@ class JournalReader:
                     # Rows and cursors of one moment: nothing is in both, nothing in neither.
                     connection.execute("BEGIN")
                     try:
-                        rows = [_row(v) for v in connection.execute(f"{self._select} {where}", arguments)]
+                        rows = [row_of(v) for v in connection.execute(f"{self._select} {where}", arguments)]
                         cursors = _cursors(connection)
                     finally:
                         connection.execute("COMMIT")
@@ -321,16 +207,12 @@ class Journal(JournalReader):
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._write = _connect(path)
+        self._write = connect(path)
         self._durable = durable
         self._closed = False
         self._writing = threading.Lock()
         try:
-            version = _check_version(self._write)
-            script = {0: _SCHEMA, 1: _FROM_1}.get(version)
-            if script:
-                self._write.execute("PRAGMA synchronous = FULL")
-                self._write.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
+            bring_up_to_date(self._write)
         except BaseException:
             self._write.close()
             raise
@@ -367,16 +249,16 @@ class Journal(JournalReader):
         counts = Counter((s.association, s.study_instance_uid, s.series_instance_uid) for s, _ in objects)
         with self._transaction() as connection:
             rows, again = self._sorted_out(connection, [stored for stored, _ in objects])
-            connection.executemany(_INSERT, [(row.seq, row.last_at, *_VALUES(row.stored)) for row in rows])
+            connection.executemany(INSERT, [(row.seq, row.last_at, *VALUES(row.stored)) for row in rows])
             connection.executemany(
                 "UPDATE objects SET last_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?",
                 [(s.received_at, s.sop_instance_uid, s.file_sha256) for s in again],
             )
-            connection.executemany(_TAKE_ASSOCIATION, associations.values())
-            connection.executemany(_COUNT, [(*key, count) for key, count in counts.items()])
-            connection.executemany(_SEGMENT, _segments(stored for stored, _ in objects))
-            connection.executemany(_END, ended)
-            connection.executemany(_CURSOR, cursors.items())
+            connection.executemany(TAKE_ASSOCIATION, associations.values())
+            connection.executemany(COUNT, [(*key, count) for key, count in counts.items()])
+            connection.executemany(SEGMENT, _segments(stored for stored, _ in objects))
+            connection.executemany(END, ended)
+            connection.executemany(CURSOR, cursors.items())
         return rows
 
     def assign_batch(self, batch: str, rows: Sequence[JournalRow]) -> None:
