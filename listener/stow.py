@@ -1,0 +1,423 @@
+"""The STOW-RS door: ``POST /dicom-web/studies[/{study}]`` (PS3.18 section 10.5) into the receiver's spool and receipts.
+
+One request is one association. Whole objects as ``application/dicom`` only; no retrieval, no search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import h11
+
+from ichor import metrics
+from ichor.clock import Clock
+from ichor.config import SenderSettings, Settings, is_loopback
+from ichor.errors import CannotStart, OutOfResources
+from ichor.store.receipts import Ended, Lane, ReceiptWriter
+from ichor.store.spool import FileSpool
+from ichor.uids import is_valid_uid
+from listener.admission import Hosts
+from listener.lobby import CLOSED, CROWDED_OUT, TOO_LATE, LogLimit
+from listener.multipart import Malformed, MultipartReader, is_boundary, media_type
+from listener.pressure import DiskPressure
+from listener.reception import Origin, Reception, Refusals
+from listener.stow_http import TOO_SLOW, BadRequest, Connection, PeerGone
+from listener.stow_response import encoded, http_status, module, preferred
+from listener.stow_transaction import DICOM, StoreTransaction, TooManyParts
+from listener.tls import Certificates, failure
+
+_LOG = logging.getLogger(__name__)
+
+# The sender of a request that no [[senders]] entry names; HTTP has no AE titles.
+CALLING_AE = "STOW-RS"
+_PATH = re.compile(r"/dicom-web/studies(?:/([^/]+))?/?")
+_MOST_CONNECTIONS = 64
+_NOT_HTTP = "not HTTP"
+_QUIET = frozenset({CLOSED})
+_SENDERS_PATIENCE = 4.0
+_LEAVING_PATIENCE = 1.0
+_RETRY_AFTER = {"Retry-After": "60"}
+_ALLOW = {"Allow": "POST"}
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def run_stow(
+    *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
+    on_ready: Callable[[], None],
+) -> None:  # fmt: skip
+    """Take Store transactions in until ``stop``, then let those under way finish for 4 s, cut the rest, and return.
+
+    Parameters
+    ----------
+    settings
+        With ``[listener.stow]``; TLS, senders, watermarks and timeouts are the listener's.
+    receipts
+        This process's own writer. Neither it nor ``spool`` is closed here.
+
+    Raises
+    ------
+    CannotStart
+        When the address cannot be had.
+    ConfigError
+        When the token's file, certificate or key cannot be used.
+    """
+    server = StowServer(settings=settings, spool=spool, receipts=receipts, clock=clock)
+    server.start()
+    on_ready()
+    stop.wait()
+    server.drain(_SENDERS_PATIENCE)
+
+
+class Refusal(Exception):
+    """A request that is answered without storing anything; the text is one of few and goes to the client."""
+
+    def __init__(self, status: HTTPStatus, text: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
+
+
+class _Asked(NamedTuple):
+    """What a request's head asks for, once it is found good."""
+
+    study: str
+    boundary: str
+    accept: str
+
+
+class StowServer:
+    """Serves one address between ``start`` and ``drain``; a thread for each connection, of which there are few."""
+
+    def __init__(self, *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock) -> None:
+        listener = settings.listener
+        if listener.stow is None:
+            raise ValueError("no [listener.stow]")
+        self._settings = listener
+        self._address = (listener.stow.host, listener.stow.port)
+        self._token = settings.stow_token()
+        self._senders = settings.senders
+        self._hosts = Hosts([sender.host for sender in self._senders])
+        self._certificates = Certificates(listener.tls) if listener.tls is not None else None
+        self._spool = spool
+        self._receipts = receipts
+        self._clock = clock
+        self._refusals = Refusals(clock, receipts)
+        self._reception = Reception(
+            spool=spool, receipts=receipts, clock=clock, refusals=self._refusals,
+            waits=listener.durability == "instance",
+        )  # fmt: skip
+        self._pressure = DiskPressure(
+            spool.free_bytes, low=listener.disk_low, full=listener.disk_full, clock=clock
+        )  # fmt: skip
+        self._reception.pressure = self._pressure
+        self._log_limit = LogLimit(monotonic=clock.monotonic)
+        self._lock = threading.Lock()
+        self._waiting: dict[Connection, None] = {}  # between requests, in the order of their coming
+        self._busy: dict[Connection, None] = {}
+        self._draining = False
+        self._listening: socket.socket | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is served (chosen by the system when 0 was asked for)."""
+        if self._listening is None:
+            raise RuntimeError("not started")
+        return int(self._listening.getsockname()[1])
+
+    def start(self) -> None:
+        """Listen and serve in threads; CannotStart when the address cannot be had."""
+        host, port = self._address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listening = socket.create_server((host, port), family=family, backlog=128)
+        except OSError as error:
+            raise CannotStart(f"STOW-RS on {host}:{port}: {error.strerror or error}") from error
+        _LOG.info("STOW-RS on %s:%d", host, self.port)
+        threading.Thread(target=self._accept, args=(self._listening,), name="stow", daemon=True).start()
+
+    def drain(self, patience: float) -> None:
+        """No new requests; those under way have ``patience`` seconds, then they are cut off."""
+        if self._listening is None:
+            return
+        with self._lock:
+            self._draining = True
+            idle = list(self._waiting)
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._listening.close()
+        for connection in idle:
+            connection.interrupt()
+        self._wait_for_busy(patience)
+        with self._lock:
+            left = list(self._busy)
+        for connection in left:
+            connection.interrupt()
+        self._wait_for_busy(_LEAVING_PATIENCE)
+
+    def _wait_for_busy(self, patience: float) -> None:
+        deadline = self._clock.monotonic() + patience
+        while self._busy and self._clock.monotonic() < deadline:
+            time.sleep(0.02)
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def _accept(self, listening: socket.socket) -> None:
+        while not self._draining:
+            try:
+                raw, peer = listening.accept()
+            except OSError as error:
+                if not self._draining:
+                    metrics.LOOP_ERRORS.labels("stow").inc()
+                    _LOG.error("no connection could be accepted: %s", error.strerror)
+                    time.sleep(0.1)
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(raw, str(peer[0])), name="stow", daemon=True).start()
+            except RuntimeError:
+                raw.close()
+                self._drop(CROWDED_OUT)
+
+    def _serve(self, raw: socket.socket, address: str) -> None:
+        connection: Connection | None = None
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.settimeout(self._settings.request_timeout)
+            connection = Connection(raw, monotonic=self._clock.monotonic)
+            if not self._enter(connection):
+                if self._certificates is None:
+                    self._say(connection, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests", headers=_RETRY_AFTER)
+                return
+            if self._certificates is not None:
+                try:
+                    connection.secure(self._certificates.current())
+                except OSError as error:
+                    self._drop(TOO_LATE if isinstance(error, TimeoutError) else failure(error))
+                    return
+            first = True
+            while self._one(connection, address, first=first):
+                first = False
+        except Exception as error:  # noqa: BLE001 - the edge of one connection: the others go on
+            metrics.LOOP_ERRORS.labels("stow").inc()
+            _LOG.error("unexpected error on a connection: %s", type(error).__name__)
+        finally:
+            if connection is not None:
+                with self._lock:
+                    self._waiting.pop(connection, None)
+                    self._busy.pop(connection, None)
+                connection.close()
+            raw.close()
+
+    def _enter(self, connection: Connection) -> bool:
+        """Take a place; when there is none, that of the oldest without a request. False: all are busy."""
+        oldest: Connection | None = None
+        with self._lock:
+            full = len(self._waiting) + len(self._busy) >= _MOST_CONNECTIONS
+            if full and self._waiting:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+            if not full or oldest is not None:
+                self._waiting[connection] = None
+        if oldest is not None:
+            oldest.interrupt()
+        if full:
+            self._drop(CROWDED_OUT)
+        return not full or oldest is not None
+
+    def _one(self, connection: Connection, address: str, *, first: bool) -> bool:
+        """Serve one request; False when the connection is over."""
+        try:
+            request = connection.request(self._settings.request_timeout)
+        except PeerGone as gone:
+            if first and connection in self._waiting:
+                self._drop(TOO_LATE if str(gone) == TOO_SLOW else CLOSED)
+            return False
+        except BadRequest as error:
+            self._drop(_NOT_HTTP)
+            self._say(connection, error.status, str(error))
+            connection.leave()
+            return False
+        if request is None:
+            if first:
+                self._drop(CLOSED)
+            return False
+        with self._lock:
+            if self._draining or connection not in self._waiting:
+                return False
+            del self._waiting[connection]
+            self._busy[connection] = None
+            metrics.ASSOCIATIONS_OPEN.set(len(self._busy))
+        again = self._answer(connection, request, address)
+        with self._lock:
+            self._busy.pop(connection, None)
+            metrics.ASSOCIATIONS_OPEN.set(len(self._busy))
+            if again and not self._draining:
+                self._waiting[connection] = None
+                return True
+        connection.leave()
+        return False
+
+    def _drop(self, reason: str) -> None:
+        metrics.CONNECTIONS_DROPPED.labels(reason).inc()
+        if reason not in _QUIET and self._log_limit.allows(reason):
+            _LOG.warning("connection refused: %s", reason)
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _answer(self, connection: Connection, request: h11.Request, address: str) -> bool:
+        sender = self._sender(address)
+        calling = sender.ae_title if sender is not None else CALLING_AE
+        try:
+            asked = self._judge(request, sender)
+        except Refusal as refusal:
+            reason = str(refusal)
+            metrics.STOW_REQUESTS.labels(str(refusal.status.value)).inc()
+            if self._log_limit.allows(reason):
+                self._refusals.add(calling_ae=calling, status="rejected", reason=reason)
+            return self._say(connection, refusal.status, reason, headers=refusal.headers)
+        priority = sender.priority if sender is not None else None
+        origin = Origin(
+            association=uuid.uuid4().hex, calling_ae=calling, called_ae=self._settings.ae_title,
+            sender_priority=priority, lane=Lane(priority.lane) if priority is not None else Lane.ROUTINE,
+        )  # fmt: skip
+        return self._store(connection, asked, origin)
+
+    def _judge(self, request: h11.Request, sender: SenderSettings | None) -> _Asked:
+        """What a request's head asks for; Refusal when it is not taken."""
+        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        if self._senders and sender is None:
+            raise Refusal(HTTPStatus.FORBIDDEN, "address not recognised")
+        if self._token is not None:
+            scheme, _, given = fields.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
+                needs = {"WWW-Authenticate": 'Bearer realm="ichor"'}
+                raise Refusal(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer ...", headers=needs)
+        elif not is_loopback(_host(fields.get("host", ""))):
+            # No web page may reach this by a name that it binds to this machine.
+            raise Refusal(HTTPStatus.FORBIDDEN, "without a token only a loopback host name may be used")
+        path = _PATH.fullmatch(urlsplit(request.target.decode("latin-1")).path)
+        if path is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "here is only /dicom-web/studies")
+        if request.method != b"POST":
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "only POST: nothing is retrieved here", headers=_ALLOW)
+        study = path[1] or ""
+        if study and not is_valid_uid(study):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "the study of the request's path is no UID")
+        boundary = self._boundary(fields)
+        if self._pressure.is_low():
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no space for the moment", headers=_RETRY_AFTER)
+        length = fields.get("content-length", "")
+        if length.isdigit() and int(length) > self._spool.free_bytes() - self._settings.disk_full:
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "more than there is space for")
+        return _Asked(study, boundary, fields.get("accept", ""))
+
+    def _boundary(self, fields: dict[str, str]) -> str:
+        """Boundary of a body that can be read; Refusal otherwise."""
+        if fields.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Refusal(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content encodings are not taken: send the body as it is",
+                headers={"Accept-Encoding": "identity"},
+            )  # fmt: skip
+        kind, parameters = media_type(fields.get("content-type", ""))
+        inner = parameters.get("type", DICOM).strip().lower()
+        if kind != "multipart/related" or inner != DICOM:
+            raise Refusal(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                'only multipart/related; type="application/dicom": whole DICOM files, '
+                "no metadata and bulk data apart, no other types",
+            )
+        boundary = parameters.get("boundary", "")
+        if not is_boundary(boundary):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "the Content-Type has no valid boundary")
+        return boundary
+
+    def _sender(self, address: str) -> SenderSettings | None:
+        """The first entry of that host; one that must show who it is over DICOM needs the token here."""
+        for sender in self._senders:
+            if self._hosts.has(sender.host, address) and (not sender.username or self._token is not None):
+                return sender
+        return None
+
+    def _store(self, connection: Connection, asked: _Asked, origin: Origin) -> bool:
+        losses = self._spool.losses
+        transaction = StoreTransaction(reception=self._reception, origin=origin, study=asked.study)
+        reader = MultipartReader(asked.boundary, parts=transaction)
+        wrong: Exception | None = None
+        try:
+            for piece in connection.body(self._settings.network_timeout):
+                reader.feed(piece)
+            reader.close()
+        except PeerGone as gone:
+            transaction.cut()
+            self._end(transaction, origin, released=False)
+            metrics.STOW_REQUESTS.labels("cut off").inc()
+            _LOG.warning("request cut off (%s): calling_ae=%s", gone, origin.calling_ae)
+            return False
+        except (Malformed, BadRequest) as error:
+            wrong = error
+            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=str(error))
+        finally:
+            transaction.cut()
+        try:
+            if self._settings.durability == "association" and transaction.stored:
+                self._spool.sync(losses=losses)
+                self._receipts.sync()
+        except OutOfResources as error:
+            self._end(transaction, origin, released=False)
+            metrics.STOW_REQUESTS.labels(str(HTTPStatus.SERVICE_UNAVAILABLE.value)).inc()
+            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=error.reason)
+            return self._say(
+                connection, HTTPStatus.SERVICE_UNAVAILABLE, "what came is not safe: send it again",
+                headers=_RETRY_AFTER,
+            )  # fmt: skip
+        self._end(transaction, origin, released=wrong is None)
+        status = http_status(transaction.outcomes, whole=wrong is None)
+        if isinstance(wrong, TooManyParts):
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        metrics.STOW_REQUESTS.labels(str(status.value)).inc()
+        if not transaction.outcomes:
+            return self._say(connection, status, str(wrong) if wrong is not None else "no parts")
+        kind = preferred(asked.accept)
+        headers = _HEADERS | {"Content-Type": kind}
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            headers |= _RETRY_AFTER
+        content = encoded(module(transaction.outcomes, whole=wrong is None), kind)
+        return self._send(connection, status, headers, content)
+
+    def _end(self, transaction: StoreTransaction, origin: Origin, *, released: bool) -> None:
+        if not transaction.stored:
+            return
+        try:
+            self._receipts.append(origin.lane, Ended(origin.association, released, self._clock.time()), wait=False)
+        except OutOfResources as error:
+            # Its reader ends the association once this writer is gone.
+            _LOG.error("the end of a request could not be written: %s", error.reason)
+
+    def _say(self, connection: Connection, status: int, text: str, *, headers: dict[str, str] | None = None) -> bool:
+        fields = _HEADERS | {"Content-Type": "text/plain; charset=utf-8"} | (headers or {})
+        return self._send(connection, status, fields, f"{text}\n".encode())
+
+    def _send(self, connection: Connection, status: int, headers: dict[str, str], content: bytes) -> bool:
+        try:
+            return connection.respond(
+                status, headers=headers, content=content, patience=self._settings.network_timeout
+            )  # fmt: skip
+        except PeerGone as gone:
+            _LOG.warning("an answer could not be given: %s", gone)
+            return False
+
+
+def _host(value: str) -> str:
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    return value.partition(":")[0]
