@@ -131,6 +131,9 @@ def _last_end(descriptor: int, segment: str, before: int) -> int:
 class Part(io.RawIOBase):
     """A part of an open file as a seekable file of its own. Owns the descriptor; one thread at a time."""
 
+    # pydicom asks a buffered reader for it, and would open what it names for values that are read later.
+    name = ""
+
     def __init__(self, descriptor: int, *, start: int, length: int) -> None:
         super().__init__()
         self._descriptor = descriptor

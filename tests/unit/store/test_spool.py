@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pydicom
+import pydicom.data
 import pytest
 
 from ichor.errors import DataSetMismatch, OutOfResources, Unreadable
@@ -299,6 +300,25 @@ def test_an_object_is_a_file_of_its_own_with_an_end(tmp_path: Path) -> None:
             file.fileno()
     with pytest.raises(ValueError, match="closed"):
         file.read()
+
+
+def test_pydicom_reads_an_object_in_the_midst_of_a_segment(tmp_path: Path) -> None:
+    sample = pydicom.data.get_testdata_file("CT_small.dcm")
+    raw, expected = Path(sample).read_bytes(), pydicom.dcmread(sample)
+    spool = FileSpool(tmp_path)
+    address = Address(
+        study_instance_uid=expected.StudyInstanceUID, series_instance_uid=expected.SeriesInstanceUID,
+        sop_instance_uid=expected.SOPInstanceUID, sop_class_uid=expected.SOPClassUID,
+        transfer_syntax_uid=expected.file_meta.TransferSyntaxUID,
+    )  # fmt: skip
+    for _ in range(3):
+        placed = spool.put(address, [raw[144 + int.from_bytes(raw[140:144], "little") :]])
+    with spool.open(placed.location) as file:
+        read = pydicom.dcmread(file)
+        assert read == expected
+        assert (read.pixel_array == expected.pixel_array).all()
+    with spool.open(placed.location) as file:
+        assert pydicom.dcmread(file, stop_before_pixels=True).Rows == expected.Rows
 
 
 def test_files_of_older_data_folders_are_read(tmp_path: Path) -> None:
