@@ -1,100 +1,93 @@
-"""Requests for storage commitment as evidence: a sender names what it believes to have sent. Commits to nothing.
+"""Requests for storage commitment as they arrive: written down durably, then answered. Decides nothing.
 
-Storage Commitment Push Model, PS3.4 annex J. While ``listener.commitment`` is off, each request is answered with
-"processing failure": the sender learns at once that nobody took responsibility, and that no report will come.
+Storage Commitment Push Model, PS3.4 annex J. What becomes of a request is `listener.commitment_decisions`'s business,
+in another process; it is evidence of what a sender believes to have sent, whether or not anything is committed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom.dimse_primitives import N_ACTION
 
-from ichor.messages import ContentAnnounced
-from ichor.store.journal import JournalReader
-from ichor.uids import is_valid_uid
+from ichor import metrics
+from ichor.config import SenderSettings
+from ichor.errors import OutOfResources
+from ichor.store.receipts import CommitmentRequested, ReceiptWriter
+from listener.commitment_request import MOST_BYTES as MOST_BYTES
+from listener.commitment_request import Malformed, TooLarge, read_request
+from listener.reception import Origin
 
 _LOG = logging.getLogger(__name__)
-PROCESSING_FAILURE = 0x0110  # PS3.7 annex C
+SOP_CLASS = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
+SOP_INSTANCE = "1.2.840.10008.1.20.1.1"  # the well-known one, PS3.4 J.3.5
+
+# Statuses of an N-ACTION, PS3.7 10.1.4.1.10.
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
 INVALID_ARGUMENT = 0x0115
-_REQUEST = 1  # action type, PS3.4 J.3.2
-_MOST_BYTES = 8 << 20
-_MOST_OBJECTS = 20_000
-_MOST_WAITING = 200
+NO_SUCH_ACTION = 0x0123
+RESOURCE_LIMITATION = 0x0213
+_REQUEST = 1  # action type, PS3.4 table J.3-1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What one N-ACTION named."""
+class ReportAddress(NamedTuple):
+    """Where an application entity listens for reports."""
 
-    association: str
-    calling_ae: str
-    sop_instance_uids: tuple[str, ...]
+    host: str
+    port: int
 
 
-def read_request(
-    information: BytesIO | None, *, action_type: int | None, transfer_syntax_uid: str
-) -> tuple[str, ...] | None:
-    """SOP Instance UIDs that an N-ACTION asks to commit; None when it is no such request, or none that can be read."""
-    if action_type != _REQUEST or information is None or information.getbuffer().nbytes > _MOST_BYTES:
-        return None
+def report_addresses(senders: Sequence[SenderSettings]) -> dict[str, ReportAddress]:
+    """By calling AE title, where a report may go: only where the port was set, and the same for all of that title.
+
+    A request does not say from which of several hosts of one title it came; a report sent to the wrong one would
+    leave the right one waiting.
+    """
+    found: dict[str, set[ReportAddress]] = {}
+    for sender in senders:
+        if "port" in sender.model_fields_set:
+            found.setdefault(sender.ae_title.strip(), set()).add(ReportAddress(sender.host, sender.port))
+    return {title: next(iter(places)) for title, places in found.items() if len(places) == 1}
+
+
+def handle_action(
+    event: evt.Event, *, origin: Origin, receipts: ReceiptWriter, addresses: Mapping[str, ReportAddress]
+) -> tuple[int, None]:
+    """Answer an N-ACTION on the Storage Commitment Push Model; never raises, safe from any thread.
+
+    Success (a report will come) only where the sender's address is known and the request is on the medium. Without an
+    address it is written down as evidence and answered with "processing failure": nobody took responsibility, and no
+    report will come (PS3.4 J.3.2.1.3).
+    """
+    request = cast(N_ACTION, event.request)
+    if request.ActionTypeID != _REQUEST:
+        return _refused(origin, NO_SUCH_ACTION, "no such action")
     try:
-        information.seek(0)
-        data = read_dataset(information, transfer_syntax_uid == ImplicitVRLittleEndian, True)
-        found = [_uid(item) for item in data.get("ReferencedSOPSequence") or ()]
-    except Exception as error:  # noqa: BLE001 - the parser raises anything on malformed input
-        _LOG.warning("a request for storage commitment cannot be read: %s", type(error).__name__)
-        return None
-    uids = tuple(dict.fromkeys(uid for uid in found if uid is not None))
-    return uids if uids and None not in found and len(uids) <= _MOST_OBJECTS else None
+        information = request.ActionInformation
+        asked = read_request(information.getbuffer() if information is not None else b"")
+    except Malformed as error:
+        return _refused(origin, INVALID_ARGUMENT, str(error))
+    except TooLarge:
+        return _refused(origin, RESOURCE_LIMITATION, "too large")
+    record = CommitmentRequested(
+        association=origin.association, calling_ae=origin.calling_ae, called_ae=origin.called_ae,
+        transaction_uid=asked.transaction_uid, referenced=asked.referenced, at=event.timestamp.timestamp(),
+    )  # fmt: skip
+    try:
+        receipts.append(origin.lane, record)
+    except OutOfResources as error:
+        return _refused(origin, RESOURCE_LIMITATION, error.reason)
+    if origin.calling_ae not in addresses:
+        return _refused(origin, PROCESSING_FAILURE, "no address for a report")
+    metrics.COMMITMENT_REQUESTS.labels("0x0000").inc()
+    return SUCCESS, None
 
 
-def _uid(item: Dataset) -> str | None:
-    uid = str(item.get("ReferencedSOPInstanceUID") or "")
-    return uid if is_valid_uid(uid) else None
-
-
-class Announcements:
-    """Requests not yet told to the assembler; bounded, the oldest go first. Safe from any thread, never waits."""
-
-    def __init__(self) -> None:
-        self.on_added: Callable[[], None] = lambda: None
-        self._waiting: deque[Request] = deque(maxlen=_MOST_WAITING)
-
-    def add(self, request: Request) -> None:
-        self._waiting.append(request)
-        self.on_added()
-
-    def take(self) -> list[Request]:
-        taken = []
-        while self._waiting:
-            taken.append(self._waiting.popleft())
-        return taken
-
-    def put_back(self, requests: Sequence[Request]) -> None:
-        self._waiting.extendleft(reversed(requests))
-
-
-def announced(request: Request, journal: JournalReader) -> list[ContentAnnounced]:
-    """The request by study, as the journal knows its objects."""
-    studies: dict[str, list[str]] = {}
-    unknown = 0
-    for uid in request.sop_instance_uids:
-        rows = journal.by_instance(uid)
-        if rows:
-            studies.setdefault(rows[-1].stored.study_instance_uid, []).append(uid)
-        else:
-            unknown += 1
-    return [
-        ContentAnnounced(
-            study_instance_uid=study, association=request.association, calling_ae=request.calling_ae,
-            sop_instance_uids=tuple(uids), unknown=unknown,
-        )
-        for study, uids in studies.items()
-    ]  # fmt: skip
+def _refused(origin: Origin, status: int, reason: str) -> tuple[int, None]:
+    metrics.COMMITMENT_REQUESTS.labels(f"0x{status:04X}").inc()
+    _LOG.warning("storage commitment not taken on: calling_ae=%s status=0x%04X: %s", origin.calling_ae, status, reason)
+    return status, None
