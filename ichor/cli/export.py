@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections import Counter
@@ -33,7 +34,7 @@ def export(uid: str, *, out: Path, folder: DataFolder) -> int:
     """
     if not is_valid_uid(uid):
         raise ConfigError(f"export {uid}: a Study or Series Instance UID")
-    journal = JournalReader(folder.journal)
+    journal = JournalReader(folder.journal, receipts=folder.root / "receipts")
     try:
         rows = journal.by_study(uid) or journal.by_series(uid)
     finally:
@@ -46,18 +47,25 @@ def export(uid: str, *, out: Path, folder: DataFolder) -> int:
 
 def _export(rows: Sequence[JournalRow], out: Path, spool: SpoolReader) -> int:
     versions: Counter[tuple[str, str, str]] = Counter()
+    seen: set[tuple[str, str]] = set()
     written = missing = 0
     for row in rows:
         stored = row.stored
         key = (stored.study_instance_uid, stored.series_instance_uid, stored.sop_instance_uid)
-        versions[key] += 1
-        suffix = f"-{versions[key]}" if versions[key] > 1 else ""
         try:
             with spool.open(stored.location) as file:
                 content = file.read()
         except KeyError:
             missing += 1
+            versions[key] += 1
             continue
+        # What is in the receipts log only may be the same bytes again: the journal has not sorted that out yet.
+        sha256 = stored.file_sha256 or hashlib.sha256(content).hexdigest()
+        if (stored.sop_instance_uid, sha256) in seen:
+            continue
+        seen.add((stored.sop_instance_uid, sha256))
+        versions[key] += 1
+        suffix = f"-{versions[key]}" if versions[key] > 1 else ""
         _write(out / key[0] / key[1] / f"{key[2]}{suffix}.dcm", content)
         written += 1
     again = sum(count - 1 for count in versions.values())

@@ -11,6 +11,7 @@ from ichor.cli.export import export
 from ichor.cli.folder import DataFolder
 from ichor.errors import CannotStart, ConfigError, IchorError
 from ichor.store.journal import Journal, StoredObject
+from ichor.store.receipts import Lane, ReceiptWriter, Stored
 from ichor.store.spool import Address, FileSpool
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -38,15 +39,32 @@ def receive(folder: DataFolder, *objects: tuple[str, str, bytes]) -> None:
         )  # fmt: skip
         with spool.open(placed.location) as file:
             file_sha256 = hashlib.sha256(file.read()).hexdigest()
-        journal.store(
-            StoredObject(
-                sop_instance_uid=sop, sop_class_uid=CT, series_instance_uid=series, study_instance_uid="1.2",
-                transfer_syntax_uid=EXPLICIT, location=placed.location, length=placed.length,
-                file_sha256=file_sha256, association="a", calling_ae="CT1", called_ae="ICHOR",
-                sender_priority=None, called_priority=None, command_priority_high=False, received_at=1.0,
-            )
+        stored = StoredObject(
+            sop_instance_uid=sop, sop_class_uid=CT, series_instance_uid=series, study_instance_uid="1.2",
+            transfer_syntax_uid=EXPLICIT, location=placed.location, length=placed.length,
+            file_sha256=file_sha256, association="a", calling_ae="CT1", called_ae="ICHOR",
+            sender_priority=None, called_priority=None, command_priority_high=False, received_at=1.0,
         )  # fmt: skip
+        journal.take([(stored, "w")], cursors={})
     journal.close()
+    spool.close()
+
+
+def acknowledge(folder: DataFolder, sop: str, data_set: bytes) -> None:
+    """What the receiver did before it was killed: bytes in the spool, a receipt, and no relay yet."""
+    spool, receipts = FileSpool(folder.spool), ReceiptWriter(folder.root / "receipts")
+    placed = spool.put(
+        Address(
+            study_instance_uid="1.2", series_instance_uid="1.2.3", sop_instance_uid=sop, sop_class_uid=CT,
+            transfer_syntax_uid=EXPLICIT,
+        ),
+        [data_set],
+    )  # fmt: skip
+    stored = Stored(
+        sop, CT, "1.2.3", "1.2", EXPLICIT, placed.location, placed.length, "a", "CT1", "ICHOR", None, None, False, 2.0
+    )
+    receipts.append(Lane.ROUTINE, stored)
+    receipts.close()
     spool.close()
 
 
@@ -115,3 +133,17 @@ def test_unknown_and_wrong_uids(folder: DataFolder, tmp_path: Path, capsys: pyte
     with pytest.raises(ConfigError):
         export("../1.2", out=tmp_path / "out", folder=folder)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_acknowledged_comes_out_before_the_journal_has_it(folder: DataFolder, tmp_path: Path) -> None:
+    acknowledge(folder, "1.2.3.1", b"first")
+    assert export("1.2", out=tmp_path / "early", folder=folder) == 0
+    assert exported(tmp_path / "early") == {"1.2/1.2.3/1.2.3.1.dcm": b"first"}
+    receive(folder, ("1.2.3", "1.2.3.1", b"first"), ("1.2.3", "1.2.3.1", b"second"))
+    acknowledge(folder, "1.2.3.2", b"other")
+    assert export("1.2", out=tmp_path / "late", folder=folder) == 0
+    assert exported(tmp_path / "late") == {
+        "1.2/1.2.3/1.2.3.1.dcm": b"first",
+        "1.2/1.2.3/1.2.3.1-2.dcm": b"second",
+        "1.2/1.2.3/1.2.3.2.dcm": b"other",
+    }
