@@ -6,49 +6,42 @@ One request is one association. Whole objects as ``application/dicom`` only; no 
 from __future__ import annotations
 
 import contextlib
-import hmac
 import logging
-import re
 import socket
+import ssl
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import h11
 
 from ichor import metrics
 from ichor.clock import Clock
-from ichor.config import SenderSettings, Settings, is_loopback
+from ichor.config import Settings
 from ichor.errors import CannotStart, OutOfResources
 from ichor.store.receipts import Ended, Lane, ReceiptWriter
 from ichor.store.spool import FileSpool
-from ichor.uids import is_valid_uid
-from listener.admission import Hosts
 from listener.lobby import CLOSED, CROWDED_OUT, TOO_LATE, LogLimit
-from listener.multipart import Malformed, MultipartReader, is_boundary, media_type
+from listener.multipart import Malformed, MultipartReader
 from listener.pressure import DiskPressure
 from listener.reception import Origin, Reception, Refusals
 from listener.stow_http import TOO_SLOW, BadRequest, Connection, PeerGone
+from listener.stow_request import RETRY_AFTER, Asked, Desk, Refusal
 from listener.stow_response import encoded, http_status, module, preferred
-from listener.stow_transaction import DICOM, StoreTransaction, TooManyParts
+from listener.stow_transaction import StoreTransaction, TooManyParts
 from listener.tls import Certificates, failure
 
 _LOG = logging.getLogger(__name__)
 
 # The sender of a request that no [[senders]] entry names; HTTP has no AE titles.
 CALLING_AE = "STOW-RS"
-_PATH = re.compile(r"/dicom-web/studies(?:/([^/]+))?/?")
 _MOST_CONNECTIONS = 64
 _NOT_HTTP = "not HTTP"
 _QUIET = frozenset({CLOSED})
 _SENDERS_PATIENCE = 4.0
 _LEAVING_PATIENCE = 1.0
-_RETRY_AFTER = {"Retry-After": "60"}
-_ALLOW = {"Allow": "POST"}
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -79,23 +72,6 @@ def run_stow(
     server.drain(_SENDERS_PATIENCE)
 
 
-class Refusal(Exception):
-    """A request that is answered without storing anything; the text is one of few and goes to the client."""
-
-    def __init__(self, status: HTTPStatus, text: str, *, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers or {}
-
-
-class _Asked(NamedTuple):
-    """What a request's head asks for, once it is found good."""
-
-    study: str
-    boundary: str
-    accept: str
-
-
 class StowServer:
     """Serves one address between ``start`` and ``drain``; a thread for each connection, of which there are few."""
 
@@ -105,9 +81,6 @@ class StowServer:
             raise ValueError("no [listener.stow]")
         self._settings = listener
         self._address = (listener.stow.host, listener.stow.port)
-        self._token = settings.stow_token()
-        self._senders = settings.senders
-        self._hosts = Hosts([sender.host for sender in self._senders])
         self._certificates = Certificates(listener.tls) if listener.tls is not None else None
         self._spool = spool
         self._receipts = receipts
@@ -121,6 +94,10 @@ class StowServer:
             spool.free_bytes, low=listener.disk_low, full=listener.disk_full, clock=clock
         )  # fmt: skip
         self._reception.pressure = self._pressure
+        self._desk = Desk(
+            token=settings.stow_token(), senders=settings.senders, is_congested=self._pressure.is_low,
+            room=lambda: spool.free_bytes() - listener.disk_full,
+        )  # fmt: skip
         self._log_limit = LogLimit(monotonic=clock.monotonic)
         self._lock = threading.Lock()
         self._waiting: dict[Connection, None] = {}  # between requests, in the order of their coming
@@ -183,24 +160,25 @@ class StowServer:
                     time.sleep(0.1)
                 continue
             try:
-                threading.Thread(target=self._serve, args=(raw, str(peer[0])), name="stow", daemon=True).start()
+                tls = self._certificates.current() if self._certificates is not None else None
+                threading.Thread(target=self._serve, args=(raw, str(peer[0]), tls), name="stow", daemon=True).start()
             except RuntimeError:
                 raw.close()
                 self._drop(CROWDED_OUT)
 
-    def _serve(self, raw: socket.socket, address: str) -> None:
+    def _serve(self, raw: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         connection: Connection | None = None
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.settimeout(self._settings.request_timeout)
             connection = Connection(raw, monotonic=self._clock.monotonic)
             if not self._enter(connection):
-                if self._certificates is None:
-                    self._say(connection, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests", headers=_RETRY_AFTER)
+                if tls is None:
+                    self._say(connection, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests", headers=RETRY_AFTER)
                 return
-            if self._certificates is not None:
+            if tls is not None:
                 try:
-                    connection.secure(self._certificates.current())
+                    connection.secure(tls)
                 except OSError as error:
                     self._drop(TOO_LATE if isinstance(error, TimeoutError) else failure(error))
                     return
@@ -261,8 +239,8 @@ class StowServer:
         with self._lock:
             self._busy.pop(connection, None)
             metrics.ASSOCIATIONS_OPEN.set(len(self._busy))
+            self._waiting[connection] = None  # also while it leaves: who comes may have its place
             if again and not self._draining:
-                self._waiting[connection] = None
                 return True
         connection.leave()
         return False
@@ -275,10 +253,10 @@ class StowServer:
     # --- requests -------------------------------------------------------------------------------------------------
 
     def _answer(self, connection: Connection, request: h11.Request, address: str) -> bool:
-        sender = self._sender(address)
+        sender = self._desk.sender(address)
         calling = sender.ae_title if sender is not None else CALLING_AE
         try:
-            asked = self._judge(request, sender)
+            asked = self._desk.judge(request, sender)
         except Refusal as refusal:
             reason = str(refusal)
             metrics.STOW_REQUESTS.labels(str(refusal.status.value)).inc()
@@ -292,95 +270,30 @@ class StowServer:
         )  # fmt: skip
         return self._store(connection, asked, origin)
 
-    def _judge(self, request: h11.Request, sender: SenderSettings | None) -> _Asked:
-        """What a request's head asks for; Refusal when it is not taken."""
-        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
-        if self._senders and sender is None:
-            raise Refusal(HTTPStatus.FORBIDDEN, "address not recognised")
-        if self._token is not None:
-            scheme, _, given = fields.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
-                needs = {"WWW-Authenticate": 'Bearer realm="ichor"'}
-                raise Refusal(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer ...", headers=needs)
-        elif not is_loopback(_host(fields.get("host", ""))):
-            # No web page may reach this by a name that it binds to this machine.
-            raise Refusal(HTTPStatus.FORBIDDEN, "without a token only a loopback host name may be used")
-        path = _PATH.fullmatch(urlsplit(request.target.decode("latin-1")).path)
-        if path is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "here is only /dicom-web/studies")
-        if request.method != b"POST":
-            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "only POST: nothing is retrieved here", headers=_ALLOW)
-        study = path[1] or ""
-        if study and not is_valid_uid(study):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "the study of the request's path is no UID")
-        boundary = self._boundary(fields)
-        if self._pressure.is_low():
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no space for the moment", headers=_RETRY_AFTER)
-        length = fields.get("content-length", "")
-        if length.isdigit() and int(length) > self._spool.free_bytes() - self._settings.disk_full:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "more than there is space for")
-        return _Asked(study, boundary, fields.get("accept", ""))
-
-    def _boundary(self, fields: dict[str, str]) -> str:
-        """Boundary of a body that can be read; Refusal otherwise."""
-        if fields.get("content-encoding", "identity").strip().lower() != "identity":
-            raise Refusal(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content encodings are not taken: send the body as it is",
-                headers={"Accept-Encoding": "identity"},
-            )  # fmt: skip
-        kind, parameters = media_type(fields.get("content-type", ""))
-        inner = parameters.get("type", DICOM).strip().lower()
-        if kind != "multipart/related" or inner != DICOM:
-            raise Refusal(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                'only multipart/related; type="application/dicom": whole DICOM files, '
-                "no metadata and bulk data apart, no other types",
-            )
-        boundary = parameters.get("boundary", "")
-        if not is_boundary(boundary):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "the Content-Type has no valid boundary")
-        return boundary
-
-    def _sender(self, address: str) -> SenderSettings | None:
-        """The first entry of that host; one that must show who it is over DICOM needs the token here."""
-        for sender in self._senders:
-            if self._hosts.has(sender.host, address) and (not sender.username or self._token is not None):
-                return sender
-        return None
-
-    def _store(self, connection: Connection, asked: _Asked, origin: Origin) -> bool:
+    def _store(self, connection: Connection, asked: Asked, origin: Origin) -> bool:
         losses = self._spool.losses
         transaction = StoreTransaction(reception=self._reception, origin=origin, study=asked.study)
-        reader = MultipartReader(asked.boundary, parts=transaction)
-        wrong: Exception | None = None
+        wrong: Malformed | BadRequest | None = None
+        released = False
         try:
-            for piece in connection.body(self._settings.network_timeout):
-                reader.feed(piece)
-            reader.close()
-        except PeerGone as gone:
-            transaction.cut()
-            self._end(transaction, origin, released=False)
-            metrics.STOW_REQUESTS.labels("cut off").inc()
-            _LOG.warning("request cut off (%s): calling_ae=%s", gone, origin.calling_ae)
-            return False
-        except (Malformed, BadRequest) as error:
-            wrong = error
-            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=str(error))
-        finally:
-            transaction.cut()
-        try:
+            wrong = self._take(connection, asked.boundary, transaction)
             if self._settings.durability == "association" and transaction.stored:
                 self._spool.sync(losses=losses)
                 self._receipts.sync()
+            released = wrong is None
+        except PeerGone as gone:
+            metrics.STOW_REQUESTS.labels("cut off").inc()
+            _LOG.warning("request cut off (%s): calling_ae=%s", gone, origin.calling_ae)
+            return False
         except OutOfResources as error:
-            self._end(transaction, origin, released=False)
-            metrics.STOW_REQUESTS.labels(str(HTTPStatus.SERVICE_UNAVAILABLE.value)).inc()
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            metrics.STOW_REQUESTS.labels(str(status.value)).inc()
             self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=error.reason)
-            return self._say(
-                connection, HTTPStatus.SERVICE_UNAVAILABLE, "what came is not safe: send it again",
-                headers=_RETRY_AFTER,
-            )  # fmt: skip
-        self._end(transaction, origin, released=wrong is None)
+            return self._say(connection, status, "what came is not safe: send it again", headers=RETRY_AFTER)
+        finally:
+            self._end(transaction, origin, released=released)
+        if wrong is not None:
+            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=str(wrong))
         status = http_status(transaction.outcomes, whole=wrong is None)
         if isinstance(wrong, TooManyParts):
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -390,9 +303,24 @@ class StowServer:
         kind = preferred(asked.accept)
         headers = _HEADERS | {"Content-Type": kind}
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            headers |= _RETRY_AFTER
+            headers |= RETRY_AFTER
         content = encoded(module(transaction.outcomes, whole=wrong is None), kind)
         return self._send(connection, status, headers, content)
+
+    def _take(
+        self, connection: Connection, boundary: str, transaction: StoreTransaction
+    ) -> Malformed | BadRequest | None:
+        """Read the body; what was wrong with it when it could not be read to its end."""
+        reader = MultipartReader(boundary, parts=transaction)
+        try:
+            for piece in connection.body(self._settings.network_timeout):
+                reader.feed(piece)
+            reader.close()
+        except (Malformed, BadRequest) as wrong:
+            return wrong
+        finally:
+            transaction.cut()
+        return None
 
     def _end(self, transaction: StoreTransaction, origin: Origin, *, released: bool) -> None:
         if not transaction.stored:
@@ -415,9 +343,3 @@ class StowServer:
         except PeerGone as gone:
             _LOG.warning("an answer could not be given: %s", gone)
             return False
-
-
-def _host(value: str) -> str:
-    if value.startswith("["):
-        return value[1:].partition("]")[0]
-    return value.partition(":")[0]
