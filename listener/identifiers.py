@@ -9,13 +9,23 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
-# PS3.5 7.1.2: the VRs whose explicit length has four bytes.
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+from ichor.store.disk import Bytes
+
+# PS3.5 7.1.2: the VRs whose explicit length has four bytes, as the number that their two letters make.
+_LONG_VRS = frozenset(
+    int.from_bytes(vr, "little")
+    for vr in (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_UNKNOWN = int.from_bytes(b"UN", "little")
+_LETTERS = frozenset(range(ord("A"), ord("Z") + 1))
+_SHORT_VRS = frozenset(a | b << 8 for a in _LETTERS for b in _LETTERS) - _LONG_VRS
 _UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_PIXELS = 0x7FE00000
+# Group and element as a little-endian head has them: the element in the upper half.
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE
+_DELIMITERS = 0xFFFE
+_PIXELS = 0x7FE0  # group
 
 # Data sets that are one deflated stream: PS3.5 A.5; A.6 of the JPIP pair.
 _DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
@@ -23,12 +33,12 @@ _DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.
 _MOST_ELEMENTS = 50_000
 _MOST_DEPTH = 16
 _MOST_INFLATED = 4 << 20
+_MOST_VALUE = 256
 
-_WANTED = {0x00080016: "sop_class", 0x00080018: "sop_instance", 0x0020000D: "study", 0x0020000E: "series"}
+_WANTED = {0x00160008: 0, 0x00180008: 1, 0x000D0020: 2, 0x000E0020: 3}  # place in Identifiers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identifiers:
+class Identifiers(NamedTuple):
     """UIDs as the data set says them, padding removed, not validated; None where there is none to be read."""
 
     sop_class: str | None = None
@@ -36,84 +46,122 @@ class Identifiers:
     study: str | None = None
     series: str | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        return None not in self[:]
+
 
 class _CannotGoOn(Exception):
     """The data set ends, or makes no sense, from here on."""
 
 
-def find_identifiers(data_set: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> Identifiers:
+def find_identifiers(data_set: Bytes, transfer_syntax_uid: str) -> Identifiers:
     """What can be read before the data set ends, makes no sense or comes to its pixels."""
-    data = memoryview(data_set).cast("B")
+    data = data_set
     if transfer_syntax_uid in _DEFLATED:
         try:
-            data = memoryview(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _MOST_INFLATED))
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _MOST_INFLATED)
         except zlib.error:
             return Identifiers()
     scan = _Scan(data)
     # What was found until then counts; what is wrong with the rest is named when the facts are read.
     with contextlib.suppress(_CannotGoOn, struct.error):
         scan.run()
-    return Identifiers(**scan.found)
+    return Identifiers(*scan.found)
+
+
+_LITTLE, _BIG = struct.Struct("<IHH"), struct.Struct(">HHHH")
+_LITTLE_LONG, _BIG_LONG = struct.Struct("<I"), struct.Struct(">I")
 
 
 class _Scan:
-    def __init__(self, data: memoryview) -> None:
-        self.found: dict[str, str] = {}
+    def __init__(self, data: Bytes) -> None:
+        self.found: list[str | None] = [None, None, None, None]
         self._data = data
         self._left = _MOST_ELEMENTS
-        big = bytes(data[:2]) == b"\x00\x08"
-        explicit = bytes(data[4:6]).isalpha() and bytes(data[4:6]).isupper()
-        self._explicit = explicit
-        order = ">" if big else "<"
-        self._tag = struct.Struct(order + "HH")
-        self._short = struct.Struct(order + "H")
-        self._long = struct.Struct(order + "I")
+        start = bytes(data[:6])
+        self._is_big = start[:2] == b"\x00\x08"
+        self._explicit = start[4:].isalpha() and start[4:].isupper()
+        self._long = (_BIG_LONG if self._is_big else _LITTLE_LONG).unpack_from
 
     def run(self) -> None:
-        position = 0
-        while position + 8 <= len(self._data) and len(self.found) < len(_WANTED):
-            is_unknown = self._is_unknown(position, explicit=self._explicit)
-            tag, length, position = self._head(position, explicit=self._explicit)
-            if tag >= _PIXELS:
+        if self._explicit and not self._is_big:
+            self._run_explicit_little(0)
+        else:
+            self._run(0)
+
+    def _run_explicit_little(self, position: int) -> None:
+        """`_run` for the usual encoding."""
+        data, unpack, short, long = self._data, _LITTLE.unpack_from, _SHORT_VRS, _LONG_VRS
+        left, last = self._left, len(self._data) - 8
+        while position <= last and left:
+            left -= 1
+            tag, vr, length = unpack(data, position)
+            if tag & 0xFFFF >= _PIXELS:
                 return
-            if length == _UNDEFINED:
-                position = self._skip_items(position, explicit=self._explicit and not is_unknown, depth=1)
-                continue
-            name = _WANTED.get(tag)
-            if name is not None and name not in self.found:
-                value = bytes(self._data[position : position + min(length, 256)])
-                if len(value) == min(length, 256):
-                    text = value.decode("ascii", "replace").rstrip("\0 ")
-                    if text:
-                        self.found[name] = text
+            if vr in short:
+                position += 8
+            elif vr in long:
+                (length,) = self._long(data, position + 8)
+                position += 12
+                if length == _UNDEFINED:
+                    self._left = left
+                    position = self._skip_items(position, explicit=vr != _UNKNOWN, depth=1)
+                    left = self._left
+                    continue
+            else:
+                return
+            if tag in _WANTED and self._is_last(tag, position, length):
+                return
             position += length
 
-    def _head(self, position: int, *, explicit: bool) -> tuple[int, int, int]:
-        """Tag, length and the place of the value of the element at ``position``."""
+    def _run(self, position: int) -> None:
+        explicit = self._explicit
+        while position + 8 <= len(self._data):
+            tag, vr, length, position = self._head(position, explicit=explicit)
+            if tag & 0xFFFF >= _PIXELS:
+                return
+            if length == _UNDEFINED:
+                position = self._skip_items(position, explicit=explicit and vr != _UNKNOWN, depth=1)
+                continue
+            if tag in _WANTED and self._is_last(tag, position, length):
+                return
+            position += length
+
+    def _is_last(self, tag: int, position: int, length: int) -> bool:
+        """Note a UID; True when that was all."""
+        place = _WANTED[tag]
+        length = min(length, _MOST_VALUE)
+        value = bytes(self._data[position : position + length])
+        if self.found[place] is None and len(value) == length:
+            self.found[place] = value.decode("ascii", "replace").rstrip("\0 ") or None
+        return None not in self.found
+
+    def _head(self, position: int, *, explicit: bool) -> tuple[int, int, int, int]:
+        """Tag, VR (0 where there is none), length and the place of the value of the element at ``position``."""
         self._left -= 1
         if self._left < 0 or position + 8 > len(self._data):
             raise _CannotGoOn
-        group, element = self._tag.unpack_from(self._data, position)
-        tag = group << 16 | element
-        if explicit and group != 0xFFFE:
-            vr = bytes(self._data[position + 4 : position + 6])
-            if vr in _LONG_VRS:
-                return tag, self._long.unpack_from(self._data, position + 8)[0], position + 12
-            if not (vr.isalpha() and vr.isupper()):
-                raise _CannotGoOn
-            return tag, self._short.unpack_from(self._data, position + 6)[0], position + 8
-        return tag, self._long.unpack_from(self._data, position + 4)[0], position + 8
-
-    def _is_unknown(self, position: int, *, explicit: bool) -> bool:
-        """True for a UN: what lies in one of undefined length is in Implicit VR (PS3.5 6.2.2)."""
-        return explicit and bytes(self._data[position + 4 : position + 6]) == b"UN"
+        if self._is_big:
+            group, element, vr, length = _BIG.unpack_from(self._data, position)
+            tag = element << 16 | group
+            vr = vr >> 8 | (vr & 0xFF) << 8
+        else:
+            tag, vr, length = _LITTLE.unpack_from(self._data, position)
+        if not explicit or tag & 0xFFFF == _DELIMITERS:
+            return tag, 0, self._long(self._data, position + 4)[0], position + 8
+        if vr in _LONG_VRS:
+            return tag, vr, self._long(self._data, position + 8)[0], position + 12
+        if vr not in _SHORT_VRS:
+            raise _CannotGoOn
+        return tag, vr, length, position + 8
 
     def _skip_items(self, position: int, *, explicit: bool, depth: int) -> int:
         """The place behind the sequence of undefined length whose value begins at ``position``."""
         if depth > _MOST_DEPTH:
             raise _CannotGoOn
         while True:
-            tag, length, position = self._head(position, explicit=explicit)
+            tag, _, length, position = self._head(position, explicit=explicit)
             if tag == _SEQUENCE_END:
                 return position
             if tag != _ITEM:
@@ -126,11 +174,10 @@ class _Scan:
     def _skip_elements(self, position: int, *, explicit: bool, depth: int) -> int:
         """The place behind the item of undefined length whose first element is at ``position``."""
         while True:
-            is_unknown = self._is_unknown(position, explicit=explicit)
-            tag, length, position = self._head(position, explicit=explicit)
+            tag, vr, length, position = self._head(position, explicit=explicit)
             if tag == _ITEM_END:
                 return position
             if length == _UNDEFINED:
-                position = self._skip_items(position, explicit=explicit and not is_unknown, depth=depth + 1)
+                position = self._skip_items(position, explicit=explicit and vr != _UNKNOWN, depth=depth + 1)
             else:
                 position += length

@@ -7,45 +7,57 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from prometheus_client import Counter
 
 from ichor import metrics
 from ichor.clock import Clock
 from ichor.errors import CannotUnderstand, ClassNotSupported, DataSetMismatch, OutOfResources, StoreRefused
-from ichor.messages import ReceiveRefused
 from ichor.reasons import Reason
 from ichor.store.disk import Bytes
-from ichor.store.gate import Gate
-from ichor.store.journal import StoredObject
+from ichor.store.receipts import Lane, Record, Refused, Stored
 from ichor.store.spool import Address, Placed
 from ichor.types import Priority, Stage
 from ichor.uids import is_valid_uid
 from listener.classes import is_storage_class
-from listener.identifiers import find_identifiers
+from listener.identifiers import Identifiers, find_identifiers
 
 _LOG = logging.getLogger(__name__)
 SUCCESS = 0x0000
-_MOST_REFUSALS = 10_000
 _MOST_LABELS = 100
+_MOST_HEAD = 1 << 20  # bytes in which an object's UIDs must be
+_MOST_HELD = 1 << 20  # bytes that are kept before they are written
+_MOST_PARTS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The association that an object came by."""
+    """The association that an object came by; ``lane``: where its receipts go."""
 
     association: str
     calling_ae: str
     called_ae: str
     sender_priority: Priority | None = None
     called_priority: Priority | None = None
+    lane: Lane = Lane.ROUTINE
+
+
+class StoreCommand(NamedTuple):
+    """A C-STORE-RQ's command set, none of it checked. ``study_instance_uid``: the only study that is taken, if any."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    priority_high: bool = False
+    study_instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRequest:
-    """A C-STORE-RQ as received: the command's UIDs and the data set's bytes, none of them checked."""
+    """A C-STORE-RQ and the whole of its data set, none of it checked."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -54,146 +66,259 @@ class StoreRequest:
     priority_high: bool = False
 
 
+class Incoming(Protocol):
+    """An object under way to the spool."""
+
+    def write(self, parts: Sequence[Bytes]) -> None: ...
+
+    def finish(self, parts: Sequence[Bytes] = ()) -> Placed: ...
+
+    def discard(self) -> None: ...
+
+
 class Spool(Protocol):
-    @property
-    def gate(self) -> Gate: ...
-
-    def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
-        """Durable when it returns; DataSetMismatch or OutOfResources otherwise."""
+    def begin(self, address: Address) -> Incoming:
+        """DataSetMismatch or OutOfResources when it cannot be taken."""
 
 
-class Acknowledgements(Protocol):
-    def store(self, stored: StoredObject) -> bool:
-        """Durable when it returns; OutOfResources otherwise."""
+class Receipts(Protocol):
+    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:
+        """Durable when it returns, where it waits; OutOfResources otherwise."""
 
 
-def check(request: StoreRequest) -> Address:
-    """Where the object belongs.
+class Pressure(Protocol):
+    """How full the disk is."""
 
-    Raises
-    ------
-    ClassNotSupported, DataSetMismatch, CannotUnderstand
-        As docs/contract.md says.
-    """
-    if not is_valid_uid(request.sop_class_uid):
-        raise DataSetMismatch(Reason.INVALID_UID)
-    if not is_storage_class(request.sop_class_uid):
-        raise ClassNotSupported("the SOP class is not for storage")
-    if not is_valid_uid(request.sop_instance_uid) or not is_valid_uid(request.transfer_syntax_uid):
-        raise DataSetMismatch(Reason.INVALID_UID)
-    said = find_identifiers(request.data_set, request.transfer_syntax_uid)
-    if said.sop_class not in (None, request.sop_class_uid):
-        raise DataSetMismatch(Reason.UID_MISMATCH)
-    if said.sop_instance not in (None, request.sop_instance_uid):
-        raise DataSetMismatch(Reason.UID_MISMATCH)
-    if said.study is None or said.series is None:
-        raise CannotUnderstand(Reason.NO_STUDY_OR_SERIES)
-    if not is_valid_uid(said.study) or not is_valid_uid(said.series):
-        raise DataSetMismatch(Reason.INVALID_UID)
-    return Address(
-        study_instance_uid=said.study, series_instance_uid=said.series, sop_instance_uid=request.sop_instance_uid,
-        sop_class_uid=request.sop_class_uid, transfer_syntax_uid=request.transfer_syntax_uid,
-    )  # fmt: skip
+    def check(self) -> None:
+        """OutOfResources when nothing may be stored now."""
+
+    def wrote(self, length: int) -> None: ...
 
 
 class Refusals:
-    """What was refused and not yet told; bounded, the oldest go first. Safe from any thread, never waits."""
+    """Tells what was refused: a log line, and a record for the relay. Safe from any thread, never raises."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.on_added: Callable[[], None] = lambda: None
+    def __init__(self, clock: Clock, receipts: Receipts) -> None:
         self._clock = clock
-        self._waiting: deque[ReceiveRefused] = deque(maxlen=_MOST_REFUSALS)
+        self._receipts = receipts
 
     def add(self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "") -> None:
         _LOG.warning("refused: status=%s calling_ae=%s reason=%s", status, calling_ae, reason)
-        self._waiting.append(
-            ReceiveRefused(
-                study_instance_uid=study_instance_uid, calling_ae=calling_ae, status=status, reason=reason,
-                at=self._clock.time(),
+        try:
+            self._receipts.append(
+                Lane.ROUTINE, Refused(calling_ae, status, reason, study_instance_uid, self._clock.time()), wait=False
             )
-        )  # fmt: skip
-        self.on_added()
-
-    def take(self) -> list[ReceiveRefused]:
-        taken = []
-        while self._waiting:
-            taken.append(self._waiting.popleft())
-        return taken
-
-    def put_back(self, refusals: Sequence[ReceiveRefused]) -> None:
-        self._waiting.extendleft(reversed(refusals))
+        except OutOfResources as error:
+            _LOG.warning("a refusal could not be written down: %s", error.reason)
 
 
 class Reception:
-    """Answers C-STOREs: Success only after the spool and the journal have the object.
+    """Answers C-STOREs: Success only after spool and receipts have the object. Safe from any thread.
 
     Parameters
     ----------
-    spool, journal
-        Where it goes; both return only when it is durable.
+    spool, receipts
+        Where it goes, in this order.
     refusals
         Told of every failing answer.
-    on_stored
-        Called after each acknowledged object, in the caller's thread; must not wait.
+    waits
+        A receipt is on the medium before Success. False at the levels ``association`` and ``none``.
     """
 
     def __init__(
-        self, *, spool: Spool, journal: Acknowledgements, clock: Clock, refusals: Refusals,
-        on_stored: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
-        self._spool = spool
-        self._journal = journal
-        self._clock = clock
+        self, *, spool: Spool, receipts: Receipts, clock: Clock, refusals: Refusals, waits: bool = True
+    ) -> None:
+        self.pressure: Pressure | None = None
+        self.spool = spool
+        self.receipts = receipts
+        self.clock = clock
+        self.waits = waits
         self._refusals = refusals
-        self._on_stored = on_stored
-        self._labels: set[str] = set()
+        self._counters: dict[str, Counter] = {}
         self._lock = threading.Lock()
+        self.seconds = metrics.STAGE_SECONDS.labels(Stage.RECEIVE.value)
+
+    def begin(self, command: StoreCommand, origin: Origin) -> Arrival:
+        """An object begins to arrive; what is wrong with it is told at its end. Never raises."""
+        return Arrival(self, command, origin)
 
     def receive(self, request: StoreRequest, origin: Origin) -> int:
-        """The status to answer with; never raises."""
-        began = self._clock.monotonic()
-        study = ""
-        try:
-            address = check(request)
-            study = address.study_instance_uid
-            with self._spool.gate.enter(study):
-                stored = self._store(request, origin, address)
-        except StoreRefused as refusal:
-            return self._refuse(refusal, origin, study)
-        except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
-            metrics.LOOP_ERRORS.labels("receive").inc()
-            _LOG.exception("unexpected error while an object was stored")
-            return self._refuse(OutOfResources("an unexpected error"), origin, study)
-        metrics.INSTANCES_STORED.labels(self._label(origin.calling_ae)).inc()
-        metrics.BYTES_STORED.inc(stored.length)
-        metrics.STAGE_SECONDS.labels(Stage.RECEIVE.value).observe(self._clock.monotonic() - began)
-        self._on_stored()
-        return SUCCESS
+        """A whole object; the status to answer with. Never raises."""
+        arrival = self.begin(
+            StoreCommand(
+                request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.priority_high
+            ),
+            origin,
+        )
+        arrival.feed(memoryview(request.data_set))
+        return arrival.end()
 
-    def _store(self, request: StoreRequest, origin: Origin, address: Address) -> StoredObject:
-        placed = self._spool.put(address, [request.data_set])
-        stored = StoredObject(
-            sop_instance_uid=address.sop_instance_uid, sop_class_uid=address.sop_class_uid,
-            series_instance_uid=address.series_instance_uid, study_instance_uid=address.study_instance_uid,
-            transfer_syntax_uid=address.transfer_syntax_uid,
-            location=placed.location, length=placed.length, file_sha256=placed.file_sha256,
-            association=origin.association, calling_ae=origin.calling_ae, called_ae=origin.called_ae,
-            sender_priority=origin.sender_priority, called_priority=origin.called_priority,
-            command_priority_high=request.priority_high, received_at=self._clock.time(),
-        )  # fmt: skip
-        self._journal.store(stored)
-        return stored
-
-    def _refuse(self, refusal: StoreRefused, origin: Origin, study: str) -> int:
+    def refuse(self, refusal: StoreRefused, origin: Origin, study: str) -> int:
         status = f"0x{refusal.status:04X}"
         metrics.STORES_REFUSED.labels(status).inc()
         self._refusals.add(calling_ae=origin.calling_ae, status=status, reason=refusal.reason, study_instance_uid=study)
         return refusal.status
 
-    def _label(self, calling_ae: str) -> str:
-        """The AE title as a metric label, bounded: whoever connects chooses it."""
-        with self._lock:
-            if calling_ae in self._labels or len(self._labels) < _MOST_LABELS:
-                self._labels.add(calling_ae)
-                return calling_ae
-        return "other"
+    def counter(self, calling_ae: str) -> Counter:
+        """Of the objects of a calling AE title. Bounded: whoever connects chooses it."""
+        counter = self._counters.get(calling_ae)
+        if counter is None:
+            with self._lock:
+                known = len(self._counters) < _MOST_LABELS
+                counter = metrics.INSTANCES_STORED.labels(calling_ae if known else "other")
+                if known:
+                    self._counters[calling_ae] = counter
+        return counter
+
+
+class Arrival:
+    """An object that is arriving: fed, then ended or cut. One thread; nothing here raises.
+
+    What is wrong with it is remembered, the rest of it swallowed, and the status told at the end.
+    """
+
+    __slots__ = (
+        "_command", "_held", "_incoming", "_origin", "_parts", "_reception", "_refusal", "_searched", "_series", "_study",
+    )  # fmt: skip
+
+    def __init__(self, reception: Reception, command: StoreCommand, origin: Origin) -> None:
+        self._reception = reception
+        self._command = command
+        self._origin = origin
+        self._parts: list[Bytes] = []
+        self._held = 0  # bytes in them
+        self._searched = 0  # bytes in which the UIDs were looked for in vain
+        self._incoming: Incoming | None = None
+        self._study = ""
+        self._series = ""
+        self._refusal: StoreRefused | None = None
+        try:
+            _check_command(command)
+            if reception.pressure is not None:
+                reception.pressure.check()
+        except StoreRefused as refusal:
+            self._refusal = refusal
+
+    def feed(self, part: memoryview) -> None:
+        """The next bytes of the data set, single ones. Its memory must not change before `flush` or the end."""
+        if self._refusal is not None:
+            return
+        self._parts.append(part)
+        self._held += len(part)
+        if self._held >= _MOST_HELD or len(self._parts) >= _MOST_PARTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """What was fed is written or copied: its memory may be used again."""
+        parts = self._parts
+        if self._refusal is not None or not parts:
+            return
+        try:
+            if self._incoming is None:
+                said = self._search(last=self._held >= _MOST_HEAD)
+                if said is None:
+                    parts[:] = [b"".join(parts)]
+                    return
+                self._incoming = self._begin(said)
+            self._incoming.write(parts)
+        except StoreRefused as refusal:
+            self._give_up(refusal)
+        except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
+            self._give_up(_unexpected())
+        parts.clear()
+        self._held = 0
+
+    def end(self) -> int:
+        """That was all: the status to answer with."""
+        reception = self._reception
+        began = reception.clock.monotonic()
+        if self._refusal is None:
+            try:
+                length = self._store()
+            except StoreRefused as refusal:
+                self._give_up(refusal)
+            except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
+                self._give_up(_unexpected())
+        if self._refusal is not None:
+            return reception.refuse(self._refusal, self._origin, self._study)
+        reception.counter(self._origin.calling_ae).inc()
+        metrics.BYTES_STORED.inc(length)
+        reception.seconds.observe(reception.clock.monotonic() - began)
+        return SUCCESS
+
+    def cut(self) -> None:
+        """The sender is gone: nothing of it stays."""
+        self._give_up(CannotUnderstand(Reason.CUT_SHORT))
+
+    def _store(self) -> int:
+        reception, command, origin = self._reception, self._command, self._origin
+        incoming = self._incoming
+        if incoming is None:
+            incoming = self._incoming = self._begin(self._search(last=True) or Identifiers())
+        placed = incoming.finish(self._parts)
+        reception.receipts.append(
+            origin.lane,
+            Stored(
+                command.sop_instance_uid, command.sop_class_uid, self._series, self._study,
+                command.transfer_syntax_uid, placed.location, placed.length, origin.association, origin.calling_ae,
+                origin.called_ae, origin.sender_priority, origin.called_priority, command.priority_high,
+                reception.clock.time(),
+            ),
+            wait=reception.waits,
+        )  # fmt: skip
+        if reception.pressure is not None:
+            reception.pressure.wrote(placed.length)
+        return placed.length
+
+    def _search(self, *, last: bool) -> Identifiers | None:
+        """The UIDs in what is held; None while bytes to come may tell more."""
+        parts, syntax = self._parts, self._command.transfer_syntax_uid
+        said = Identifiers()
+        if not self._searched and parts:
+            said = find_identifiers(parts[0][:_MOST_HEAD], syntax)
+            if said.is_complete or (last and len(parts) == 1):
+                return said
+        if last or self._held >= 2 * self._searched:  # doubled since: small fragments must not cost a scan each
+            self._searched = self._held
+            said = find_identifiers(b"".join(parts)[:_MOST_HEAD], syntax)
+        return said if last or said.is_complete else None
+
+    def _begin(self, said: Identifiers) -> Incoming:
+        command = self._command
+        if said.sop_class not in (None, command.sop_class_uid):
+            raise DataSetMismatch(Reason.UID_MISMATCH)
+        if said.sop_instance not in (None, command.sop_instance_uid):
+            raise DataSetMismatch(Reason.UID_MISMATCH)
+        if said.study is None or said.series is None:
+            raise CannotUnderstand(Reason.NO_STUDY_OR_SERIES)
+        address = Address(
+            said.study, said.series, command.sop_instance_uid, command.sop_class_uid, command.transfer_syntax_uid
+        )
+        incoming = self._reception.spool.begin(address)  # validates the UIDs
+        self._study, self._series = said.study, said.series  # fit for an event only now
+        if command.study_instance_uid not in ("", said.study):
+            raise DataSetMismatch(Reason.OTHER_STUDY)
+        return incoming
+
+    def _give_up(self, refusal: StoreRefused) -> None:
+        self._refusal = self._refusal or refusal
+        self._parts.clear()
+        self._held = 0
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.discard()
+
+
+def _check_command(command: StoreCommand) -> None:
+    if not is_valid_uid(command.sop_class_uid):
+        raise DataSetMismatch(Reason.INVALID_UID)
+    if not is_storage_class(command.sop_class_uid):
+        raise ClassNotSupported("the SOP class is not for storage")
+    if not is_valid_uid(command.sop_instance_uid) or not is_valid_uid(command.transfer_syntax_uid):
+        raise DataSetMismatch(Reason.INVALID_UID)
+
+
+def _unexpected() -> OutOfResources:
+    metrics.LOOP_ERRORS.labels("receive").inc()
+    _LOG.exception("unexpected error while an object was stored")
+    return OutOfResources("an unexpected error")

@@ -1,0 +1,147 @@
+"""One reception behind pynetdicom alone or behind the fast path, its spool and receipts in memory: for comparisons."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
+
+from ichor.clock import SystemClock
+from ichor.errors import DataSetMismatch, OutOfResources
+from ichor.reasons import Reason
+from ichor.store.receipts import Lane, Record, Stored
+from ichor.store.spool import Address, Placed
+from ichor.uids import is_valid_uid
+from listener import fast_path
+from listener.reception import Origin, Reception, Refusals, StoreRequest
+
+CLASSES = ("1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4")
+
+
+class MemoryIncoming:
+    def __init__(self, spool: MemorySpool, address: Address) -> None:
+        self._spool, self._address, self._data = spool, address, bytearray()
+        spool.begun += 1
+
+    def write(self, parts: Sequence[Any]) -> None:
+        self._spool.writes += 1
+        if self._spool.is_full:
+            raise OutOfResources("the object cannot be written to disk (ENOSPC)")
+        for part in parts:
+            self._data += part
+
+    def finish(self, parts: Sequence[Any] = ()) -> Placed:
+        self.write(parts)
+        location = f"{len(self._spool.objects)}"
+        self._spool.objects[location] = (self._address, bytes(self._data))
+        return Placed(location, len(self._data))
+
+    def discard(self) -> None:
+        self._spool.discarded += 1
+
+
+class MemorySpool:
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[Address, bytes]] = {}
+        self.is_full = False
+        self.begun = self.writes = self.discarded = 0
+
+    def begin(self, address: Address) -> MemoryIncoming:
+        if not all(map(is_valid_uid, address)):
+            raise DataSetMismatch(Reason.INVALID_UID)
+        return MemoryIncoming(self, address)
+
+
+class MemoryReceipts:
+    def __init__(self) -> None:
+        self.records: list[tuple[Lane, Record, bool]] = []
+
+    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:
+        self.records.append((lane, record, wait))
+
+
+class Server:
+    """pynetdicom on a free port; use as a context. ``fast``: with the fast path installed."""
+
+    def __init__(
+        self, *, fast: bool, turn: Callable[[], None] = lambda: None, network_timeout: float = 60.0,
+        idle_timeout: float = 600.0, idle_response: str = "A-ABORT", maximum_pdu: int = 131_072,
+    ) -> None:  # fmt: skip
+        self.spool, self.receipts = MemorySpool(), MemoryReceipts()
+        self.refusals = Refusals(SystemClock(), self.receipts)
+        self.reception = Reception(
+            spool=self.spool, receipts=self.receipts, clock=SystemClock(), refusals=self.refusals
+        )
+        self.fates: list[str] = []
+        self.causes: list[str] = []
+        self.associations: list[Any] = []
+        self._changed = threading.Condition()
+        self._fast = fast
+        self._turn = turn
+        self._network_timeout = network_timeout
+        self._idle_response = idle_response
+        self._origin = Origin(association="A", calling_ae="CT1", called_ae="ICHOR")
+        _config.UNRESTRICTED_STORAGE_SERVICE = True
+        _config.LOG_HANDLER_LEVEL = "none"
+        _config.VALIDATORS["UI"] = lambda _: (True, "")
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+        self._ae = AE("ICHOR")
+        self._ae.maximum_pdu_size = maximum_pdu
+        self._ae.network_timeout = idle_timeout
+        for uid in CLASSES:
+            self._ae.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
+
+    def __enter__(self) -> Server:
+        self._server = self._ae.start_server(
+            ("127.0.0.1", 0), block=False,
+            evt_handlers=[
+                (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_C_ECHO, lambda _: 0), (evt.EVT_C_STORE, self._store),
+                (evt.EVT_RELEASED, self._ended, ["released"]), (evt.EVT_ABORTED, self._ended, ["aborted"]),
+            ],
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def stored(self) -> list[tuple[Address, bytes]]:
+        """What was acknowledged, in order."""
+        return [self.spool.objects[r.location] for _, r, _ in self.receipts.records if isinstance(r, Stored)]
+
+    def fate(self, number: int = 0) -> str:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.fates) > number, timeout=60), "the association never ended"
+            return self.fates[number]
+
+    def _accepted(self, event: evt.Event) -> None:
+        event.assoc.network_timeout_response = self._idle_response
+        self.associations.append(event.assoc)
+        if self._fast:
+            assert fast_path.install(
+                event.assoc, reception=self.reception, origin=self._origin, turn=self._turn, tell=self.causes.append,
+                network_timeout=self._network_timeout,
+            )  # fmt: skip
+
+    def _store(self, event: evt.Event) -> int:
+        assert not self._fast, "a C-STORE came to the plain path"
+        request: Any = event.request
+        return self.reception.receive(
+            StoreRequest(
+                sop_class_uid=str(request.AffectedSOPClassUID), sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax), data_set=request.DataSet.getvalue(),
+                priority_high=request.Priority == 1,
+            ),
+            self._origin,
+        )  # fmt: skip
+
+    def _ended(self, _: evt.Event, fate: str) -> None:
+        with self._changed:
+            self.fates.append(fate)
+            self._changed.notify_all()
