@@ -26,7 +26,7 @@ from bench._replay import Messages, Sender, Sent, finish, write_files
 
 _NAMES = {
     "dcmtk": "DCMTK storescp --fork, TCP_NODELAY=1", "dcmtk tuned": "the same with +B -pdu 131072",
-    "dcmtk stock": "stock DCMTK storescp", "orthanc": "Orthanc (syncs files)",
+    "dcmtk stock": "stock DCMTK storescp", "orthanc": "Orthanc (syncs files), TCP_NODELAY=1",
     "pynetdicom": "python -m pynetdicom storescp", "rust": "dicom-storescp -n",
 }  # fmt: skip
 
@@ -281,7 +281,7 @@ def _associations(bench: Bench) -> None:
                 until_journalled(server, sent.acknowledged, patience=300)
             names = ", ".join(f"{_peers.resident(pid, 'VmRSS:'):.0f}" for pid in server.processes())
             bench.judge(
-                f"memory at {count} associations", watch.highest, 100 + 2 * count, least=False, unit=" MiB",
+                f"memory at {count} association{'s' if count > 1 else ''}", watch.highest, 100 + 2 * count, least=False, unit=" MiB",
                 detail=f"(PSS of all its processes, highest while {sent.acknowledged} MR came; RSS of each now: {names})",
             )  # fmt: skip
         shutil.rmtree(run)
