@@ -33,7 +33,7 @@ Key = tuple[str, str]  # Study and Series Instance UID, both valid
 class Segment:
     """An open segment. ``end`` is where its last whole object ends; what lies behind is of the one under way."""
 
-    __slots__ = ("_descriptor", "end", "entered", "failed", "key", "lock", "name", "synced")
+    __slots__ = ("_descriptor", "end", "entered", "failed", "key", "lock", "lost", "name", "synced")
 
     def __init__(self, descriptor: int, *, key: Key, name: str) -> None:
         self._descriptor = descriptor
@@ -43,6 +43,7 @@ class Segment:
         self.end = 0
         self.synced = 0  # level "association": everything before is on the medium
         self.failed = False  # never written again
+        self.lost = False  # a sync of finished objects failed: one that succeeds now proves nothing
         self.lock = threading.Lock()  # of syncs
 
     def append(self, parts: Sequence[disk.Bytes]) -> None:
@@ -230,12 +231,14 @@ class Pool:
     def _sync(self, segment: Segment) -> None:
         with segment.lock:
             end = segment.end
+            if segment.lost:
+                raise OSError(errno.EIO, "an earlier sync failed")
             if segment.synced < end:
                 try:
                     self.commit(segment)
                 except OSError:
                     with self._lock:
-                        segment.failed = True
+                        segment.failed = segment.lost = True
                         self.losses += 1
                         self._dirty.pop(segment, None)
                         idle = segment in self._used

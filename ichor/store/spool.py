@@ -231,7 +231,7 @@ class FileSpool:
 
     def _open(self, segment: str, location: str) -> tuple[int, int]:
         try:
-            descriptor = os.open(self._root / segment, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(f"{self._root}/{segment}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise KeyError(location) from None
         return descriptor, os.fstat(descriptor).st_size

@@ -510,7 +510,7 @@ def test_a_torn_tail_is_cut_to_what_is_known(tmp_path: Path) -> None:
 def test_receipt_goes_on_while_retention_removes_what_is_empty(tmp_path: Path) -> None:
     """Retention in another process takes every segment it can get, at once, with its folders."""
     code = """
-import sys
+import os, sys
 from pathlib import Path
 from ichor.store.spool import FileSpool
 spool, taken = FileSpool(Path(sys.argv[1])), 0
@@ -518,10 +518,10 @@ print("ready", flush=True)
 while not Path(sys.argv[2]).exists():
     for segment, size in spool.segments():
         taken += size == 0 and spool.reclaim(segment, at_most=0)
-    for study in Path(sys.argv[1]).iterdir():
-        for folder in (*study.iterdir(), study):
+    for folder, _, _ in os.walk(sys.argv[1], topdown=False):
+        if folder != sys.argv[1]:
             try:
-                folder.rmdir()
+                os.rmdir(folder)
                 taken += 1
             except OSError:
                 pass

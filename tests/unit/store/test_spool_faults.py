@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from ichor.errors import OutOfResources
-from ichor.store import disk
+from ichor.store import disk, pool
 from ichor.store.segments import segment_of
 from ichor.store.spool import Address, FileSpool
 
@@ -146,6 +148,71 @@ def test_without_descriptors_an_object_is_refused(tmp_path: Path, monkeypatch: p
         with pytest.raises(OutOfResources, match="EMFILE"):
             spool.put(ADDRESS, [b"x"])
     assert data_set(spool, spool.put(ADDRESS, [b"x"]).location) == b"x"
+
+
+@pytest.mark.parametrize("level", ["instance", "association", "none"])
+def test_whatever_fails_meanwhile_what_was_finished_is_there_and_nothing_is_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    monkeypatch.setattr(pool, "SEAL_SIZE", 20_000)
+    monkeypatch.setattr(pool, "MOST_OPEN", 3)
+    luck, real_sync, real_write = random.Random(7), disk.sync, disk.write_all
+
+    def sync(descriptor: int) -> None:
+        if luck.random() < 0.05:
+            raise OSError(errno.EIO, "Input/output error")
+        real_sync(descriptor)
+
+    def write_all(descriptor: int, parts: Any) -> None:
+        if luck.random() < 0.05:
+            os.write(descriptor, b"some of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_write(descriptor, parts)
+
+    gc.collect()  # what earlier tests left open
+    before = len(os.listdir("/proc/self/fd"))
+    spool = FileSpool(tmp_path, durability=level)
+    placed: dict[bytes, str] = {}
+    refused = []
+
+    def send(thread: int) -> None:
+        mine = random.Random(thread)
+        for n in range(200):
+            sent = f"{thread} {n} ".encode() * mine.randrange(1, 400)
+            incoming = spool.begin(ADDRESS._replace(series_instance_uid=f"1.2.3.{mine.randrange(4)}"))
+            try:
+                if mine.random() < 0.5:
+                    incoming.write([sent[:5]])
+                    if mine.random() < 0.2:
+                        incoming.discard()
+                        continue
+                    placed[sent] = incoming.finish([sent[5:]]).location
+                else:
+                    placed[sent] = incoming.finish([sent]).location
+                if mine.random() < 0.1:
+                    spool.seal(idle_for=0.0)
+                if mine.random() < 0.1:
+                    spool.sync()
+            except OutOfResources as error:
+                refused.append(error.reason)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync", sync)
+        patch.setattr(disk, "write_all", write_all)
+        threads = [threading.Thread(target=send, args=(thread,)) for thread in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    spool.close()
+    assert len(placed) > 600
+    assert len(refused) > 20
+    for sent, location in placed.items():
+        assert data_set(spool, location) == sent
+    assert finished(tmp_path) == sorted(placed)
+    assert all(spool.reclaim(segment) for segment, _ in spool.segments())
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture
@@ -317,6 +384,48 @@ def test_whoever_syncs_second_waits_for_the_sync_under_way(tmp_path: Path, monke
         thread.join(60)
     assert order[0] == "on the medium"
     assert order[-1] == "second told"
+
+
+def test_whoever_waited_for_a_sync_that_failed_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = FileSpool(tmp_path, durability="association")
+    spool.put(ADDRESS, [b"x"])
+    under_way = spool.begin(ADDRESS)
+    under_way.write([b"half"])  # so that the segment stays open
+    begun, go_on, told = threading.Event(), threading.Event(), []
+    calls = iter([True])
+
+    def slow_and_failing_once(_: int) -> None:
+        if next(calls, False):
+            begun.set()
+            go_on.wait(60)
+            raise OSError(errno.EIO, "Input/output error")
+
+    entered, real = threading.Semaphore(0), pool.Pool._sync
+
+    def enter(self: pool.Pool, segment: pool.Segment) -> None:
+        entered.release()
+        real(self, segment)
+
+    monkeypatch.setattr(disk, "sync", slow_and_failing_once)
+    monkeypatch.setattr(pool.Pool, "_sync", enter)
+
+    def sync() -> None:
+        try:
+            spool.sync()
+        except OutOfResources as error:
+            told.append(error.reason)
+
+    threads = [threading.Thread(target=sync) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    for _ in threads:
+        assert entered.acquire(timeout=60)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(told) == 2
+    under_way.discard()
 
 
 def test_level_none_syncs_nothing(tmp_path: Path, synced: list[tuple[str, int]]) -> None:
