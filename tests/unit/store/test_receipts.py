@@ -1,0 +1,256 @@
+"""The receipts log between a writer and a reader: order, cursors, rotation, who lives, what is deleted when."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ichor.errors import OutOfResources
+from ichor.store import receipt_reader, receipt_writer
+from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, ReceiptWriter, Refused, Stored
+
+
+def stored(number: int = 1, **changes: object) -> Stored:
+    one = Stored(
+        f"1.2.{number}", "1.2.840.10008.5.1.4.1.1.2", "1.2.100", "1.2.200", "1.2.840.10008.1.2.1",
+        f"1.2.200/1.2.100/w-1.seg@{number}+7", 7, "A", "CT1", "ICHOR", None, None, False, 12.5,
+    )  # fmt: skip
+    return one._replace(**changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "receipts"
+
+
+@pytest.fixture
+def writer(folder: Path) -> Iterator[ReceiptWriter]:
+    writer = ReceiptWriter(folder)
+    yield writer
+    writer.close()
+
+
+def everything(reader: ReceiptReader, lane: Lane = Lane.ROUTINE, *, limit: int = 100) -> list[Receipt]:
+    found: list[Receipt] = []
+    while some := reader.read(lane, limit=limit):
+        assert len(some) <= limit
+        found += some
+    return found
+
+
+def numbers(receipts: list[Receipt]) -> list[str]:
+    return [r.record.sop_instance_uid for r in receipts if isinstance(r.record, Stored)]
+
+
+def log_of(folder: Path, lane: Lane = Lane.ROUTINE) -> Path:
+    (path,) = folder.glob(f"*.{lane.value}.log")
+    return path
+
+
+def test_records_are_read_once_in_order_and_by_lane(folder: Path, writer: ReceiptWriter) -> None:
+    records = [stored(1), Refused("CT1", "0xA700", "disk full", "", 1.0), stored(2), Ended("A", True, 2.0)]
+    reader = ReceiptReader(folder)
+    for record in records:
+        writer.append(Lane.ROUTINE, record)
+    writer.append(Lane.STAT, stored(9))
+    receipts = reader.read(Lane.ROUTINE, limit=3)
+    receipts += everything(reader)
+    assert [receipt.record for receipt in receipts] == records
+    assert {(receipt.file, receipt.writer) for receipt in receipts} == {(log_of(folder).name, writer.name)}
+    assert log_of(folder).name.startswith(writer.name)
+    assert numbers(everything(reader, Lane.STAT)) == ["1.2.9"]
+    writer.append(Lane.ROUTINE, stored(3), wait=False)
+    assert numbers(everything(reader)) == ["1.2.3"]
+
+
+def test_a_cursor_goes_on_behind_what_is_taken(folder: Path, writer: ReceiptWriter) -> None:
+    for number in range(5):
+        writer.append(Lane.ROUTINE, stored(number))
+    receipts = everything(ReceiptReader(folder))
+    assert receipts[-1].end == log_of(folder).stat().st_size == ReceiptReader(folder).ends()[log_of(folder).name]
+    for taken, receipt in enumerate(receipts, 1):
+        again = ReceiptReader(folder, cursors={receipt.file: receipt.end})
+        assert again.read(Lane.ROUTINE, limit=100) == receipts[taken:]
+        assert again.backlog() == {Lane.STAT: 0, Lane.ROUTINE: 0}
+
+
+def test_a_writer_is_finished_when_it_is_dead_and_read_in_all_lanes(folder: Path) -> None:
+    first, second = ReceiptWriter(folder), ReceiptWriter(folder)
+    reader = ReceiptReader(folder)
+    first.append(Lane.ROUTINE, stored(1))
+    first.append(Lane.STAT, stored(2))
+    assert numbers(everything(reader)) == ["1.2.1"]
+    assert reader.live_writers() == {first.name, second.name}
+    assert not reader.finished(first.name)
+    first.close()
+    assert reader.live_writers() == {second.name}
+    everything(reader)
+    assert not reader.finished(first.name)  # the other lane is not read
+    everything(reader, Lane.STAT)
+    assert reader.finished(first.name)
+    assert not reader.finished(second.name)
+    assert reader.finished("of whom nothing is known")
+    second.close()
+
+
+def test_files_go_when_they_are_dead_and_taken(folder: Path) -> None:
+    writer, reader = ReceiptWriter(folder), ReceiptReader(folder)
+    for number in range(3):
+        writer.append(Lane.ROUTINE, stored(number))
+    receipts = everything(reader)
+    cursors = {receipts[-1].file: receipts[-1].end}
+    assert reader.forget(cursors) == []  # it lives
+    writer.close()
+    assert everything(reader) == everything(reader, Lane.STAT) == []
+    log_of_stat = log_of(folder, Lane.STAT).name
+    assert reader.forget({receipts[0].file: receipts[1].end}) == [log_of_stat]
+    assert log_of(folder).exists()
+    assert reader.forget(cursors) == [receipts[0].file]
+    assert list(folder.glob("*.log")) == []
+    assert log_of_stat not in reader.ends()
+    assert reader.finished(writer.name)
+
+
+def test_a_log_is_rotated_and_read_in_order(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 1000)
+    reader = ReceiptReader(folder)
+    found: list[Receipt] = []
+    for number in range(100):
+        writer.append(Lane.ROUTINE, stored(number), wait=number % 3 == 0)
+        if number % 17 == 0:
+            found += everything(reader)
+    found += everything(reader, limit=7)
+    assert numbers(found) == [f"1.2.{number}" for number in range(100)]
+    files = [path.name for path in sorted(folder.glob("*.routine.log"))]
+    assert len(files) > 10
+    # The newest is still written; the others wait for nobody but the cursors.
+    cursors = {receipt.file: receipt.end for receipt in found}
+    assert sorted(reader.forget(cursors)) == files[:-1]
+    assert reader.live_writers() == {writer.name}
+    writer.append(Lane.ROUTINE, stored(100))
+    assert numbers(everything(reader)) == ["1.2.100"]
+
+
+def test_no_writer_keeps_another_from_being_read(folder: Path, writer: ReceiptWriter) -> None:
+    other = ReceiptWriter(folder)
+    for number in range(50):
+        writer.append(Lane.ROUTINE, stored(number), wait=False)
+    other.append(Lane.ROUTINE, stored(99), wait=False)
+    reader = ReceiptReader(folder)
+    first = numbers(reader.read(Lane.ROUTINE, limit=10)) + numbers(reader.read(Lane.ROUTINE, limit=10))
+    assert "1.2.99" in first
+    other.close()
+
+
+def test_many_threads_and_two_writers_lose_nothing(folder: Path) -> None:
+    writers = [ReceiptWriter(folder), ReceiptWriter(folder)]
+    start = threading.Barrier(8)
+
+    def push(thread: int) -> None:
+        start.wait()
+        for number in range(40):
+            record = stored(number, association=str(thread))
+            writers[thread % 2].append(Lane.ROUTINE, record, wait=number % 4 != 1)
+
+    threads = [threading.Thread(target=push, args=(n,)) for n in range(8)]
+    reader = ReceiptReader(folder)
+    found: list[Receipt] = []
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        found += reader.read(Lane.ROUTINE, limit=30)
+    for thread in threads:
+        thread.join()
+    found += everything(reader)
+    for n in range(8):
+        mine = [r for r in found if isinstance(r.record, Stored) and r.record.association == str(n)]
+        assert numbers(mine) == [f"1.2.{number}" for number in range(40)]
+        assert {r.writer for r in mine} == {writers[n % 2].name}
+    for writer in writers:
+        writer.close()
+
+
+def test_the_reader_wakes_when_something_is_appended(folder: Path, writer: ReceiptWriter) -> None:
+    reader = ReceiptReader(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    read_end = reader._bell._ends[0]
+    assert os.read(read_end, 10) == b"\0"
+    reader.wait(0.0)
+    woken = threading.Event()
+
+    def sleep() -> None:
+        while not reader.read(Lane.STAT, limit=1):
+            reader.wait(30.0)
+        woken.set()
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    writer.append(Lane.STAT, stored(2))
+    assert woken.wait(30)
+    thread.join()
+
+
+def test_a_reader_may_leave_and_come_back(folder: Path, writer: ReceiptWriter) -> None:
+    first = ReceiptReader(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    receipts = everything(first)
+    first.close()
+    writer.append(Lane.ROUTINE, stored(2))  # nobody waits: no error
+    again = ReceiptReader(folder, cursors={receipts[-1].file: receipts[-1].end})
+    assert numbers(everything(again)) == ["1.2.2"]
+    deadline = time.monotonic() + 30
+    rung = b""
+    while not rung and time.monotonic() < deadline:
+        writer.append(Lane.ROUTINE, stored(3), wait=False)
+        try:
+            rung = os.read(again._bell._ends[0], 10)
+        except BlockingIOError:
+            time.sleep(0.01)
+    assert rung
+
+
+def test_without_fifos_the_reader_polls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(receipt_reader.os, "mkfifo", refuse)
+    reader, writer = ReceiptReader(folder), ReceiptWriter(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    reader.wait(0.001)
+    assert numbers(everything(reader)) == ["1.2.1"]
+    writer.close()
+
+
+def test_a_closed_writer_refuses(folder: Path, writer: ReceiptWriter) -> None:
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    writer.close()
+    writer.close()
+    with pytest.raises(OutOfResources, match="closed"):
+        writer.append(Lane.ROUTINE, stored(2))
+    assert numbers(everything(ReceiptReader(folder))) == ["1.2.1"]
+
+
+def test_a_record_that_cannot_be_written_is_refused(folder: Path, writer: ReceiptWriter) -> None:
+    with pytest.raises(OutOfResources, match="NUL"):
+        writer.append(Lane.ROUTINE, Ended("a\0b", True, 1.0))
+    writer.append(Lane.ROUTINE, stored(1))
+    assert numbers(everything(ReceiptReader(folder))) == ["1.2.1"]
+
+
+def test_drafts_of_writers_that_died_are_swept(folder: Path, writer: ReceiptWriter) -> None:
+    draft = folder / ".00ffffffffffffffff-000001.stat.log"
+    draft.touch()
+    reader = ReceiptReader(folder)
+    reader.forget({})
+    assert draft.exists()  # it may be under way
+    os.utime(draft, (1.0, 1.0))
+    reader.forget({})
+    assert not draft.exists()
+    assert reader.live_writers() == {writer.name}

@@ -1,0 +1,319 @@
+"""The receipts log when things break: torn tails, damage, killed writers, disks that are full or lie."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ichor.errors import OutOfResources
+from ichor.store import receipt_writer
+from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
+
+from .test_receipts import everything, log_of, numbers, stored
+
+
+def filled(folder: Path, count: int) -> tuple[Path, list[Receipt]]:
+    """A dead writer's log of ``count`` records, and what a reader finds in it."""
+    writer = ReceiptWriter(folder)
+    for number in range(count):
+        writer.append(Lane.ROUTINE, stored(number), wait=False)
+    writer.close()
+    return log_of(folder), everything(ReceiptReader(folder))
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Syncs of data, by whether they worked; what lies in front of the list is done to the next ones."""
+    real, done = os.fdatasync, []
+
+    def fdatasync(descriptor: int) -> None:
+        if done and done[-1] == "break the next":
+            done[-1] = "broken"
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+        done.append("synced")
+
+    monkeypatch.setattr(receipt_writer.os, "fdatasync", fdatasync)
+    return done
+
+
+def test_a_log_torn_anywhere_gives_the_whole_records_before(tmp_path: Path) -> None:
+    path, receipts = filled(tmp_path / "whole", 4)
+    data = path.read_bytes()
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for size in range(len(data) + 1):
+        (torn / path.name).write_bytes(data[:size])
+        reader = ReceiptReader(torn)
+        found = everything(reader)
+        assert found == [receipt for receipt in receipts if receipt.end <= size]
+        assert reader.finished(receipts[0].writer)
+        last = {path.name: found[-1].end} if found else {}
+        if found:
+            assert reader.forget({path.name: found[-1].end - 1}) == []
+        assert reader.forget(last) == [path.name]
+        reader.close()
+
+
+def test_a_log_that_ends_in_zeros_is_torn(tmp_path: Path) -> None:
+    path, receipts = filled(tmp_path / "receipts", 3)
+    with path.open("ab") as file:
+        file.write(bytes(5000))
+    reader = ReceiptReader(path.parent)
+    assert everything(reader) == receipts
+    assert everything(reader, Lane.STAT) == []
+    assert reader.finished(receipts[0].writer)
+
+
+def test_damage_costs_the_records_it_hits_and_no_others(tmp_path: Path) -> None:
+    path, receipts = filled(tmp_path / "receipts", 4)
+    data = path.read_bytes()
+    start, end = receipts[0].end, receipts[1].end
+    for at in range(start, end):
+        bad = bytearray(data)
+        bad[at] ^= 0xFF
+        path.write_bytes(bad)
+        reader = ReceiptReader(path.parent)
+        assert everything(reader) == [receipts[0], *receipts[2:]], at
+        reader.close()
+
+
+def test_damage_in_a_living_log_stops_nobody(tmp_path: Path) -> None:
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    for number in range(3):
+        writer.append(Lane.ROUTINE, stored(number))
+    reader = ReceiptReader(folder)
+    (first,) = reader.read(Lane.ROUTINE, limit=1)
+    with log_of(folder).open("r+b") as file:
+        file.seek(first.end + 20)
+        file.write(b"\xff\xff")
+    assert numbers(everything(reader)) == ["1.2.2"]
+    writer.append(Lane.ROUTINE, stored(3))
+    assert numbers(everything(reader)) == ["1.2.3"]
+    writer.close()
+
+
+def test_a_record_under_way_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "receipts"
+    path, receipts = filled(tmp_path / "other", 1)
+    data = path.read_bytes()
+    writer = ReceiptWriter(folder)
+    reader = ReceiptReader(folder)
+    with log_of(folder).open("r+b") as file:
+        for byte in data[:-1]:
+            file.write(bytes([byte]))
+            file.flush()
+            assert reader.read(Lane.ROUTINE, limit=1) == []
+        file.write(data[-1:])
+    assert [r.record for r in everything(reader)] == [receipts[0].record]
+    writer.close()
+
+
+def test_records_greater_than_a_chunk_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder, durable=False)
+    long = stored(1, association="a" * 3_000_000)
+    for record in (stored(0), long, stored(2)):
+        writer.append(Lane.ROUTINE, record)
+    assert [r.record for r in everything(ReceiptReader(folder), limit=1)] == [stored(0), long, stored(2)]
+    writer.close()
+
+
+def test_a_failed_sync_is_not_acknowledged_and_what_follows_is_in_a_fresh_file(
+    tmp_path: Path, syncs: list[str]
+) -> None:
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    old = log_of(folder)
+    writer.append(Lane.ROUTINE, stored(2), wait=False)  # acknowledged otherwise: must not be lost
+    syncs.append("break the next")
+    with pytest.raises(OutOfResources) as refused:
+        writer.append(Lane.ROUTINE, stored(3))
+    assert refused.value.status == 0xA700
+    size = old.stat().st_size
+    writer.append(Lane.ROUTINE, stored(3))  # the sender tries again
+    writer.append(Lane.ROUTINE, stored(4))
+    assert old.stat().st_size == size
+    assert numbers(everything(ReceiptReader(folder))) == ["1.2.1", "1.2.2", "1.2.3", "1.2.4"]
+    assert ReceiptReader(folder).live_writers() == {writer.name}
+    writer.close()
+
+
+def test_a_reader_that_was_ahead_of_a_failed_sync_goes_on(tmp_path: Path, syncs: list[str]) -> None:
+    folder = tmp_path / "receipts"
+    writer, reader = ReceiptWriter(folder), ReceiptReader(folder)
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    assert numbers(everything(reader)) == ["1.2.1"]
+    syncs.append("break the next")
+    with pytest.raises(OutOfResources):
+        writer.sync()
+    writer.sync()  # it says so of the fresh file, which has the record
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receipt_writer, "_ROTATE_AT", 0)
+        writer.append(Lane.ROUTINE, stored(2))
+    assert numbers(everything(reader))[-1] == "1.2.2"
+    writer.close()
+
+
+def test_all_who_wait_for_a_failed_sync_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    entered, go_on = threading.Event(), threading.Event()
+    real = os.fdatasync
+
+    def fail(_: int) -> None:
+        entered.set()
+        assert go_on.wait(30)
+        raise OSError(errno.EIO, "Input/output error")
+
+    outcomes: dict[int, str] = {}
+
+    def push(number: int) -> None:
+        try:
+            writer.append(Lane.ROUTINE, stored(number))
+            outcomes[number] = "acknowledged"
+        except OutOfResources:
+            outcomes[number] = "refused"
+
+    monkeypatch.setattr(receipt_writer.os, "fdatasync", fail)
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(4)]
+    threads[0].start()
+    assert entered.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    log = writer._lanes[Lane.ROUTINE]
+    while True:
+        with log._lock:
+            if len(log._file.waited) == 4:
+                break
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    monkeypatch.setattr(receipt_writer.os, "fdatasync", real)
+    assert set(outcomes.values()) == {"refused"}
+    writer.append(Lane.ROUTINE, stored(9))
+    assert numbers(everything(ReceiptReader(folder))) == ["1.2.9"]
+    writer.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_write_that_fails_half_way_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    real = os.pwrite
+
+    def half(descriptor: int, data: bytes, at: int) -> int:
+        if len(data) > 20:
+            return real(descriptor, bytes(data[:20]), at) if isinstance(data, bytes) else fail()
+        return fail()
+
+    def fail() -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(receipt_writer.os, "pwrite", half)
+    with pytest.raises(OutOfResources, match="cannot be written"):
+        writer.append(Lane.ROUTINE, stored(2))
+    monkeypatch.setattr(receipt_writer.os, "pwrite", real)
+    writer.append(Lane.ROUTINE, stored(2))
+    writer.append(Lane.ROUTINE, stored(3))
+    assert numbers(everything(ReceiptReader(folder))) == ["1.2.1", "1.2.2", "1.2.3"]
+    writer.close()
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(receipt_writer.os, "pwrite", lambda d, data, at: real(d, bytes(data[:7]), at))
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    writer.append(Lane.ROUTINE, stored(2))
+    assert numbers(everything(ReceiptReader(folder))) == ["1.2.1", "1.2.2"]
+    writer.close()
+
+
+def test_a_new_log_has_its_name_on_the_medium_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[list[str]] = []
+    real = receipt_writer.disk.sync_directory
+
+    def note(path: Path) -> None:
+        synced.append(sorted(os.listdir(path)))
+        real(path)
+
+    monkeypatch.setattr(receipt_writer.disk, "sync_directory", note)
+    writer = ReceiptWriter(tmp_path / "receipts")
+    assert synced[0] == ["receipts"]
+    assert synced[-1] == [f"{writer.name}-000001.{lane}.log" for lane in ("routine", "stat")]
+    writer.close()
+
+
+def test_durability_none_never_syncs(tmp_path: Path, syncs: list[str]) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts", durable=False)
+    writer.append(Lane.ROUTINE, stored(1))
+    writer.sync()
+    writer.close()
+    assert syncs == []
+
+
+_ROOT = Path(__file__).parents[3]
+_PUSH = """
+import sys
+from pathlib import Path
+from ichor.store.receipts import Lane, ReceiptWriter
+from tests.unit.store.test_receipts import stored
+from ichor.store import receipt_writer
+receipt_writer._ROTATE_AT = 20_000
+writer = ReceiptWriter(Path(sys.argv[1]))
+number = 0
+while True:
+    writer.append(Lane.ROUTINE, stored(number))
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_what_a_killed_writer_acknowledged_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "receipts"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _PUSH, str(folder)], stdout=subprocess.PIPE, text=True, cwd=_ROOT)
+        for _ in range(2)
+    ]
+    said: list[int] = []
+    for count, process in zip((200, 300), processes, strict=True):
+        assert process.stdout is not None
+        while not said or said[-1] != count:
+            said.append(int(process.stdout.readline()))
+    reader = ReceiptReader(folder)
+    assert len(reader.live_writers()) == 2
+    last = []
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        assert process.stdout is not None
+        last.append(int(([*process.stdout] or said[-1:])[-1]))
+        process.wait()
+    found = everything(reader)
+    by_writer: dict[str, list[Receipt]] = {}
+    for receipt in found:
+        by_writer.setdefault(receipt.writer, []).append(receipt)
+    counts = sorted(len(receipts) for receipts in by_writer.values())
+    for receipts in by_writer.values():
+        assert numbers(receipts) == [f"1.2.{number}" for number in range(len(receipts))]
+    for count, acknowledged in zip(counts, sorted(last), strict=True):
+        assert acknowledged + 1 <= count <= acknowledged + 2  # at most the one that was under way
+    assert reader.live_writers() == set()
+    everything(reader, Lane.STAT)
+    assert all(reader.finished(name) for name in by_writer)
+    assert all(isinstance(receipt.record, Stored) for receipt in found)
