@@ -262,7 +262,7 @@ class Pool:
                 descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             except FileNotFoundError:
                 # Not there yet, or removed as empty by retention just now.
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, FileExistsError):
                     path.parent.mkdir(parents=True, exist_ok=True)
                 continue
             segment = Segment(descriptor, key=key, name=name)
