@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import ssl
+import struct
 from socketserver import BaseServer
 from typing import Any, cast
 
 from pynetdicom.association import Association
+from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from ichor import metrics
 from listener.admission import Admitted
+
+_LOG = logging.getLogger(__name__)
+# A-ABORT by the service-provider, unexpected PDU: PS3.8 section 9.3.8.
+_ABORT = struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 2, 2)
+_CLOSING = "Sta13"  # PS3.8 section 9.2.2: waits for the connection to close
 
 
 class OversizedPDU(Exception):
@@ -68,6 +77,26 @@ class AdmittedSocket(AssociationSocket):
             connection.close()
 
 
+class _StateMachine(StateMachine):
+    """The library's, whose thread would die of an event that has no place, or of a message that it cannot decode.
+
+    It would print what it choked on, and the peer would see no A-ABORT.
+    """
+
+    def do_action(self, event: str) -> None:
+        try:
+            super().do_action(event)
+        except Exception as error:  # noqa: BLE001 - the loop's edge
+            if self.current_state != _CLOSING:  # there, what comes late has no place and does no harm
+                metrics.LOOP_ERRORS.labels("receive").inc()
+                _LOG.debug("a PDU has no place or cannot be decoded: %s", type(error).__name__)
+                connection = self.dul.socket.socket if self.dul.socket is not None else None
+                if connection is not None:
+                    with contextlib.suppress(OSError):
+                        connection.sendall(_ABORT)
+            self.dul.kill_dul()
+
+
 class Handler(RequestHandler):
     """Starts the association of one admitted connection."""
 
@@ -82,6 +111,7 @@ class Handler(RequestHandler):
         association.dul.socket = AdmittedSocket(
             association, self.request, request=self._first, longest=cast(Server, self.server).longest_pdu
         )
+        association.dul.state_machine = _StateMachine(association.dul)
         association.network_timeout_response = "A-RELEASE"
         cast(Server, self.server).on_association(association, self._admitted)
         return association

@@ -24,6 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_RELEASE, UserIdentityNegotiation
 
@@ -345,7 +346,7 @@ class Receiver:
         if session is None:
             return
         admitted = session.admitted
-        urgent = _URGENT & {admitted.sender_priority, admitted.called_priority}
+        urgent = (admitted.sender_priority or admitted.called_priority) in _URGENT
         session.origin = Origin(
             association=self._new_id(), calling_ae=admitted.calling_ae, called_ae=admitted.called_ae,
             sender_priority=admitted.sender_priority, called_priority=admitted.called_priority,
@@ -442,6 +443,16 @@ def _configure_library() -> None:
     warnings.filterwarnings("ignore", module="pydicom")
     # A UID that is no UID is answered with a status; the library would abort the association.
     _config.VALIDATORS["UI"] = lambda _: (True, "")
+    threading.excepthook = _thread_died
+
+
+def _thread_died(arguments: threading.ExceptHookArgs) -> None:
+    """As Python does, but for the library's threads: what they choke on is a sender's."""
+    if isinstance(arguments.thread, Association | DULServiceProvider):
+        metrics.LOOP_ERRORS.labels("receive").inc()
+        _LOG.error("a thread of an association died: %s", arguments.exc_type.__name__)
+    else:
+        threading.__excepthook__(arguments)
 
 
 def _raise_descriptor_limit() -> None:
