@@ -31,6 +31,10 @@ COMMITMENT_REPORTS = Counter(
 )
 ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
 ROUTINE_WAITS = Counter("ichor_routine_waits_total", "Objects that waited because a STAT sender was sending")
+RECEIVE_PATH = Gauge(
+    "ichor_receive_path", "1 for the path that receives C-STOREs, 0 for the other", ["path"],
+    multiprocess_mode="mostrecent",
+)  # fmt: skip
 TLS_CERTIFICATE_EXPIRES = Gauge(
     "ichor_tls_certificate_expires_timestamp_seconds", "When the listener's certificate ends (POSIX seconds)",
     multiprocess_mode="mostrecent",
@@ -48,6 +52,11 @@ BUS_WAITING = Gauge(
     "ichor_bus_waiting", "Messages not finished by a group", ["topic", "group"], multiprocess_mode="mostrecent"
 )
 RECEIPTS_DAMAGED = Counter("ichor_receipts_damaged_total", "Places in the receipts log that hold no whole record")
+RECEIPTS_UNREAD = Gauge(
+    "ichor_receipts_unread_bytes", "Bytes of the receipts log that are not told yet", ["lane"],
+    multiprocess_mode="mostrecent",
+)  # fmt: skip
+OBJECTS_LOST = Counter("ichor_objects_lost_total", "Acknowledged objects whose bytes are not in the spool")
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
 SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool lies", multiprocess_mode="mostrecent")
 

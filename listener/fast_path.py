@@ -38,7 +38,7 @@ _CLOSED, _INVALID = "Evt17", "Evt19"
 
 def install(
     association: Association, *, reception: Reception, origin: Origin, turn: Callable[[], None] = lambda: None,
-    finish: Callable[[Arrival], int] = Arrival.end, tell: Callable[[str], None] = lambda _: None,
+    finish: Callable[[Arrival], int] = lambda arrival: arrival.end(), tell: Callable[[str], None] = lambda _: None,
     network_timeout: float = 60.0,
 ) -> bool:  # fmt: skip
     """Take over the C-STOREs of an association that is being accepted; call it from EVT_ACCEPTED's handler.
