@@ -41,7 +41,7 @@ CLASS_INSTANCE_CONFLICT = 0x0119
 
 _LEASE = 120.0  # longer than a report may take
 _MOST_ATTEMPTS = 5  # only a crash or an error of ours counts
-_POLL = 1.0
+_POLL = 0.5
 _PAUSE = 1.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
 _PAIRS_AT_ONCE = 500  # the journal's other writers wait for so many

@@ -24,7 +24,9 @@ _COMPLETE, _FAILURES_EXIST = 1, 2  # event types, PS3.4 table J.3-2
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 _SHORTEST_DELAY, _LONGEST_DELAY = 1.0, 600.0
-_PATIENCE = 7 * 86400.0  # seconds from the decision until it is given up
+# Seconds from the decision until it is given up: while it cannot be delivered; while the sender answers with a failure,
+# as it does when it had the report already (PS3.4 J.3.3.1.2: the transaction ends with it).
+_PATIENCE, _PATIENCE_REFUSED = 7 * 86400.0, 86400.0
 
 
 class ReportFailed(Exception):
@@ -82,7 +84,7 @@ class Reporter:
 
     def _put_back(self, delivery: Delivery, decided: CommitmentDecided, failure: ReportFailed) -> None:
         age = self._clock.time() - decided.at
-        if age > _PATIENCE:
+        if age > (_PATIENCE_REFUSED if failure.reached else _PATIENCE):
             self._given_up(decided, failure.reason)
             delivery.reject(failure.reason)
             return

@@ -1,85 +1,119 @@
-"""What a sender asks to commit reaches the assembler as evidence, after what it names; nothing is committed."""
+"""What a sender that asks for storage commitment is answered, and what is written down before."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from datetime import datetime
 from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE
-from pynetdicom.dsutils import encode
-from unit.listener.modality import CT, Scu, image
-from unit.listener.modality import encode as encode_image
-from unit.listener.site import Site
+from unit.listener.commitment_data import CT, encoded, request
 
-from ichor.messages import ContentAnnounced, InstancesReceived
-from listener.commitment import read_request
+from ichor.config import SenderSettings
+from ichor.errors import OutOfResources
+from ichor.metrics import COMMITMENT_REQUESTS
+from ichor.store.receipts import CommitmentRequested, Lane, ReceiptReader, ReceiptWriter
+from listener.commitment import ReportAddress, handle_action, report_addresses
+from listener.reception import Origin
 
-COMMITMENT = "1.2.840.10008.1.20.1"
-INSTANCE = "1.2.840.10008.1.20.1.1"
+HERE = {"CT1": ReportAddress("127.0.0.1", 104)}
 
 
-def asked(uids: list[str]) -> Dataset:
-    request = Dataset()
-    request.TransactionUID = generate_uid()
-    items = []
-    for uid in uids:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CT, uid
-        items.append(item)
-    request.ReferencedSOPSequence = items
-    return request
+def event(information: bytes | None, *, action: int | None = 1) -> Any:
+    stream = None if information is None else BytesIO(information)
+    return SimpleNamespace(
+        request=SimpleNamespace(ActionTypeID=action, ActionInformation=stream),
+        timestamp=datetime.fromtimestamp(1_700_000_000.5),
+    )
 
 
-def information(data: Dataset) -> BytesIO:
-    encoded = encode(data, False, True)
-    assert encoded is not None
-    return BytesIO(encoded)
+def origin(lane: Lane = Lane.ROUTINE) -> Origin:
+    return Origin(association="a1", calling_ae="CT1", called_ae="ICHOR", lane=lane)
 
 
-def act(port: int, data: Dataset, action: int = 1) -> int:
-    entity = AE(ae_title="CT1")
-    entity.add_requested_context(COMMITMENT, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", port, ae_title="ICHOR")
-    assert association.is_established
-    status, _ = association.send_n_action(data, action, COMMITMENT, INSTANCE)
-    association.release()
-    return int(status.Status)
+def written(folder: Path) -> list[tuple[Lane, Any]]:
+    reader = ReceiptReader(folder)
+    found = [(lane, receipt.record) for lane in Lane for receipt in reader.read(lane, limit=100)]
+    reader.close()
+    return found
 
 
-def test_a_request_tells_what_is_known_and_what_is_not_and_commits_to_nothing(site: Site) -> None:
-    scu = Scu(site.port)
-    for sop in ("1.2.3.4.1", "1.2.3.4.2"):
-        assert scu.store(encode_image(image(sop)), sop_instance=sop) == 0x0000
-    scu.release()
-    assert act(site.port, asked(["1.2.3.4.1", "1.2.3.4.2", "1.2.3.4.99"])) == 0x0110
-    site.bus.wait_for(lambda bus: any(isinstance(data, ContentAnnounced) for data in bus.data()))
-    told = site.bus.data()
-    (announced,) = [data for data in told if isinstance(data, ContentAnnounced)]
-    assert (set(announced.sop_instance_uids), announced.unknown) == ({"1.2.3.4.1", "1.2.3.4.2"}, 1)
-    assert announced.calling_ae == "CT1"
-    assert announced.study_instance_uid == site.bus.instances()[0].study_instance_uid
-    last = max(n for n, data in enumerate(told) if isinstance(data, InstancesReceived))
-    assert told.index(announced) > last
+@pytest.mark.parametrize("lane", list(Lane))
+@pytest.mark.parametrize(("addresses", "status"), [(HERE, 0x0000), ({}, 0x0110)])
+def test_a_request_is_written_down_and_taken_on_only_where_a_report_can_go(
+    tmp_path: Path, addresses: Mapping[str, ReportAddress], status: int, lane: Lane
+) -> None:
+    receipts = ReceiptWriter(tmp_path)
+    data = encoded(request("1.2.3.1", "1.2.3.2"))
+    assert handle_action(event(data), origin=origin(lane), receipts=receipts, addresses=addresses) == (status, None)
+    referenced = ((CT, "1.2.3.1"), (CT, "1.2.3.2"))
+    record = CommitmentRequested("a1", "CT1", "ICHOR", "1.2.9", referenced, 1_700_000_000.5)
+    assert written(tmp_path) == [(lane, record)]
+    receipts.close()
 
 
-def test_what_is_no_such_request_is_refused_and_the_receiver_goes_on(site: Site) -> None:
-    assert act(site.port, asked(["1.2.3.4.1"]), action=2) == 0x0115
-    assert act(site.port, asked([])) == 0x0115
-    assert act(site.port, asked(["../../etc"])) == 0x0115
-    scu = Scu(site.port)
-    assert scu.store(encode_image(image("1.2.3.4.1")), sop_instance="1.2.3.4.1") == 0x0000
-    scu.release()
+@pytest.mark.parametrize(
+    ("information", "action", "status"),
+    [
+        (encoded(request("1.2.3.1")), 2, 0x0123),
+        (encoded(request("1.2.3.1")), None, 0x0123),
+        (None, 1, 0x0115),
+        (b"", 1, 0x0115),
+        (b"SECRET^NAME in no data set", 1, 0x0115),
+        (encoded(request()), 1, 0x0115),
+        (bytes((8 << 20) + 1), 1, 0x0213),
+    ],
+)
+def test_what_is_no_such_request_is_refused_in_one_line_and_leaves_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, information: bytes | None, action: int | None, status: int
+) -> None:
+    receipts = ReceiptWriter(tmp_path)
+    counted = COMMITMENT_REQUESTS.labels(f"0x{status:04X}")
+    before = counted._value.get()
+    with caplog.at_level(logging.INFO):
+        answer = handle_action(event(information, action=action), origin=origin(), receipts=receipts, addresses=HERE)
+    assert answer == (status, None)
+    assert written(tmp_path) == []
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"0x{status:04X}" in line
+    assert "SECRET" not in line
+    assert counted._value.get() == before + 1
+    receipts.close()
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
-def test_no_cut_of_a_request_names_what_it_does_not() -> None:
-    whole = information(asked(["1.2.3.4.1", "1.2.3.4.2"])).getvalue()
-    syntax = str(ExplicitVRLittleEndian)
-    assert read_request(BytesIO(whole), action_type=1, transfer_syntax_uid=syntax) == ("1.2.3.4.1", "1.2.3.4.2")
-    for length in range(len(whole)):
-        found = read_request(BytesIO(whole[:length]), action_type=1, transfer_syntax_uid=syntax)
-        # A UID may be cut as well: the journal does not know it.
-        assert all("1.2.3.4.1".startswith(uid) or "1.2.3.4.2".startswith(uid) for uid in found or ())
-    assert read_request(None, action_type=1, transfer_syntax_uid=syntax) is None
+def test_a_request_that_cannot_be_written_down_is_not_taken_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipts = ReceiptWriter(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OutOfResources("the disk is full")
+
+    monkeypatch.setattr(receipts, "append", full)
+    data = encoded(request("1.2.3.1"))
+    assert handle_action(event(data), origin=origin(), receipts=receipts, addresses=HERE) == (0x0213, None)
+    receipts.close()
+
+
+def test_the_largest_request_fits_into_the_receipts(tmp_path: Path) -> None:
+    longest = "1." + "2" * 57  # and five digits
+    data = encoded(request(*(f"{longest}{n}" for n in range(10_000, 30_000)), sop_class="1." + "3" * 62))
+    receipts = ReceiptWriter(tmp_path)
+    assert handle_action(event(data), origin=origin(), receipts=receipts, addresses=HERE) == (0x0000, None)
+    ((_, record),) = written(tmp_path)
+    assert len(record.referenced) == 20_000
+    receipts.close()
+
+
+def test_reports_go_only_to_a_port_that_was_set_and_is_the_only_one() -> None:
+    senders = [
+        SenderSettings(ae_title="CT1", host="10.1.2.3", port=104),
+        SenderSettings(ae_title="CT2", host="10.1.2.4"),
+        SenderSettings(ae_title="MR1", host="10.1.2.5", port=104),
+        SenderSettings(ae_title="MR1", host="10.1.2.6", port=104),
+        SenderSettings(ae_title="MR2", host="10.1.2.7", port=11112),
+        SenderSettings(ae_title="MR2", host="10.1.2.7", port=11112, username="a"),
+    ]
+    assert report_addresses(senders) == {"CT1": ("10.1.2.3", 104), "MR2": ("10.1.2.7", 11112)}

@@ -1,0 +1,266 @@
+"""What is decided about requests for storage commitment, by the journal, and what survives in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.listener.commitment_data import CT
+
+from ichor.bus.sqlite import SqliteBus
+from ichor.clock import SystemClock
+from ichor.errors import TransientError
+from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
+from ichor.store.journal import Journal, JournalRow, StoredObject
+from ichor.store.receipts import CommitmentRequested, Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
+from ichor.store.spool import Address, FileSpool
+from listener.commitment import ReportAddress
+from listener.commitment_decisions import Commitments
+from listener.commitment_reports import ReportFailed
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+HERE = {"CT1": ReportAddress("127.0.0.1", 104)}
+
+
+class Desk:
+    """The relay's side of a data folder, its steps taken by hand; ``sent``: the reports that were taken."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.spool = FileSpool(root / "spool")
+        self.writer = ReceiptWriter(root / "receipts")
+        self.bus = SqliteBus(root / "bus.sqlite", clock=SystemClock())
+        self.journal = Journal(root / "journal.sqlite")
+        self.reader = ReceiptReader(root / "receipts", cursors=self.journal.cursors())
+        self.sent: list[CommitmentDecided] = []
+        self.away = False
+        self.tried = threading.Event()
+        self.running: Commitments | None = None
+
+    def send(self, address: ReportAddress, decided: CommitmentDecided) -> None:
+        assert address == HERE["CT1"]
+        self.tried.set()
+        if self.away:
+            raise ReportFailed("no association to the sender")
+        self.sent.append(decided)
+
+    def commitments(self, **changes: Any) -> Commitments:
+        arguments: dict[str, Any] = {"addresses": HERE, "enabled": True, "send": self.send} | changes
+        return Commitments(
+            journal=self.journal, receipts=self.root / "receipts", spool=self.spool, bus=self.bus, clock=SystemClock(),
+            **arguments,
+        )  # fmt: skip
+
+    def start(self, **changes: Any) -> Commitments:
+        self.running = self.commitments(**changes)
+        self.running.start()
+        return self.running
+
+    def end(self) -> None:
+        if self.running is not None:
+            self.running.stop(20)
+            self.running = None
+
+    def store(self, sop: str, *, study: str = "1.2.3", lane: Lane = Lane.ROUTINE, content: bytes = b"pixels") -> None:
+        syntax = "1.2.840.10008.1.2.1"
+        placed = self.spool.put(Address(study, study + ".1", sop, CT, syntax), [content])
+        self.writer.append(
+            lane,
+            Stored(sop, CT, study + ".1", study, syntax, *placed, "a1", "CT1", "ICHOR", None, None, False, time.time()),
+        )  # fmt: skip
+
+    def ask(self, *pairs: tuple[str, str], transaction: str = "1.2.9", calling: str = "CT1") -> Receipt:
+        """As if it was received; the receipt, as the relay reads it."""
+        record = CommitmentRequested("a1", calling, "ICHOR", transaction, pairs, time.time())
+        return Receipt(record, f"file-{transaction}", 1, "writer")
+
+    def take(self, *, publish: bool = True) -> list[JournalRow]:
+        """What the relay does with all that is in the receipts."""
+        receipts = [receipt for lane in Lane for receipt in self.reader.read(lane, limit=1000)]
+        entries = []
+        for receipt in receipts:
+            assert isinstance(receipt.record, Stored)
+            with self.spool.open(receipt.record.location) as file:
+                digest = hashlib.sha256(file.read()).hexdigest()
+            entries.append((StoredObject(file_sha256=digest, **receipt.record._asdict()), receipt.writer))
+        rows = self.journal.take(entries, cursors={receipt.file: receipt.end for receipt in receipts})
+        self.journal.assign_batch(f"batch-{time.time_ns()}", rows)
+        if publish:
+            self.journal.mark_published(rows)
+        return rows
+
+    def announced(self) -> list[ContentAnnounced]:
+        found = [open_envelope(envelope) for _, envelope in self.bus.read(INSTANCES)]
+        return [data for data in found if isinstance(data, ContentAnnounced)]
+
+    def decided(self) -> list[CommitmentDecided]:
+        found = [open_envelope(envelope) for _, envelope in self.bus.read(COMMITMENTS)]
+        return [data for data in found if isinstance(data, CommitmentDecided)]
+
+    def committed(self, sop: str) -> list[bool]:
+        return [row.committed for row in self.journal.by_instance(sop)]
+
+    def until(self, true: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < deadline, "it never came"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.end()
+    made.bus.close()
+    made.journal.close()
+    made.writer.close()
+    made.reader.close()
+
+
+def test_what_is_here_is_committed_and_what_is_not_is_named_with_its_reason(desk: Desk) -> None:
+    for sop in ("1.2.3.4.1", "1.2.3.4.2"):
+        desk.store(sop)
+    desk.store("1.2.3.4.3", study="1.2.5")
+    desk.take()
+    (lost,) = desk.journal.by_instance("1.2.3.4.3")
+    (desk.root / "spool" / lost.stored.location.partition("@")[0]).unlink()
+    asked = ((CT, "1.2.3.4.1"), (MR, "1.2.3.4.2"), (CT, "1.2.3.4.3"), (CT, "1.2.3.4.99"))
+    desk.start().requested(desk.ask(*asked))
+    desk.until(lambda: desk.sent)
+    (decided,) = desk.sent
+    assert decided.committed == ((CT, "1.2.3.4.1"),)
+    assert decided.failed == ((MR, "1.2.3.4.2", 0x0119), (CT, "1.2.3.4.3", 0x0110), (CT, "1.2.3.4.99", 0x0112))
+    assert (decided.transaction_uid, decided.calling_ae, decided.called_ae) == ("1.2.9", "CT1", "ICHOR")
+    kept = {sop: desk.committed(sop) for sop in ("1.2.3.4.1", "1.2.3.4.2", "1.2.3.4.3")}
+    assert kept == {"1.2.3.4.1": [True], "1.2.3.4.2": [False], "1.2.3.4.3": [False]}
+
+
+def test_nothing_is_decided_before_all_that_was_received_before_is_told(desk: Desk) -> None:
+    desk.store("1.2.3.4.1", lane=Lane.STAT)
+    desk.take()
+    desk.store("1.2.3.4.2", lane=Lane.ROUTINE)
+    asked = desk.start().requested
+    asked(desk.ask((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2")))
+    waited = threading.Event()
+    waited.wait(0.3)
+    assert (desk.announced(), desk.sent) == ([], [])
+    rows = desk.take(publish=False)  # in the journal, but not on the bus
+    waited.wait(0.3)
+    assert (desk.announced(), desk.sent) == ([], [])
+    desk.journal.mark_published(rows)
+    desk.until(lambda: desk.sent)
+    assert desk.sent[0].failed == ()
+    (announced,) = desk.announced()
+    assert set(announced.sop_instance_uids) == {"1.2.3.4.1", "1.2.3.4.2"}
+    assert (announced.association, announced.calling_ae, announced.unknown) == ("a1", "CT1", 0)
+
+
+def test_what_is_off_or_has_no_address_is_evidence_and_keeps_nothing(desk: Desk) -> None:
+    desk.store("1.2.3.4.1")
+    desk.store("1.2.5.1", study="1.2.5")
+    desk.take()
+    pairs = ((CT, "1.2.3.4.1"), (CT, "1.2.5.1"), (CT, "1.2.3.4.99"))
+    commitments = desk.start(enabled=False)
+    commitments.requested(desk.ask(*pairs))
+    commitments.requested(desk.ask(*pairs, transaction="1.2.10", calling="NOBODY"))
+    desk.until(lambda: len(desk.announced()) == 4 and desk.sent)
+    assert {(a.calling_ae, a.study_instance_uid, a.sop_instance_uids, a.unknown) for a in desk.announced()} == {
+        (calling, study, (sop,), 1)
+        for calling in ("CT1", "NOBODY")
+        for study, sop in (("1.2.3", "1.2.3.4.1"), ("1.2.5", "1.2.5.1"))
+    }
+    (decided,) = desk.sent
+    assert (decided.committed, decided.failed) == ((), tuple((*pair, 0x0110) for pair in pairs))
+    assert not any(desk.committed("1.2.3.4.1"))
+    desk.end()
+    # Switched on meanwhile: who has no address was answered with a failure, and is committed nothing.
+    desk.start().requested(desk.ask((CT, "1.2.3.4.1"), transaction="1.2.11", calling="NOBODY"))
+    desk.until(lambda: len(desk.announced()) == 5)
+    desk.until(lambda: all(lag.waiting == 0 for lag in desk.bus.lag() if lag.topic == COMMITMENTS))
+    assert not any(desk.committed("1.2.3.4.1"))
+    assert len(desk.sent) == 1
+
+
+def test_a_request_that_is_read_again_is_reported_once_and_a_repeated_transaction_twice(desk: Desk) -> None:
+    desk.store("1.2.3.4.1")
+    desk.take()
+    receipt = desk.ask((CT, "1.2.3.4.1"))
+    commitments = desk.start()
+    for again in (receipt, receipt, receipt._replace(end=2)):
+        commitments.requested(again)
+    desk.until(lambda: len(desk.sent) == 2)
+    desk.until(lambda: all(lag.waiting == 0 for lag in desk.bus.lag() if lag.topic == COMMITMENTS))
+    first, second = desk.sent
+    assert dataclasses.replace(first, at=second.at) == second
+
+
+def test_a_decision_that_was_cut_off_from_its_report_is_reported_by_the_next_process(desk: Desk) -> None:
+    desk.store("1.2.3.4.1")
+    desk.take()
+    desk.away = True
+    desk.start().requested(desk.ask((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2")))
+    assert desk.tried.wait(60)
+    desk.end()
+    (decided,) = desk.decided()
+    assert desk.sent == []
+    desk.away = False
+    # What arrives after the decision does not change it.
+    desk.store("1.2.3.4.2")
+    desk.take()
+    desk.start()
+    desk.until(lambda: desk.sent)
+    assert desk.sent == desk.decided() == [decided]
+    assert decided.failed == ((CT, "1.2.3.4.2", 0x0112),)
+
+
+def test_a_request_is_decided_though_nobody_ran_when_it_came(desk: Desk) -> None:
+    desk.commitments().requested(desk.ask((CT, "1.2.3.4.1")))
+    desk.start()
+    desk.until(lambda: desk.sent)
+    assert desk.sent[0].failed == ((CT, "1.2.3.4.1", 0x0112),)
+
+
+def test_a_bus_that_is_away_leaves_the_request_to_the_receipts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise TransientError("away")
+
+    commitments = desk.commitments()
+    monkeypatch.setattr(desk.bus, "publish", away)
+    with pytest.raises(TransientError):
+        commitments.requested(desk.ask((CT, "1.2.3.4.1")))
+
+
+def test_a_decision_that_fails_whenever_it_is_tried_is_told_as_failed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.store("1.2.3.4.1")
+    desk.take()
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("listener.commitment_decisions._LEASE", 0.05)
+    monkeypatch.setattr("listener.commitment_decisions._PAUSE", 0.01)
+    monkeypatch.setattr(desk.journal, "commit_objects", broken)
+    desk.start().requested(desk.ask((CT, "1.2.3.4.1")))
+    desk.until(lambda: desk.sent)
+    assert (desk.sent[0].committed, desk.sent[0].failed) == ((), ((CT, "1.2.3.4.1", 0x0110),))
+
+
+def test_a_large_request_is_committed_whole(desk: Desk) -> None:
+    sops = [f"1.2.3.4.{n}" for n in range(1201)]
+    for sop in sops:
+        desk.store(sop)
+    desk.take()
+    desk.take()
+    desk.start().requested(desk.ask(*((CT, sop) for sop in sops)))
+    desk.until(lambda: desk.sent)
+    assert [sop for _, sop in desk.sent[0].committed] == sops
+    assert all(all(desk.committed(sop)) for sop in sops)
