@@ -1,0 +1,140 @@
+"""No Success before object, receipt and new directory entries are on the medium: shown by a trace of system calls.
+
+kill -9 alone would prove nothing here: the page cache survives it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e.receive import Receive
+from e2e.trace import STRACE, Call, Verdict, at_releases, at_responses, parse
+from unit.listener.modality import Scu, encode, image
+
+SENDERS, SERIES, EACH = 3, 2, 5
+DATA = Path("/site/data")
+
+
+@pytest.fixture
+def traced(
+    tmp_path: Path, free_port: Callable[[], int], peer: Callable[[str, str], str]
+) -> Iterator[Callable[[str], list[Call]]]:
+    """``traced(level)``: the system calls of a receiver at that level of durability while three senders send."""
+    started: list[Receive] = []
+
+    def run(level: str) -> list[Call]:
+        receiver = Receive(tmp_path / "site", free_port(), listener={"durability": level})
+        started.append(receiver)
+        file = tmp_path / "trace"
+        receiver.start(under=[peer("strace", "strace"), *STRACE, "-o", str(file)])
+        threads = [threading.Thread(target=send, args=(receiver.port, number)) for number in range(SENDERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        receiver.stop()
+        with file.open() as lines:
+            return parse(lines)
+
+    yield run
+    for receiver in started:
+        receiver.kill()
+
+
+def send(port: int, number: int) -> None:
+    scu = Scu(port, calling=f"CT{number}")
+    for series in range(SERIES):
+        for n in range(EACH):
+            uid = f"1.2.826.{number}.{series}.{n}.77"
+            # Every fifth is longer than one write.
+            pixels = bytes(400_000) if n == EACH - 1 else bytes(2_000)
+            data = encode(image(uid, study=f"1.2.826.{number}", series=f"1.2.826.{number}.{series}", pixels=pixels))
+            assert scu.store(data, sop_instance=uid) == 0
+    scu.release()
+
+
+def test_success_is_sent_when_object_receipt_and_entries_are_synced(
+    traced: Callable[[str], list[Call]], tmp_path: Path
+) -> None:
+    verdict = at_responses(traced("instance"), tmp_path / "site" / "data")
+    assert verdict == Verdict(answers=SENDERS * SERIES * EACH, violations=())
+
+
+def test_a_release_is_answered_when_the_association_is_synced(
+    traced: Callable[[str], list[Call]], tmp_path: Path
+) -> None:
+    verdict = at_releases(traced("association"), tmp_path / "site" / "data")
+    assert verdict == Verdict(answers=SENDERS, violations=())
+
+
+def test_the_check_finds_what_a_receiver_without_syncs_promises(
+    traced: Callable[[str], list[Call]], tmp_path: Path
+) -> None:
+    verdict = at_responses(traced("none"), tmp_path / "site" / "data")
+    assert verdict.answers == SENDERS * SERIES * EACH
+    for part in ("spool", "receipts"):
+        unsynced = {v.partition(":")[0] for v in verdict.violations if f": {part}:" in v}
+        assert len(unsynced) == verdict.answers, verdict.violations[:5]
+
+
+# --- the check itself: one step left out or out of order is found -----------------------------------------------
+
+UID = "1.2.3.4.5"
+RESPONSE = b"\x04\0" + bytes(10)
+RESPONSE += (
+    b"\0\0\0\x01\x02\0\0\0\x01\x80" + b"\0\0\0\x09\x02\0\0\0\0\0" + b"\0\0\0\x10\x0a\0\0\0" + UID.encode() + b"\0"
+)
+SEGMENT, RECEIPTS = f"{DATA}/spool/1.2/1.3/w-0.seg", f"{DATA}/receipts/w-0.routine.log"
+
+
+def hexed(data: bytes | str) -> str:
+    raw = data.encode() if isinstance(data, str) else data
+    return "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def made(path: str) -> str:
+    return f'7 openat(AT_FDCWD<{hexed("/")}>, "{hexed(path)}", O_WRONLY|O_CREAT|O_EXCL, 0640) = 5<{hexed(path)}>'
+
+
+def wrote(path: str, data: bytes = UID.encode()) -> str:
+    return f'7 writev(5<{hexed(path)}>, [{{iov_base="{hexed(data)}", iov_len={len(data)}}}], 1) = {len(data)}'
+
+
+def synced(path: str) -> str:
+    return f"7 fdatasync(5<{hexed(path)}>) = 0"
+
+
+SENT = f'7 sendto(9<{hexed("socket:[44]")}>, "{hexed(RESPONSE)}", {len(RESPONSE)}, 0, NULL, 0) = {len(RESPONSE)}'
+WHOLE = [
+    made(SEGMENT), wrote(SEGMENT), wrote(SEGMENT, b"pixels"), synced(SEGMENT), synced(f"{DATA}/spool/1.2/1.3"),
+    wrote(RECEIPTS), synced(RECEIPTS), SENT,
+]  # fmt: skip
+
+
+def test_the_check_is_content_with_the_right_order() -> None:
+    assert at_responses(parse(WHOLE), DATA) == Verdict(answers=1, violations=())
+
+
+@pytest.mark.parametrize("left_out", [3, 4, 6])
+def test_the_check_finds_each_sync_that_is_left_out_or_late(left_out: int) -> None:
+    lines = [line for n, line in enumerate(WHOLE) if n != left_out]
+    assert len(at_responses(parse(lines), DATA).violations) == 1
+    assert len(at_responses(parse([*lines, WHOLE[left_out]]), DATA).violations) == 1
+
+
+def test_the_check_counts_no_sync_that_failed_or_began_before_the_write_returned() -> None:
+    failed = [line.replace("= 0", "= -1 EIO (Input/output error)") if "fdatasync" in line else line for line in WHOLE]
+    assert len(at_responses(parse(failed), DATA).violations) == 3
+    overlapping = [
+        WHOLE[0], WHOLE[1], f"8 fdatasync(5<{hexed(SEGMENT)}> <unfinished ...>", WHOLE[2], "8 <... fdatasync resumed>) = 0",
+        *WHOLE[4:],
+    ]  # fmt: skip
+    assert at_responses(parse(overlapping), DATA).violations == (f"{UID}: spool: w-0.seg was not synced",)
+
+
+def test_the_check_counts_the_sync_of_another_thread() -> None:
+    lines = [f"8{line[1:]}" if "fdatasync" in line else line for line in WHOLE]
+    assert at_responses(parse(lines), DATA).violations == ()
