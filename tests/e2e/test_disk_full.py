@@ -1,0 +1,90 @@
+"""A disk that fills up: objects are refused cleanly, nothing half-written stays, and it recovers alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e.receive import Receive
+from unit.listener.modality import Scu, encode, image
+
+NO_SPACE = 0xA700
+STUDY = "1.2.826.5"
+SIZE = 64 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 64 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def receiver(small_disk: Path, free_port: Callable[[], int]) -> Iterator[Receive]:
+    # Without watermarks, so that the disk itself says no.
+    made = Receive(small_disk / "site", free_port(), listener={"disk_low": "0B", "disk_full": "0B"})
+    made.start()
+    yield made
+    made.kill()
+
+
+def ballast(disk: Path, *, leave: int) -> Path:
+    """A file that takes all but ``leave`` bytes."""
+    path = disk / "ballast"
+    space = os.statvfs(disk)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - leave)
+    return path
+
+
+def numbered(n: int, size: int) -> tuple[str, bytes]:
+    uid = f"{STUDY}.{size}.{n}"
+    return uid, encode(image(uid, study=STUDY, series=f"{STUDY}.{size}", pixels=bytes([n % 251]) * size))
+
+
+@pytest.mark.parametrize("size", [1_000_000, 2_000])
+def test_a_full_disk_refuses_keeps_nothing_half_written_and_recovers(
+    receiver: Receive, small_disk: Path, tmp_path: Path, size: int
+) -> None:
+    stored: dict[str, bytes] = {}
+    filler = ballast(small_disk, leave=6_000_000 if size > 100_000 else 400_000)
+    scu = Scu(receiver.port)
+    statuses = []
+    while statuses.count(NO_SPACE) < 5:
+        uid, data = numbered(len(statuses), size)
+        statuses.append(scu.store(data, sop_instance=uid))
+        if statuses[-1] == 0:
+            stored[uid] = data
+        assert len(statuses) < 2_000, "it never fills"
+    assert set(statuses) == {0, NO_SPACE}
+    filler.unlink()
+
+    def one_more() -> bool:
+        uid, data = numbered(len(statuses), size)
+        statuses.append(scu.store(data, sop_instance=uid))
+        if statuses[-1] == 0:
+            stored[uid] = data
+        return statuses[-1] == 0
+
+    receiver.until(one_more, what="Success after space came back")  # on the same association
+    scu.release()
+    receiver.until(lambda: receiver.journalled(STUDY) == len(stored), what="everything in the journal")
+    receiver.stop()
+    assert receiver.torn() == {}
+    assert receiver.objects() == len(stored)
+    kept = receiver.export(STUDY, tmp_path / "out")
+    assert kept == {uid: [data] for uid, data in stored.items()}
