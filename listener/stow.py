@@ -274,6 +274,7 @@ class StowServer:
         losses = self._spool.losses
         transaction = StoreTransaction(reception=self._reception, origin=origin, study=asked.study)
         wrong: Malformed | BadRequest | None = None
+        lost = ""
         released = False
         try:
             wrong = self._take(connection, asked.boundary, transaction)
@@ -286,14 +287,15 @@ class StowServer:
             _LOG.warning("request cut off (%s): calling_ae=%s", gone, origin.calling_ae)
             return False
         except OutOfResources as error:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            metrics.STOW_REQUESTS.labels(str(status.value)).inc()
-            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=error.reason)
-            return self._say(connection, status, "what came is not safe: send it again", headers=RETRY_AFTER)
+            lost = error.reason
         finally:
             self._end(transaction, origin, released=released)
-        if wrong is not None:
-            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=str(wrong))
+        if lost or wrong is not None:
+            self._refusals.add(calling_ae=origin.calling_ae, status="rejected", reason=lost or str(wrong))
+        if lost:
+            metrics.STOW_REQUESTS.labels(str(HTTPStatus.SERVICE_UNAVAILABLE.value)).inc()
+            text = "what came may not be safe: send it again"
+            return self._say(connection, HTTPStatus.SERVICE_UNAVAILABLE, text, headers=RETRY_AFTER)
         status = http_status(transaction.outcomes, whole=wrong is None)
         if isinstance(wrong, TooManyParts):
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
