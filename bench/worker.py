@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.uid import generate_uid
@@ -53,10 +54,10 @@ class _Stored:
     association: str = "bench"
     calling_ae: str = "BENCH"
     called_ae: str = "ICHOR"
-    sender_priority: str | None = None
-    called_priority: str | None = None
-    command_priority_high: bool = False
     received_at: float = 0.0
+
+    def priority(self, header: Any) -> Any:
+        return header
 
 
 def main() -> int:
