@@ -227,7 +227,8 @@ class Journal(JournalReader):
     ) -> list[JournalRow]:
         """Take what was read from the receipts log, all of it or nothing; the fresh rows, in order.
 
-        The same bytes of an instance are one row, however often they come. Each of them counts for its association.
+        The same bytes of an instance are one row, however often they come. Each of them counts for its association,
+        but the same receipt (by its location) does not count twice.
 
         Parameters
         ----------
@@ -246,9 +247,10 @@ class Journal(JournalReader):
         associations = {
             s.association: (s.association, s.calling_ae, s.association_priority.value, writer) for s, writer in objects
         }
-        counts = Counter((s.association, s.study_instance_uid, s.series_instance_uid) for s, _ in objects)
         with self._transaction() as connection:
             rows, again = self._sorted_out(connection, [stored for stored, _ in objects])
+            told = [*(row.stored for row in rows), *again]
+            counts = Counter((s.association, s.study_instance_uid, s.series_instance_uid) for s in told)
             connection.executemany(INSERT, [(row.seq, row.last_at, *VALUES(row.stored)) for row in rows])
             connection.executemany(
                 "UPDATE objects SET last_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?",
@@ -256,21 +258,26 @@ class Journal(JournalReader):
             )
             connection.executemany(TAKE_ASSOCIATION, associations.values())
             connection.executemany(COUNT, [(*key, count) for key, count in counts.items()])
-            connection.executemany(SEGMENT, _segments(stored for stored, _ in objects))
+            connection.executemany(SEGMENT, _segments(told))
             connection.executemany(END, ended)
             connection.executemany(CURSOR, cursors.items())
         return rows
 
-    def assign_batch(self, batch: str, rows: Sequence[JournalRow]) -> None:
-        """Write down which message carries these rows, before it is published: a repetition is then the same message.
+    def assign_batches(self, batches: Mapping[str, Sequence[JournalRow]]) -> None:
+        """Write down which message carries which rows, before they are published: a repetition is then the same message.
 
         Raises
         ------
         OutOfResources
             When it could not be written.
         """
+        arguments = [(batch, row.seq) for batch, rows in batches.items() for row in rows]
         with self._transaction() as connection:
-            connection.executemany("UPDATE objects SET batch = ? WHERE seq = ?", [(batch, row.seq) for row in rows])
+            connection.executemany("UPDATE objects SET batch = ? WHERE seq = ?", arguments)
+
+    def assign_batch(self, batch: str, rows: Sequence[JournalRow]) -> None:
+        """As `assign_batches`, for one."""
+        self.assign_batches({batch: rows})
 
     def mark_published(self, rows: Sequence[JournalRow]) -> None:
         """The bus has these rows. Not synced: a repetition after a crash is harmless."""
@@ -373,12 +380,15 @@ class Journal(JournalReader):
     def _sorted_out(
         self, connection: sqlite3.Connection, objects: Sequence[StoredObject]
     ) -> tuple[list[JournalRow], list[StoredObject]]:
-        """``(fresh rows, objects that are there already)``."""
-        known: set[tuple[str, str]] = set()
+        """``(fresh rows, objects whose bytes are there already)``; a receipt that comes twice is in neither again."""
+        known: dict[tuple[str, str], str] = {}
         for some in _parts([stored.sop_instance_uid for stored in objects]):
             marks = ", ".join("?" * len(some))
-            statement = f"SELECT sop_instance_uid, file_sha256 FROM objects WHERE sop_instance_uid IN ({marks})"
-            known.update(connection.execute(statement, some))
+            statement = (
+                f"SELECT sop_instance_uid, file_sha256, location FROM objects WHERE sop_instance_uid IN ({marks})"
+            )
+            for instance, file_sha256, location in connection.execute(statement, some):
+                known[instance, file_sha256] = location
         newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'objects'").fetchone()
         seq = newest[0] if newest else 0
         rows: list[JournalRow] = []
@@ -386,9 +396,10 @@ class Journal(JournalReader):
         for stored in objects:
             key = stored.sop_instance_uid, stored.file_sha256
             if key in known:
-                again.append(stored)
+                if known[key] != stored.location:
+                    again.append(stored)
                 continue
-            known.add(key)
+            known[key] = stored.location
             seq += 1
             rows.append(JournalRow(seq=seq, stored=stored, last_at=stored.received_at, batch=None, published=False))
         return rows, again

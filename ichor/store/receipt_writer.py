@@ -23,6 +23,7 @@ _KNOCK_AGAIN = 0.05  # seconds, when nobody waited
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # nothing is lost by these: the same file goes on
 
 WAKE = "wake"
+_UNSYNCED = "the receipts log could not be synced"
 
 
 class ReceiptWriter:
@@ -106,7 +107,7 @@ class ReceiptWriter:
 class _File:
     """One file. ``end``: of the last whole record; ``synced``: everything before is on the medium."""
 
-    __slots__ = ("descriptor", "end", "failed", "left", "synced", "syncing", "waited")
+    __slots__ = ("descriptor", "end", "failed", "left", "synced", "syncing", "waited", "waiters")
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -115,6 +116,20 @@ class _File:
         self.left = False  # nothing more is appended
         self.failed = False  # a sync failed: who waits for more than ``synced`` is refused
         self.waited: list[tuple[int, int]] = []  # records behind ``synced`` that somebody waits for
+        self.waiters: list[_Waiter] = []  # threads that came while another one was syncing
+
+
+class _Waiter:
+    """A thread that waits for a sync up to ``end``; ``leads``: up to where it has to sync itself, 0 when it need not."""
+
+    __slots__ = ("end", "gate", "leads", "refused")
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+        self.leads = 0
+        self.refused = False
+        self.gate = threading.Lock()
+        self.gate.acquire()
 
 
 class _Log:
@@ -129,7 +144,7 @@ class _Log:
         self._lost = False
         self._closed = False
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._quiet = threading.Condition(self._lock)  # no sync is under way
         self._file = self._create()
 
     def write(self, data: bytes, *, wait: bool) -> tuple[_File, int]:
@@ -144,16 +159,26 @@ class _Log:
             return file, file.end
 
     def sync(self, file: _File, end: int) -> None:
-        """Return when ``file`` is on the medium up to ``end``: by an own sync, or by one that another thread began."""
+        """Return when ``file`` is on the medium up to ``end``: by an own sync, or by one of another thread."""
         with self._lock:
-            while file.synced < end and not file.failed and file.syncing:
-                self._changed.wait()
             if file.synced >= end:
                 return
             if file.failed:
-                raise OutOfResources("the receipts log could not be synced")
-            file.syncing = True
-            mark = file.end
+                raise OutOfResources(_UNSYNCED)
+            waiter = None
+            if file.syncing:
+                waiter = _Waiter(end)
+                file.waiters.append(waiter)
+            else:
+                file.syncing = True
+                mark = file.end
+        if waiter is not None:
+            waiter.gate.acquire()
+            if waiter.refused:
+                raise OutOfResources(_UNSYNCED)
+            if not waiter.leads:
+                return
+            mark = waiter.leads
         self._sync(file, mark)
 
     def sync_all(self) -> None:
@@ -170,11 +195,13 @@ class _Log:
                 return
             self._closed = True
             while self._file.syncing:
-                self._changed.wait()
+                self._quiet.wait()
             self._finish(self._file)
             os.close(self._file.descriptor)
 
     def _sync(self, file: _File, mark: int) -> None:
+        # Never two at a time: Linux tells an error of writing back to one fsync(2) of an open file only, so that
+        # another one, under way at the same time, may return without error though its data is lost as well.
         try:
             os.fdatasync(file.descriptor)
         except OSError as error:
@@ -182,10 +209,20 @@ class _Log:
                 self._fail(file, error)
             raise _refusal(error) from error
         with self._lock:
-            file.syncing = False
             file.synced = mark
             file.waited = [span for span in file.waited if span[0] >= mark]
-            self._changed.notify_all()
+            woken = [waiter for waiter in file.waiters if waiter.end <= mark]
+            file.waiters = [waiter for waiter in file.waiters if waiter.end > mark]
+            if file.waiters:
+                # One of those who came meanwhile goes on at once, for all of them.
+                leader = file.waiters.pop(0)
+                leader.leads = file.end
+                woken.insert(0, leader)
+            else:
+                file.syncing = False
+                self._quiet.notify_all()
+        for waiter in woken:
+            waiter.gate.release()
 
     def _write(self, file: _File, data: bytes) -> None:
         """Append, or leave no trace; with the lock held."""
@@ -213,7 +250,7 @@ class _Log:
             raise OutOfResources("the receipts log is closed")
         old = self._file
         while old.syncing:
-            self._changed.wait()
+            self._quiet.wait()
         if self._file is not old or self._closed:
             return self._next() if self._closed or self._file.left else self._file
         self._finish(old)
@@ -239,7 +276,6 @@ class _Log:
                 return
             file.synced = file.end
             file.waited.clear()
-            self._changed.notify_all()
 
     def _fail(self, file: _File, error: OSError) -> None:
         """A sync failed: cut off what was not synced, keep what nobody waits for; with the lock held."""
@@ -259,7 +295,11 @@ class _Log:
         with contextlib.suppress(OSError):
             os.ftruncate(file.descriptor, file.synced)
         file.end = file.synced
-        self._changed.notify_all()
+        for waiter in file.waiters:
+            waiter.refused = True
+            waiter.gate.release()
+        file.waiters.clear()
+        self._quiet.notify_all()
 
     def _create(self) -> _File:
         """A new empty file, locked before it has its name; its name is on the medium."""

@@ -112,7 +112,9 @@ def test_reader_cannot_write(tmp_path: Path) -> None:
 
 def test_association_counts_what_it_brought_also_repetitions(journal: Journal) -> None:
     take(journal, stored(1), stored(2))
-    take(journal, stored(3, association="B", series_instance_uid="1.2.101"), stored(1, association="B"), writer="v")
+    other = stored(3, association="B", series_instance_uid="1.2.101")
+    again = stored(1, association="B", location=f"{SEGMENT}@900+7")
+    take(journal, other, again, writer="v")
     take(journal, Ended("A", True, 50.0))
     take(journal, Ended("A", False, 60.0), Ended("unknown", True, 1.0))  # the first end counts
     first, second = journal.open_associations()
@@ -123,6 +125,12 @@ def test_association_counts_what_it_brought_also_repetitions(journal: Journal) -
     assert first.priority is Priority.STAT
     journal.forget_association("A")
     assert [row.association for row in journal.open_associations()] == ["B"]
+
+
+def test_a_receipt_that_is_read_twice_counts_once(journal: Journal) -> None:
+    assert len(take(journal, stored(1), stored(1))) == 1
+    assert take(journal, stored(1)) == []
+    assert journal.open_associations()[0].counts == {"1.2.200": {"1.2.100": 1}}
 
 
 def test_an_association_that_ends_with_its_objects_is_ended(journal: Journal) -> None:
@@ -215,7 +223,7 @@ def test_what_is_committed_is_there_and_stays(journal: Journal, tmp_path: Path) 
 def test_what_was_acknowledged_again_is_not_forgotten(journal: Journal) -> None:
     take(journal, stored(1), stored(2))
     rows = journal.by_study("1.2.200")
-    take(journal, stored(1, received_at=500.0))
+    take(journal, stored(1, received_at=500.0, location=f"{SEGMENT}@900+7"))
     assert journal.forget(rows) == rows[1:]
     assert [row.last_at for row in journal.by_study("1.2.200")] == [500.0]
 
