@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from socketserver import BaseServer
 from typing import Any, cast
 
@@ -122,6 +123,4 @@ class Server(ThreadedAssociationServer):
 
     request_queue_size = 1024
     longest_pdu = 0
-
-    def on_association(self, association: Association, admitted: Admitted) -> None:
-        """Told of each association before it starts; set by the receiver."""
+    on_association: Callable[[Association, Admitted], None]  # told of each association before it starts

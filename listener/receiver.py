@@ -7,6 +7,7 @@ self-test allows it, `fast_path` takes over C-STOREs of an association; what is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import resource
 import socket
@@ -36,6 +37,7 @@ from ichor.store.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSIO
 from ichor.store.receipts import Ended, Lane, ReceiptWriter
 from ichor.store.spool import FileSpool
 from ichor.types import Priority
+from listener import fast_path
 from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
 from listener.classes import storage_classes
 from listener.commitment import MOST_BYTES, handle_action, report_addresses
@@ -43,8 +45,9 @@ from listener.connection import Handler, Server
 from listener.fairness import Turns
 from listener.lobby import ABORT, Lobby, LogLimit
 from listener.pressure import DiskPressure
-from listener.reception import Origin, Reception, Refusals, StoreRequest
+from listener.reception import Arrival, Origin, Reception, Refusals, StoreCommand
 from listener.tls import Certificates
+from listener.trial import is_fast_path_usable
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,17 +69,35 @@ _URGENT = frozenset({Priority.STAT, Priority.HIGH})
 
 
 class Session:
-    """What is kept of one association while it lives."""
+    """What is kept of one association while it lives. Its end is told after its last object, whoever learns of it first."""
 
     def __init__(self, admitted: Admitted) -> None:
         self.admitted = admitted
         self.origin: Origin | None = None  # once it is accepted
-        self.lock = threading.Lock()
-        self.storing = False
         self.abort_received = False
         self.release_received = False
         self.cause = ""  # why we ended it, where we did
-        self.end: bool | None = None  # how it ended, while the last object is still being stored
+        self._lock = threading.Lock()
+        self._storing = False
+        self._end: bool | None = None
+
+    def may_store(self) -> bool:
+        """Before an object is ended; False when the association's end has been told already."""
+        with self._lock:
+            self._storing = self._end is None
+            return self._storing
+
+    def stored(self) -> bool | None:
+        """After it: how the association ended meanwhile, which is now to be told; None: it did not."""
+        with self._lock:
+            self._storing = False
+            return self._end
+
+    def ended(self, *, released: bool) -> bool:
+        """True when the end is to be told now, False when the storing thread does it."""
+        with self._lock:
+            self._end = released
+            return not self._storing
 
 
 class Receiver:
@@ -96,6 +117,8 @@ class Receiver:
         Asked for free space, and synced before a release at level ``association``.
     new_id
         Gives each association its name.
+    fast
+        Whether `fast_path` takes C-STOREs; None: when it passes its trial at the start.
 
     Raises
     ------
@@ -106,7 +129,7 @@ class Receiver:
     def __init__(
         self, *, settings: ListenerSettings, senders: Sequence[SenderSettings] = (), reception: Reception,
         refusals: Refusals, receipts: ReceiptWriter, spool: FileSpool, clock: Clock,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex, fast: bool | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._reception = reception
@@ -115,6 +138,7 @@ class Receiver:
         self._spool = spool
         self._clock = clock
         self._new_id = new_id
+        self._fast = fast
         pressure = DiskPressure(spool.free_bytes, low=settings.disk_low, full=settings.disk_full, clock=clock)
         reception.pressure = pressure
         self._admission = Admission(
@@ -147,6 +171,8 @@ class Receiver:
         """
         _configure_library()
         _raise_descriptor_limit()
+        if self._fast is None:
+            self._fast = is_fast_path_usable()
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._connected),
             (evt.EVT_CONN_CLOSE, self._closed),
@@ -164,8 +190,11 @@ class Receiver:
         ]
         address = (self._settings.host, self._settings.port)
         try:
-            server = _application_entity(self._settings).make_server(
-                address, evt_handlers=handlers, server_class=Server, request_handler=Handler
+            server = cast(
+                Server,
+                _application_entity(self._settings).make_server(
+                    address, evt_handlers=handlers, server_class=Server, request_handler=Handler
+                ),
             )
         except OSError as error:
             raise CannotStart(f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}") from error
@@ -352,32 +381,41 @@ class Receiver:
             sender_priority=admitted.sender_priority, called_priority=admitted.called_priority,
             lane=Lane.STAT if urgent else Lane.ROUTINE,
         )  # fmt: skip
+        if self._fast:
+            fast_path.install(
+                event.assoc, reception=self._reception, origin=session.origin,
+                turn=functools.partial(self._turns.turn, session.origin.lane),
+                finish=functools.partial(self._finish, session), tell=functools.partial(setattr, session, "cause"),
+                network_timeout=self._settings.network_timeout,
+            )  # fmt: skip
 
     def _c_store(self, event: evt.Event) -> int:
         session = self._session(event.assoc)
         if session is None or session.origin is None:
             return 0xA700  # it is being drained: nobody would tell of this object's association
         request = cast(C_STORE, event.request)
-        with session.lock:
-            session.storing = True
+        command = StoreCommand(
+            sop_class_uid=str(request.AffectedSOPClassUID or ""),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            priority_high=request.Priority == _HIGH,
+        )
+        self._turns.turn(session.origin.lane)
+        arrival = self._reception.begin(command, session.origin)
+        arrival.feed(request.DataSet.getbuffer() if request.DataSet is not None else memoryview(b""))
+        return self._finish(session, arrival)
+
+    def _finish(self, session: Session, arrival: Arrival) -> int:
+        """End an object, and write its association's end where that was told meanwhile."""
+        if session.origin is None or not session.may_store():
+            arrival.cut()
+            return OutOfResources.status
         try:
-            self._turns.turn(session.origin.lane)
-            return self._reception.receive(
-                StoreRequest(
-                    sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                    sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
-                    transfer_syntax_uid=str(event.context.transfer_syntax),
-                    data_set=request.DataSet.getbuffer() if request.DataSet is not None else b"",
-                    priority_high=request.Priority == _HIGH,
-                ),
-                session.origin,
-            )
+            return arrival.end()
         finally:
-            with session.lock:
-                session.storing = False
-                end = session.end
-            if end is not None:
-                self._write_end(session.origin, released=end)
+            released = session.stored()
+            if released is not None:
+                self._write_end(session.origin, released=released)
 
     def _n_action(self, event: evt.Event) -> tuple[int, None]:
         session = self._session(event.assoc)
@@ -417,11 +455,8 @@ class Receiver:
                 cause = session.cause or ("by us" if association._sent_abort else "connection lost or out of step")
             metrics.ASSOCIATIONS_ABORTED.labels(cause).inc()
             _LOG.warning("association aborted (%s): calling_ae=%s", cause, origin.calling_ae)
-        with session.lock:
-            session.end = released
-            if session.storing:
-                return  # the storing thread writes it, after its object
-        self._write_end(origin, released=released)
+        if session.ended(released=released):
+            self._write_end(origin, released=released)
 
     def _write_end(self, origin: Origin, *, released: bool) -> None:
         try:

@@ -37,19 +37,36 @@ class ListedReceipts:
             return list(self.records)
 
 
+class ListedArrival:
+    def __init__(self, reception: ListedReception, command: Any, origin: Any) -> None:
+        self._reception, self.command, self.origin = reception, command, origin
+        self.data = b""
+
+    def feed(self, part: memoryview) -> None:
+        self.data += part
+
+    def flush(self) -> None:
+        """Copied already."""
+
+    def end(self) -> int:
+        self._reception.arrivals.append(self)
+        return self._reception.then(self)
+
+    def cut(self) -> None:
+        self._reception.cut += 1
+
+
 class ListedReception:
     """Answers Success to everything, or what ``then`` says."""
 
     def __init__(self) -> None:
-        self.requests: list[Any] = []
-        self.origins: list[Any] = []
+        self.arrivals: list[ListedArrival] = []
+        self.cut = 0
         self.pressure: Any = None
-        self.then: Callable[[Any], int] = lambda _: 0
+        self.then: Callable[[ListedArrival], int] = lambda _: 0
 
-    def receive(self, request: Any, origin: Any) -> int:
-        self.requests.append(request)
-        self.origins.append(origin)
-        return self.then(request)
+    def begin(self, command: Any, origin: Any) -> ListedArrival:
+        return ListedArrival(self, command, origin)
 
 
 class ListedRefusals:
@@ -83,7 +100,9 @@ class RoomySpool:
 
 
 class Listening:
-    """A receiver on a free port of the loopback; use as a context."""
+    """A receiver on a free port of the loopback; use as a context. ``fast``: the path that C-STOREs take."""
+
+    fast = True
 
     def __init__(self, *, senders: Sequence[SenderSettings] = (), **settings: Any) -> None:
         self.receipts, self.reception, self.refusals = ListedReceipts(), ListedReception(), ListedRefusals()
@@ -92,7 +111,7 @@ class Listening:
         self.receiver = Receiver(
             settings=ListenerSettings(port=0, stat_ae_titles=("ICHOR_STAT",), **settings), senders=senders,
             reception=self.reception, refusals=self.refusals, receipts=self.receipts, spool=self.spool,  # type: ignore[arg-type]
-            clock=SystemClock(), new_id=lambda: f"association-{next(names)}",
+            clock=SystemClock(), new_id=lambda: f"association-{next(names)}", fast=Listening.fast,
         )  # fmt: skip
 
     def __enter__(self) -> Listening:

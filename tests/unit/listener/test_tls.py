@@ -131,7 +131,7 @@ def test_dcmtk_sends_by_each_of_its_current_profiles(
                "+tls", str(key), str(certificate), "127.0.0.1", str(open_door.port), str(object_file)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert [r.sop_instance_uid for r in open_door.reception.requests] == ["1.2.3.4.1"]
+    assert [a.command.sop_instance_uid for a in open_door.reception.arrivals] == ["1.2.3.4.1"]
     ((_, ended),) = open_door.receipts.wait_for(1)
     assert ended.released is True  # type: ignore[union-attr]
 
@@ -142,7 +142,7 @@ def test_a_client_with_our_certificate_sends_large_objects(guarded: Listening, a
     for _ in range(5):
         assert scu.store(data_set, sop_instance="1.2.3.4.1") == 0
     scu.release()
-    assert [len(r.data_set) for r in guarded.reception.requests] == [len(data_set)] * 5
+    assert [a.data for a in guarded.reception.arrivals] == [data_set] * 5
 
 
 @pytest.mark.parametrize(
