@@ -1,261 +1,285 @@
-"""From the journal to the bus, off the response's path: header facts of each object, once, then the association's end.
+"""From the receipts log to the journal and the bus: facts of each object, once, then its association's end. One thread.
 
-Not a queue of its own: what is left to tell is what the journal says is left, so a crash or an absent bus loses nothing
-and refuses nothing. A message's content is written down before it is published; its repetition has the same id.
+Not a queue: what is left to tell is what lies in the log behind the journal's cursors, or in the journal as not told, so
+that a crash or an absent bus loses nothing, refuses nothing and takes no memory. A message's content is written down
+before it is published; its repetition has the same id.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from ichor import metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
-from ichor.errors import Unreadable
-from ichor.messages import EVENTS, INSTANCES, AssociationClosed, Envelope, InstancesReceived, seal
-from ichor.reasons import Reason
-from ichor.series.facts import without_header
-from ichor.store.journal import AssociationRow, Journal, JournalRow, StoredObject
+from ichor.errors import CannotStart
+from ichor.messages import EVENTS, INSTANCES, Envelope, ReceiveRefused, seal
+from ichor.store.journal import Journal, StoredObject
 from ichor.store.protocol import SpoolReader
+from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, Refused, Stored
 from ichor.types import Instance
-from listener.commitment import Announcements, Request, announced
-from listener.reception import Refusals
+from listener import relay_messages
+from listener.relay_messages import SOURCE, Message, Told, closing, message, messages, weight
+from listener.relay_objects import Objects, ReadFacts
 
 _LOG = logging.getLogger(__name__)
-_SOURCE = "receiver"
-_MOST_PER_MESSAGE = 500
-_MOST_FRAMES = 20_000  # in one message: facts of an enhanced object take some 700 bytes for each of its frames
-_LONGEST_COLLECTION = 0.020  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_MOST_PER_BATCH = 500
+_LONGEST_WORK, _WORK_BESIDE_STAT = 0.020, 0.005  # seconds on one batch of a lane
+_COLLECTION = 0.020  # seconds from one batch of a lane to the next, unless something is in a hurry
+_READ_AT_ONCE = 64
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_WHILE_STOPPING = 0.1, 5.0, 0.2
+_IDLE = 0.5
+_LOOK_ROUND, _FORGET = 1.0, 10.0
 
-ReadFacts = Callable[[BinaryIO, StoredObject], Instance]
+
+class TakesRequests(Protocol):
+    """Who decides requests for storage commitment (`listener.commitment_decisions`)."""
+
+    def requested(self, receipt: Receipt) -> None:
+        """Durable when it returns, and again is harmless; TransientError when the bus is away."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Message:
-    envelope: Envelope
-    rows: tuple[JournalRow, ...]
+@dataclass(slots=True)
+class _Batch:
+    """What was read from one lane and is not in the journal yet."""
+
+    entries: list[tuple[StoredObject | Ended, str]] = field(default_factory=list)
+    facts: dict[str, Instance] = field(default_factory=dict)  # by location
+    refused: list[Receipt] = field(default_factory=list)
+    requests: list[Receipt] = field(default_factory=list)
+    cursors: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+    frames: int = 0
+    ends: bool = False
+    hurried: bool = False
 
 
 class Relay:
-    """One thread that tells the bus what the journal holds.
+    """Reads receipts, makes the journal of them, tells the bus; `run` in one thread.
 
     Parameters
     ----------
     read_facts
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
-    refusals
-        Told on the topic ``events``, kept in memory until the bus took them.
-    announcements
-        Told on the topic ``instances``, after what they name.
     """
 
     def __init__(
-        self, *, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock, read_facts: ReadFacts, refusals: Refusals,
-        announcements: Announcements | None = None,
+        self, *, reader: ReceiptReader, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock,
+        read_facts: ReadFacts, commitments: TakesRequests,
     ) -> None:  # fmt: skip
+        self._reader = reader
         self._journal = journal
-        self._spool = spool
+        self._objects = Objects(spool, read_facts)
         self._bus = bus
         self._clock = clock
-        self._read_facts = read_facts
-        self._refusals = refusals
-        self._announcements = announcements or Announcements()
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
-        self._stopping = threading.Event()
-        self._given_up = threading.Event()
-        self._pending: list[_Message] = []
-        self._look_again = False
-        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._commitments = commitments
+        self._unread: dict[Lane, deque[Receipt]] = {lane: deque() for lane in Lane}
+        self._batches: dict[Lane, _Batch | None] = dict.fromkeys(Lane)
+        self._last: dict[Lane, float] = dict.fromkeys(Lane, float("-inf"))
+        self._pending: list[Message] = []
+        self._untold = True  # the journal may hold what is neither told nor in `_pending`
+        self._look_at = self._forget_at = float("-inf")
+        self._stopping = False
 
-    def start(self) -> None:
-        """Begin with what an earlier process left: messages that were under way, then associations cut off."""
-        for row in self._journal.open_associations():
-            if row.ended_at is None:
-                self._journal.end_association(row.association, released=False, at=self._clock.time())
-        self._journal.flush()
-        for rows in self._journal.unpublished_batches():
-            self._pending.append(self._message(rows, [self._facts(row.stored) for row in rows]))
-        self._wake.set()
-        self._thread.start()
+    def run(self, stop: threading.Event, *, patience: float) -> bool:
+        """Relay until ``stop``, then until every writer is gone and all is told, or ``patience`` seconds are over.
 
-    def notify(self) -> None:
-        """There is something new in the journal; returns at once."""
-        self._wake.set()
+        Returns
+        -------
+        bool
+            False when something may be left for the next start.
 
-    def notify_ended(self) -> None:
-        """An association has ended: what it stored is told without collecting any longer. Returns at once."""
-        self._hurry.set()
-        self._wake.set()
-
-    def drain(self, patience: float) -> bool:
-        """Tell what is left and stop, within ``patience`` seconds; False when something is left for the next start."""
-        self._stopping.set()
-        self._hurry.set()
-        self._wake.set()
-        self._thread.join(patience)
-        self._given_up.set()
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        Raises
+        ------
+        CannotStart
+            When a newer version of Ichor wrote the log.
+        """
+        pause, deadline = _FIRST_PAUSE, float("inf")
         while True:
-            self._wake.wait()
-            self._wake.clear()
-            stopping = self._stopping.is_set()
+            if stop.is_set() and not self._stopping:
+                self._stopping, deadline = True, self._clock.monotonic() + patience
             try:
-                self._step()
+                nobody_writes = self._stopping and not self._reader.live_writers()
+                busy = self._step()
+                if nobody_writes and not busy:
+                    self._look_round()
+                    return True
+                pause = _FIRST_PAUSE
+            except CannotStart:
+                raise
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
                 metrics.LOOP_ERRORS.labels("relay").inc()
                 _LOG.warning("relay waits %.1f s: %s", pause, type(error).__name__)
-                self._wake.set()
-                # A stop shortens the pause; drain's patience decides how often it is tried again.
-                if self._given_up.wait(min(pause, 0.2) if stopping else pause):
-                    return
+                self._untold, busy = True, True
+                if self._stopping:
+                    threading.Event().wait(_PAUSE_WHILE_STOPPING)
+                else:
+                    stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                continue
-            pause = _FIRST_PAUSE
-            if stopping:
-                return
+            if self._clock.monotonic() >= deadline:
+                return False
+            if not busy:
+                self._reader.wait(_IDLE)
 
-    def _step(self) -> None:
-        """Tell everything that the journal holds now, and what arrives meanwhile."""
-        self._hurry.clear()
-        # Read before the rows: what an ended association stored is in the journal by then.
-        ended = [row for row in self._journal.open_associations() if row.ended_at is not None]
-        if ended:
-            self._hurry.set()
-        requests = self._announcements.take()
-        try:
-            self._publish_pending()
-            while self._tell_some():
-                pass
-            self._publish_announcements(requests)
-        except BaseException:
-            self._announcements.put_back(requests)
-            raise
-        for association in ended:
-            self._close(association)
-        self._publish_refusals()
-        if self._look_again:
-            # A call that came while we were collecting may have been about an association's end or a refusal.
-            self._look_again = False
-            self._wake.set()
-
-    def _tell_some(self) -> bool:
-        """Collect facts for 20 ms, less when an association has ended, and publish them; False when there were none."""
-        groups: dict[tuple[str, str], list[tuple[JournalRow, Instance]]] = {}
-        deadline = self._clock.monotonic() + _LONGEST_COLLECTION
-        taken, last, frames = 0, 0, 0
-        while taken < _MOST_PER_MESSAGE and frames < _MOST_FRAMES:
-            rows = self._journal.unassigned(after=last, limit=_MOST_PER_MESSAGE - taken)
-            for row in rows:
-                key = row.stored.association, row.stored.study_instance_uid
-                instance = self._facts(row.stored)
-                groups.setdefault(key, []).append((row, instance))
-                taken, last, frames = taken + 1, row.seq, frames + _frames(instance)
-                if frames >= _MOST_FRAMES or self._clock.monotonic() >= deadline:
-                    break
-            left = deadline - self._clock.monotonic()
-            if left <= 0 or (not rows and (taken == 0 or self._hurry.is_set())):
-                break
-            if not rows and self._wake.wait(left):
-                self._wake.clear()
-                self._look_again = True
-        for part in (part for group in groups.values() for part in _parts(group)):
-            members = [row for row, _ in part]
-            message = self._message(members, [instance for _, instance in part])
-            self._journal.assign_batch(message.envelope.id, members)
-            self._pending.append(message)
+    def _step(self) -> bool:
+        """One small batch of each lane, the urgent one first; False when there was nothing to do."""
         self._publish_pending()
-        return taken > 0
+        if self._untold:
+            self._tell_what_is_left()
+        urgent = self._relay(Lane.STAT, _LONGEST_WORK)
+        busy = self._relay(Lane.ROUTINE, _WORK_BESIDE_STAT if urgent else _LONGEST_WORK) or urgent
+        if self._clock.monotonic() >= self._look_at:
+            self._look_round()
+        return busy
+
+    def _relay(self, lane: Lane, budget: float) -> bool:
+        batch = self._batches[lane]
+        if batch is None or not batch.size:
+            batch = self._collect(lane, budget)
+        if not batch.size:
+            return False
+        self._tell_first(batch)
+        fresh = self._journal.take(batch.entries, cursors=batch.cursors)
+        self._batches[lane] = None
+        self._last[lane] = self._clock.monotonic()
+        self._tell([(row, batch.facts[row.stored.location]) for row in fresh])
+        if batch.ends:
+            self._close_ended()
+        return True
+
+    def _collect(self, lane: Lane, budget: float) -> _Batch:
+        """The next receipts with their facts. The first after a silence goes alone and at once; later ones gather."""
+        batch = self._batches[lane] = _Batch()  # until the journal has it, however often that is tried
+        gathered_by = self._last[lane] + _COLLECTION
+        deadline = self._clock.monotonic() + budget
+        while batch.size < _MOST_PER_BATCH and batch.frames < relay_messages.MOST_FRAMES:
+            receipt = self._next(lane)
+            if receipt is not None:
+                try:
+                    self._add(batch, receipt)
+                except BaseException:
+                    self._unread[lane].appendleft(receipt)
+                    raise
+                if self._clock.monotonic() >= deadline:
+                    break
+                continue
+            left = min(gathered_by, deadline) - self._clock.monotonic()
+            if not batch.size or batch.hurried or self._stopping or left <= 0:
+                break
+            if lane is Lane.ROUTINE and self._waits(Lane.STAT):
+                break
+            self._reader.wait(left)
+        return batch
+
+    def _next(self, lane: Lane) -> Receipt | None:
+        return self._unread[lane].popleft() if self._waits(lane) else None
+
+    def _waits(self, lane: Lane) -> bool:
+        unread = self._unread[lane]
+        if not unread:
+            unread.extend(self._reader.read(lane, limit=_READ_AT_ONCE))
+        return bool(unread)
+
+    def _add(self, batch: _Batch, receipt: Receipt) -> None:
+        record = receipt.record
+        if isinstance(record, Stored):
+            found = self._objects.look_into(record)
+            if found is not None:
+                stored, instance = found
+                batch.entries.append((stored, receipt.writer))
+                batch.facts[stored.location] = instance
+                batch.frames += weight(instance)
+        elif isinstance(record, Ended):
+            batch.entries.append((record, receipt.writer))
+            batch.ends = batch.hurried = True
+        elif isinstance(record, Refused):
+            batch.refused.append(receipt)
+        else:
+            batch.requests.append(receipt)
+            batch.hurried = True
+        batch.cursors[receipt.file] = receipt.end
+        batch.size += 1
+
+    def _tell_first(self, batch: _Batch) -> None:
+        """What only the log remembers: it must be on the bus before the cursors pass it."""
+        if batch.refused:
+            self._bus.publish(EVENTS, [_refusal(receipt) for receipt in batch.refused])
+            batch.refused.clear()
+        while batch.requests:
+            self._commitments.requested(batch.requests[0])
+            del batch.requests[0]
+
+    def _tell(self, told: Sequence[Told]) -> None:
+        fresh = messages(told, now=self._clock.time())
+        self._journal.assign_batches({one.envelope.id: one.rows for one in fresh})
+        self._pending += fresh
+        self._publish_pending()
 
     def _publish_pending(self) -> None:
         if not self._pending:
             return
-        self._bus.publish(INSTANCES, [message.envelope for message in self._pending])
-        self._journal.mark_published([row for message in self._pending for row in message.rows])
+        self._bus.publish(INSTANCES, [one.envelope for one in self._pending])
+        self._journal.mark_published([row for one in self._pending for row in one.rows])
         self._pending.clear()
 
-    def _message(self, rows: Sequence[JournalRow], instances: Sequence[Instance]) -> _Message:
-        first = rows[0].stored
-        received = InstancesReceived(
-            study_instance_uid=first.study_instance_uid, association=first.association, instances=tuple(instances)
-        )
-        # A row is in one message only and its number is never used again.
-        name = rows[0].batch or f"instances-{first.association}-{rows[0].seq}"
-        # What the association says, not what a header says: messages of one association must keep their order.
-        priority = first.association_priority
-        envelope = seal(received, source=_SOURCE, time=self._clock.time(), id=name, priority=priority)
-        return _Message(envelope=envelope, rows=tuple(rows))
-
-    def _close(self, row: AssociationRow) -> None:
-        if row.ended_at is None:
-            return
-        envelopes = [
-            seal(
-                AssociationClosed(
-                    study_instance_uid=study, association=row.association, released=row.released,
-                    calling_ae=row.calling_ae, counts=counts, closed_at=row.ended_at,
-                ),
-                source=_SOURCE, time=self._clock.time(), id=f"closed-{row.association}-{study}", priority=row.priority,
+    def _tell_what_is_left(self) -> None:
+        """What the journal holds and the bus may not: of an earlier process, or of a step that failed."""
+        for rows in self._journal.unpublished_batches():
+            self._pending.append(
+                message([(row, self._objects.facts_of(row.stored)) for row in rows], now=self._clock.time())
             )
-            for study, counts in row.counts.items()
-        ]  # fmt: skip
+            self._publish_pending()
+        while rows := self._journal.unassigned(limit=_MOST_PER_BATCH):
+            told: list[Told] = []
+            frames = 0
+            for row in rows:
+                told.append((row, self._objects.facts_of(row.stored)))
+                frames += weight(told[-1][1])
+                if frames >= relay_messages.MOST_FRAMES:
+                    break
+            self._tell(told)
+        self._close_ended()
+        self._untold = False
+
+    def _close_ended(self) -> None:
+        """All that the journal holds is told by now, so what an ended association stored is."""
+        ended = [row for row in self._journal.open_associations() if row.ended_at is not None]
+        envelopes = [one for row in ended for one in closing(row, now=self._clock.time())]
         if envelopes:
             self._bus.publish(INSTANCES, envelopes)
-        self._journal.forget_association(row.association)
+        for row in ended:
+            self._journal.forget_association(row.association)
 
-    def _publish_announcements(self, requests: Sequence[Request]) -> None:
-        messages = [message for request in requests for message in announced(request, self._journal)]
-        if messages:
-            now = self._clock.time()
-            self._bus.publish(INSTANCES, [seal(message, source=_SOURCE, time=now) for message in messages])
-
-    def _publish_refusals(self) -> None:
-        refusals = self._refusals.take()
-        if not refusals:
-            return
-        try:
-            self._bus.publish(EVENTS, [seal(r, source=_SOURCE, time=r.at) for r in refusals])
-        except BaseException:
-            self._refusals.put_back(refusals)
-            raise
-
-    def _facts(self, stored: StoredObject) -> Instance:
-        try:
-            with self._spool.open(stored.location) as file:
-                instance = self._read_facts(file, stored)
-        except Unreadable as error:
-            instance = without_header(stored, error.reason)
-        except Exception as error:  # noqa: BLE001 - one object must not stop the relay; the text may hold header values
-            metrics.LOOP_ERRORS.labels("relay").inc()
-            _LOG.error("no facts of %s: %s", stored.sop_instance_uid, type(error).__name__)
-            instance = without_header(stored, Reason.HEADER_UNREADABLE.value)
-        if instance.defect is not None:
-            metrics.INSTANCE_DEFECTS.labels(instance.defect.split(":")[0]).inc()
-        return instance
+    def _look_round(self) -> None:
+        """Now and then: associations whose receiver is gone, files of the log that are done."""
+        now = self._clock.monotonic()
+        self._look_at = now + _LOOK_ROUND
+        held = {receipt.writer for unread in self._unread.values() for receipt in unread}
+        lost = [
+            (Ended(row.association, False, self._clock.time()), row.writer)
+            for row in self._journal.open_associations()
+            if row.ended_at is None and row.writer not in held and self._reader.finished(row.writer)
+        ]
+        if lost:
+            self._journal.take(lost, cursors={})
+            self._close_ended()
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET
+            self._journal.forget_files(self._reader.forget(self._journal.cursors()))
+        for lane, unread in self._reader.backlog().items():
+            metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)
 
 
-def _parts(group: Sequence[tuple[JournalRow, Instance]]) -> Iterator[list[tuple[JournalRow, Instance]]]:
-    """As few parts as hold `_MOST_FRAMES` each, in order; an object that holds more is one of its own."""
-    part: list[tuple[JournalRow, Instance]] = []
-    frames = 0
-    for row, instance in group:
-        more = _frames(instance)
-        if part and frames + more > _MOST_FRAMES:
-            yield part
-            part, frames = [], 0
-        part.append((row, instance))
-        frames += more
-    if part:
-        yield part
-
-
-def _frames(instance: Instance) -> int:
-    return max(1, len(instance.frames))
+def _refusal(receipt: Receipt) -> Envelope:
+    record = receipt.record
+    assert isinstance(record, Refused)
+    told = ReceiveRefused(
+        study_instance_uid=record.study_instance_uid, calling_ae=record.calling_ae, status=record.status,
+        reason=record.reason, at=record.at,
+    )  # fmt: skip
+    return seal(told, source=SOURCE, time=record.at, id=f"refused-{receipt.file}-{receipt.end}")

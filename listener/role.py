@@ -1,61 +1,103 @@
-"""The receiver's role: from ``serve`` until told to stop, then drained. Wiring only."""
+"""The roles of receiving and of telling what was received, each from its start until told to stop. Wiring only."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 from ichor import metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
-from ichor.config import SenderSettings
+from ichor.config import Settings
 from ichor.series.facts import FactsReader
 from ichor.store.journal import Journal
+from ichor.store.protocol import SpoolReader
+from ichor.store.receipts import ReceiptReader, ReceiptWriter
 from ichor.store.spool import FileSpool
-from listener.commitment import Announcements
+from listener.commitment import report_addresses
+from listener.commitment_decisions import Commitments
 from listener.receiver import Receiver
 from listener.reception import Reception, Refusals
 from listener.relay import Relay
 
 _LOG = logging.getLogger(__name__)
 
-# Together under the 10 s that a stop may take.
+# A stop may take 10 s, and the supervisor waits for 9: senders first, then what they sent is told.
 _SENDERS_PATIENCE = 4.0
-_BUS_PATIENCE = 3.0
+_BUS_PATIENCE = 7.0
+_REPORTS_PATIENCE = 1.0
 
 
 def run_receiver(
-    *, ae_title: str, host: str, port: int, stat_ae_titles: Sequence[str], senders: Sequence[SenderSettings],
-    spool: FileSpool, journal: Journal, bus: Bus, clock: Clock, stop: threading.Event, on_ready: Callable[[], None],
+    *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
+    on_ready: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Receive until ``stop``, then let senders finish, tell the bus what is left, and return within 10 s.
+    """Receive until ``stop``, then let senders finish for 4 s and return. Closes neither spool nor receipts.
+
+    Parameters
+    ----------
+    receipts
+        This process's own writer.
 
     Raises
     ------
     CannotStart
         When the address cannot be had.
+    ConfigError
+        When a certificate, key or passcode cannot be used.
     """
-    refusals, announcements, reader = Refusals(clock), Announcements(), FactsReader()
-    relay = Relay(
-        journal=journal, spool=spool, bus=bus, clock=clock, refusals=refusals, announcements=announcements,
-        read_facts=lambda file, stored: reader.read(file, stored=stored),
+    refusals = Refusals(clock, receipts)
+    reception = Reception(
+        spool=spool, receipts=receipts, clock=clock, refusals=refusals,
+        waits=settings.listener.durability == "instance",
     )  # fmt: skip
-    refusals.on_added = announcements.on_added = relay.notify
-    reception = Reception(spool=spool, journal=journal, clock=clock, refusals=refusals, on_stored=relay.notify)
     receiver = Receiver(
-        ae_title=ae_title, host=host, port=port, stat_ae_titles=stat_ae_titles, senders=senders,
-        reception=reception, refusals=refusals, journal=journal, clock=clock, on_ended=relay.notify_ended,
-        announcements=announcements,
+        settings=settings.listener, senders=settings.senders, reception=reception, refusals=refusals,
+        receipts=receipts, spool=spool, clock=clock,
     )  # fmt: skip
-    relay.start()
     receiver.start()
-    _LOG.info("receiving on %s:%d as %s", host, receiver.port, ae_title)
+    _LOG.info("receiving on %s:%d as %s", settings.listener.host, receiver.port, settings.listener.ae_title)
     on_ready()
     while not stop.wait(1.0):
         receiver.sweep()
+        spool.seal()
         metrics.SPOOL_FREE_BYTES.set(spool.free_bytes())
     receiver.drain(_SENDERS_PATIENCE)
-    journal.flush()
-    if not relay.drain(_BUS_PATIENCE):
-        _LOG.warning("the bus is away: what it was not told is told at the next start")
+
+
+def run_relay(
+    *, settings: Settings, receipts: Path, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock,
+    stop: threading.Event, on_ready: Callable[[], None],
+) -> None:  # fmt: skip
+    """Tell the bus what is received until ``stop``, then what is left, for at most 8 s. Closes nothing that it was given.
+
+    Parameters
+    ----------
+    receipts
+        Folder of the receipts log, which nobody else reads for this purpose.
+
+    Raises
+    ------
+    CannotStart
+        When a newer version of Ichor wrote the log.
+    """
+    facts = FactsReader()
+    commitments = Commitments(
+        journal=journal, receipts=receipts, spool=spool, bus=bus, clock=clock,
+        addresses=report_addresses(settings.senders), enabled=settings.listener.commitment,
+    )  # fmt: skip
+    reader = ReceiptReader(receipts, cursors=journal.cursors())
+    relay = Relay(
+        reader=reader, journal=journal, spool=spool, bus=bus, clock=clock, commitments=commitments,
+        read_facts=lambda file, stored: facts.read(file, stored=stored),
+    )  # fmt: skip
+    commitments.start()
+    on_ready()
+    try:
+        if not relay.run(stop, patience=_BUS_PATIENCE):
+            _LOG.warning("not all is told: what is left is told at the next start")
+    finally:
+        commitments.stop(_REPORTS_PATIENCE)
+        reader.close()

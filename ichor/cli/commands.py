@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
-from ichor.cli.supervisor import ROLES
+from ichor.cli.supervisor import COMMANDS
 from ichor.errors import ConfigError, IchorError
 
 # In the contract (docs/contract.md), not in this version: each stops with exit 2 and its name.
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", parents=[settings], help="all roles on one machine")
     serve.set_defaults(run=_serve)
-    for role in ROLES:
+    for role in COMMANDS:
         single = commands.add_parser(role, parents=[settings], help=f"the role {role} alone")
         single.set_defaults(run=_role)
 
@@ -171,35 +171,55 @@ def _settings(options: argparse.Namespace) -> config.Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from ichor.cli.supervisor import Supervisor
-
-    settings = _settings(options)
-    settings.token()
+    settings = _checked(_settings(options), receives=True)
     folder = DataFolder(settings.data)
     folder.prepare()
     handle = folder.lock(alone=True)
     folder.share_metrics()
-    from ichor.cli import roles  # imports prometheus_client
-
-    roles.preload()
-    built = {name: roles.build(name, settings, folder, together=True) for name in ROLES}
-    code = Supervisor(built, folder.run).run()
+    code = _supervise(settings, folder, *COMMANDS)
     os.close(handle)
     return code
 
 
 def _role(options: argparse.Namespace) -> int:
-    from ichor.cli import roles
-    from ichor.cli.supervisor import run_role
-
-    settings = _settings(options)
-    settings.token()
+    command = options.command
+    settings = _checked(_settings(options), receives=command == "receive")
     folder = DataFolder(settings.data)
     folder.prepare()
     handle = folder.lock(alone=False)
-    code = run_role(options.command, roles.build(options.command, settings, folder, together=False), folder.run)
+    if len(COMMANDS[command]) > 1:
+        code = _supervise(settings, folder, command)
+    else:
+        from ichor.cli import roles
+        from ichor.cli.supervisor import run_role
+
+        code = run_role(command, roles.build(command, settings, folder, together=False), folder.run)
     os.close(handle)
     return 1 if code else 0
+
+
+def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
+    """Files that settings name are read once, so that what is wrong with them is said before anything starts."""
+    settings.token()
+    if receives:
+        settings.stow_token()
+        if settings.listener.tls is not None:
+            from listener import tls
+
+            tls.check(settings.listener.tls)
+    return settings
+
+
+def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) -> int:
+    from ichor.cli import roles  # imports prometheus_client: after DataFolder.share_metrics
+    from ichor.cli.supervisor import Supervisor
+
+    names = roles.serving(settings, *commands)
+    roles.preload(names)
+    together = len(commands) > 1
+    return Supervisor(
+        {name: roles.build(name, settings, folder, together=together) for name in names}, folder.run
+    ).run()
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -242,7 +262,7 @@ def _why(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     folder = _existing(settings)
-    answer = why(options.uid, bus=open_folder_bus(settings, folder), journal=JournalWhenThere(folder.journal))
+    answer = why(options.uid, bus=open_folder_bus(settings, folder), journal=JournalWhenThere(folder))
     if answer is None:
         print(f"ichor why: {options.uid}: nothing is known of it", file=sys.stderr)
         return 1

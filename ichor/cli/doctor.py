@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from ichor.errors import IchorError
 from ichor.types import Destination
 
 _OLD_SECONDS = 600.0
+_SOON_DAYS = 30.0
 _ANSWER_SECONDS = 5.0
 
 
@@ -64,7 +66,8 @@ def doctor(settings: Settings) -> int:
 def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iterator[Finding]:
     yield from check_machine(folder)
     yield check_token(settings)
-    yield check_roles(folder)
+    yield check_roles(settings, folder)
+    yield from check_certificate(settings, now=time.time())
     yield check_listener(settings, folder, dialogue)
     yield check_console(settings, folder)
     yield from check_destinations(settings, dialogue)
@@ -80,16 +83,34 @@ def check_token(settings: Settings) -> Finding:
     return Finding(Level.OK, "console token", "set" if settings.console.token_file else "none (loopback only)")
 
 
-def check_roles(folder: DataFolder) -> Finding:
-    from ichor.cli.supervisor import ROLES
+def check_roles(settings: Settings, folder: DataFolder) -> Finding:
+    from ichor.cli.supervisor import COMMANDS, roles_of
 
-    missing = [name for name in ROLES if not all_ready(folder.run, [name])[0]]
-    if len(missing) == len(ROLES):
+    roles = roles_of(*COMMANDS, stow=settings.listener.stow is not None)
+    missing = [name for name in roles if not all_ready(folder.run, [name])[0]]
+    if len(missing) == len(roles):
         return Finding(Level.OK, "roles", "none runs: nothing serves")
     if missing:
         text = f"not running or not ready: {', '.join(missing)}"
         return Finding(Level.WARN, "roles", text, "right only where other machines run them; else look into the log")
     return Finding(Level.OK, "roles", "all run and are ready")
+
+
+def check_certificate(settings: Settings, *, now: float) -> Iterator[Finding]:
+    """Of the listener, where it speaks TLS. ``now``: POSIX seconds."""
+    if settings.listener.tls is None:
+        return
+    from listener import tls
+
+    try:
+        tls.check(settings.listener.tls)
+        days = (tls.expiry(settings.listener.tls) - now) / 86400.0
+    except IchorError as error:
+        yield Finding(Level.FAIL, "certificate", str(error), "correct [listener.tls]")
+        return
+    level = Level.FAIL if days < 0 else Level.WARN if days < _SOON_DAYS else Level.OK
+    text = f"ends in {days:.0f} days" if days >= 0 else "has expired"
+    yield Finding(level, "certificate", text, "put a new one at `listener.tls.cert`")
 
 
 def check_listener(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Finding:
@@ -109,6 +130,8 @@ def check_listener(settings: Settings, folder: DataFolder, dialogue: Dialogue) -
     if not serving:
         todo = "end that program or set `listener.port`"
         return Finding(Level.FAIL, what, "taken by a program that is not Ichor with this data folder", todo)
+    if listener.tls is not None:
+        return Finding(Level.OK, what, "serves TLS; not called, as we have no certificate of a client")
     own = Destination(name="self", ae_title=listener.ae_title, host=reachable(listener.host), port=listener.port)
     # Where senders are listed, only they are answered.
     calling = settings.senders[0].ae_title if settings.senders else listener.ae_title

@@ -34,7 +34,7 @@ def export(uid: str, *, out: Path, folder: DataFolder) -> int:
     """
     if not is_valid_uid(uid):
         raise ConfigError(f"export {uid}: a Study or Series Instance UID")
-    journal = JournalReader(folder.journal, receipts=folder.root / "receipts")
+    journal = JournalReader(folder.journal, receipts=folder.receipts)
     try:
         rows = journal.by_study(uid) or journal.by_series(uid)
     finally:

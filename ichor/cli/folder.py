@@ -36,6 +36,10 @@ class DataFolder:
         return self.root / "spool"
 
     @property
+    def receipts(self) -> Path:
+        return self.root / "receipts"
+
+    @property
     def blobs(self) -> Path:
         return self.root / "blobs"
 
@@ -89,17 +93,18 @@ class DataFolder:
         if not text.isdigit() or int(text) > VERSION:
             raise CannotStart(f"data folder {self.root} is of version {text!r}; this Ichor knows up to {VERSION}")
 
-    def lock(self, *, alone: bool, patience: float = 3.0) -> int:
+    def lock(self, name: str = "lock", *, alone: bool, patience: float = 3.0) -> int:
         """Hold the folder: alone (serve), or beside other single roles. The lock ends with the process.
 
-        ``patience`` covers the moment in which children of a killed supervisor are still dying.
+        ``patience`` covers the moment in which children of a killed supervisor are still dying. Another ``name`` is
+        another lock: ``run/relay.lock`` is held by the one process that may write the journal.
 
         Raises
         ------
         CannotStart
-            When another serve holds it.
+            When another process holds it.
         """
-        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + patience
         while True:
             try:

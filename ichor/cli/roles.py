@@ -1,57 +1,70 @@
-"""The wiring: from settings to the five roles. The only place that knows all rooms; no logic of its own.
+"""The wiring: from settings to the roles. The only place that knows all rooms; no logic of its own.
 
 Imports of a role's room happen when the role is built, so that a single role does not load the others.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from ichor.bus import Bus
 from ichor.bus.opening import open_bus
 from ichor.cli.folder import DataFolder
-from ichor.cli.supervisor import ROLES, Role, all_ready
+from ichor.cli.supervisor import COMMANDS, Role, all_ready, roles_of
 from ichor.clock import SystemClock
 from ichor.config import Settings
+from ichor.errors import CannotStart
 from ichor.history import Projection, identity_of, withdrawn
 from ichor.messages import jobs_topic
 from ichor.pipeline import installed
 from ichor.retention import Ages, keep_tidy
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalReader
+from ichor.store.receipts import ReceiptWriter
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
-_PRELOADED = (
-    "console.role",
-    "dicom_out.encoder",
-    "dicom_out.sender",
-    "highdicom",
-    "listener.assembler",
-    "listener.role",
-    "pipelines.haematoma",
-    "pipelines.worker",
-)
+# What each role needs that takes long to import.
+_PRELOADED = {
+    "receive": ("listener.role",),
+    "relay": ("listener.role",),
+    "stow": ("listener.stow",),
+    "assemble": ("listener.assembler",),
+    "work": ("highdicom", "dicom_out.encoder", "pipelines.haematoma", "pipelines.worker"),
+    "send": ("dicom_out.sender",),
+    "console": ("console.role",),
+}
+
+
+def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
+    """The roles that ``commands`` run with these settings."""
+    return roles_of(*commands, stow=settings.listener.stow is not None)
 
 
 def build(name: str, settings: Settings, folder: DataFolder, *, together: bool) -> Role:
     """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles."""
-    role = {"receive": _receive, "assemble": _assemble, "work": _work, "send": _send}.get(name)
+    role = {
+        "receive": _receive, "relay": _relay, "stow": _stow, "assemble": _assemble, "work": _work, "send": _send,
+    }.get(name)  # fmt: skip
     if role is not None:
         return role(settings, folder)
-    return _console(settings, folder, ROLES if together else ("console",))
+    return _console(settings, folder, serving(settings, *COMMANDS) if together else ("console",))
 
 
-def preload() -> None:
-    """Import what the roles need before they are forked: a role that died is then back in milliseconds.
+def preload(names: Sequence[str]) -> None:
+    """Import what the roles need before they are forked: one that died is back in milliseconds, and they share memory.
 
     OpenVINO starts threads when imported and is left to the worker itself.
     """
-    for module in _PRELOADED:
-        importlib.import_module(module)
+    for name in names:
+        for module in _PRELOADED[name]:
+            importlib.import_module(module)
+    # A collection in a child would write to every object that it has from here, and so make a copy of its page.
+    gc.collect()
+    gc.freeze()
 
 
 def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
@@ -65,15 +78,18 @@ def destinations(settings: Settings) -> tuple[Destination, ...]:
 class JournalWhenThere:
     """Looks UIDs up in a journal that the first image will make."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
         self._reader: JournalReader | None = None
 
     def locate(self, uid: str) -> tuple[str, str, str | None] | None:
         if self._reader is None:
-            if not self._path.exists():
+            try:
+                self._reader = JournalReader(self._folder.journal, receipts=self._folder.receipts)
+            except CannotStart:
+                if self._folder.journal.exists():
+                    raise
                 return None
-            self._reader = JournalReader(self._path)
         return self._reader.locate(uid)
 
 
@@ -81,18 +97,55 @@ def _receive(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from listener.role import run_receiver
 
-        spool, journal = FileSpool(folder.spool), Journal(folder.journal)
-        # The journal has one writer, so retention lives where it is written.
-        tidy = threading.Thread(target=_keep_tidy, args=(settings, folder, spool, journal, stop), daemon=True)
-        tidy.start()
+        receipts, spool = _taking_in(settings, folder)
         run_receiver(
-            ae_title=settings.listener.ae_title,
-            host=settings.listener.host,
-            port=settings.listener.port,
-            stat_ae_titles=settings.listener.stat_ae_titles,
-            senders=settings.senders,
-            spool=spool,
+            settings=settings, spool=spool, receipts=receipts, clock=SystemClock(), stop=stop, on_ready=on_ready
+        )
+        spool.close()
+        receipts.close()
+
+    return run
+
+
+def _stow(settings: Settings, folder: DataFolder) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from listener.stow import run_stow
+
+        receipts, spool = _taking_in(settings, folder)
+        threading.Thread(target=_seal_idle, args=(spool, stop), daemon=True).start()
+        run_stow(settings=settings, spool=spool, receipts=receipts, clock=SystemClock(), stop=stop, on_ready=on_ready)
+        spool.close()
+        receipts.close()
+
+    return run
+
+
+def _taking_in(settings: Settings, folder: DataFolder) -> tuple[ReceiptWriter, FileSpool]:
+    """A process's own log of receipts and its spool; segments bear the name of the log (`ichor.retention`)."""
+    level = settings.listener.durability
+    receipts = ReceiptWriter(folder.receipts, durable=level != "none")
+    return receipts, FileSpool(folder.spool, durability=level, writer=receipts.name)
+
+
+def _seal_idle(spool: FileSpool, stop: threading.Event) -> None:
+    while not stop.wait(60.0):
+        spool.seal()
+
+
+def _relay(settings: Settings, folder: DataFolder) -> Role:
+    def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from listener.role import run_relay
+
+        folder.lock("run/relay.lock", alone=True)
+        journal = Journal(folder.journal, durable=settings.listener.durability != "none")
+        spool = FileSpool(folder.spool)
+        # The journal has one writing process, so retention lives where it is written.
+        threading.Thread(target=_keep_tidy, args=(settings, folder, spool, journal, stop), daemon=True).start()
+        run_relay(
+            settings=settings,
+            receipts=folder.receipts,
             journal=journal,
+            spool=spool,
             bus=open_folder_bus(settings, folder),
             clock=SystemClock(),
             stop=stop,
@@ -110,6 +163,7 @@ def _keep_tidy(
         Projection(bus),
         journal=journal,
         spool=spool,
+        receipts=folder.receipts,
         blobs=FileBlobs(folder.blobs),
         bus=bus,
         ages=Ages(spool=settings.retention.spool, results=settings.retention.results),
@@ -195,7 +249,7 @@ def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) ->
             port=settings.console.port,
             bus=open_folder_bus(settings, folder),
             blobs=FileBlobs(folder.blobs),
-            journal=JournalWhenThere(folder.journal),
+            journal=JournalWhenThere(folder),
             token=settings.token(),
             ready=lambda: all_ready(folder.run, list(needed)),
             clock=SystemClock(),

@@ -24,13 +24,26 @@ from ichor.errors import CannotStart, IchorError
 log = logging.getLogger(__name__)
 
 Role = Callable[[threading.Event, Callable[[], None]], None]
-ROLES = ("receive", "assemble", "work", "send", "console")
+# What ``ichor NAME`` runs alone, each in a process of its own; ``ichor serve`` runs all.
+COMMANDS = {
+    "receive": ("receive", "relay", "stow"),
+    "assemble": ("assemble",),
+    "work": ("work",),
+    "send": ("send",),
+    "console": ("console",),
+}
 
+_STOW = "stow"
 _CANNOT_START = 78  # EX_CONFIG of sysexits.h: trying again will not help
 _DRAIN_SECONDS = 9.0
 # A role that dies at once is tried again soon, then less often; always below the two seconds that docs/contract.md promises.
 _BACKOFF = (0.0, 0.1, 0.3, 0.8, 1.5)
 _PR_SET_PDEATHSIG = 1
+
+
+def roles_of(*commands: str, stow: bool) -> tuple[str, ...]:
+    """The roles of ``commands``, in the order of their start; ``stow``: whether that one is configured."""
+    return tuple(role for name in commands for role in COMMANDS[name] if stow or role != _STOW)
 
 
 @dataclass
@@ -58,8 +71,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._poke, warn_on_full_buffer=False)
         for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(sign, self._noticed)
-        for leftover in self._folder.glob("*.ready"):
-            leftover.unlink()
+        self._forget_ready()
         for name in self._roles:
             self._start(name, quick_deaths=0)
         while not self._stopping:
@@ -70,6 +82,11 @@ class Supervisor:
             self._restart_due()
             self._sleep()
         return self._drain()
+
+    def _forget_ready(self) -> None:
+        # Of ours only: other single roles may run beside us.
+        for name in self._roles:
+            (self._folder / f"{name}.ready").unlink(missing_ok=True)
 
     def _noticed(self, number: int, _frame: object) -> None:
         # Only flags: the loop does the work. SIGCHLD merely ends the sleep.
@@ -142,8 +159,7 @@ class Supervisor:
                     os.waitpid(child.pid, 0)
                 break
             time.sleep(0.02)
-        for leftover in self._folder.glob("*.ready"):
-            leftover.unlink()
+        self._forget_ready()
         return 1 if killed else 0
 
 

@@ -160,6 +160,13 @@ class FileSpool:
                         except FileNotFoundError:
                             continue
 
+    def written_at(self, segment: str) -> float:
+        """When a segment was written to last, POSIX seconds; KeyError when absent."""
+        try:
+            return (self._root / _segment(segment)).stat().st_mtime
+        except FileNotFoundError:
+            raise KeyError(segment) from None
+
     def objects(self, segment: str) -> Iterator[tuple[int, int]]:
         """(offset, length) of each whole Part 10 file in a segment, from the last to the first, by their footers.
 

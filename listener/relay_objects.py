@@ -1,0 +1,104 @@
+"""What one acknowledged object is: its digest and its facts, by one look at its bytes. Tells nobody."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from io import BytesIO
+from typing import BinaryIO
+
+from ichor import metrics
+from ichor.errors import Unreadable
+from ichor.reasons import Reason
+from ichor.series.facts import without_header
+from ichor.store.journal import StoredObject
+from ichor.store.protocol import SpoolReader
+from ichor.store.receipts import Stored
+from ichor.types import Instance
+
+_LOG = logging.getLogger(__name__)
+_WHOLE = 8 << 20  # bytes: longer files are digested in pieces
+_CHUNK = 1 << 20
+_TRIES = 5  # to read an object that the disk does not give
+
+ReadFacts = Callable[[BinaryIO, StoredObject], Instance]
+
+
+class Objects:
+    """Reads objects of a spool; one thread.
+
+    Parameters
+    ----------
+    read_facts
+        ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
+    """
+
+    def __init__(self, spool: SpoolReader, read_facts: ReadFacts) -> None:
+        self._spool = spool
+        self._read_facts = read_facts
+        self._failures = 0
+
+    def look_into(self, record: Stored) -> tuple[StoredObject, Instance] | None:
+        """Digest and facts of an object that is new; None when it is lost.
+
+        Raises
+        ------
+        OSError
+            When the disk does not give it; after a few times it is taken as unreadable.
+        """
+        try:
+            if record.length <= _WHOLE:
+                data = self._spool.read_range(record.location, 0, record.length)
+                stored = _named(record, hashlib.sha256(data).hexdigest())
+                return stored, self._facts(BytesIO(data), stored)
+            with self._spool.open(record.location) as file:
+                total = hashlib.sha256()
+                while chunk := file.read(_CHUNK):
+                    total.update(chunk)
+                stored = _named(record, total.hexdigest())
+                return stored, self._facts(file, stored)
+        except (KeyError, Unreadable):
+            # Only a crash of the machine at the levels "association" and "none" can do that. No row: the same object,
+            # sent again, is then not taken for another version of it.
+            metrics.OBJECTS_LOST.inc()
+            _LOG.error("an acknowledged object is not in the spool: %s", record.sop_instance_uid)
+            return None
+        except OSError as error:
+            self._failures += 1
+            if self._failures < _TRIES:
+                raise
+            self._failures = 0
+            _LOG.error("object %s cannot be read: %s", record.sop_instance_uid, error.strerror)
+            # A row all the same, so that its bytes are kept; nobody can say what they are.
+            stored = _named(record, hashlib.sha256(record.location.encode()).hexdigest())
+            return stored, _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+
+    def facts_of(self, stored: StoredObject) -> Instance:
+        """Facts of an object that the journal has."""
+        try:
+            with self._spool.open(stored.location) as file:
+                return self._facts(file, stored)
+        except (KeyError, OSError) as error:
+            _LOG.error("object %s cannot be read: %s", stored.sop_instance_uid, type(error).__name__)
+            return _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+
+    def _facts(self, file: BinaryIO, stored: StoredObject) -> Instance:
+        try:
+            return _counted(self._read_facts(file, stored))
+        except Unreadable as error:
+            return _counted(without_header(stored, error.reason))
+        except Exception as error:  # noqa: BLE001 - one object must not stop the relay; the text may hold header values
+            metrics.LOOP_ERRORS.labels("relay").inc()
+            _LOG.error("no facts of %s: %s", stored.sop_instance_uid, type(error).__name__)
+            return _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+
+
+def _named(record: Stored, file_sha256: str) -> StoredObject:
+    return StoredObject(file_sha256=file_sha256, **record._asdict())
+
+
+def _counted(instance: Instance) -> Instance:
+    if instance.defect is not None:
+        metrics.INSTANCE_DEFECTS.labels(instance.defect.split(":")[0]).inc()
+    return instance
