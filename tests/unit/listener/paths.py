@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from socketserver import BaseServer
 from typing import Any
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
+from pynetdicom.transport import ThreadedAssociationServer
 
 from ichor.clock import SystemClock
 from ichor.errors import DataSetMismatch, OutOfResources
@@ -95,21 +97,29 @@ class Server:
             self._ae.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
 
     def __enter__(self) -> Server:
-        self._server = self._ae.start_server(
-            ("127.0.0.1", 0), block=False,
+        self._server = self._ae.make_server(
+            ("127.0.0.1", 0), server_class=ThreadedAssociationServer,
             evt_handlers=[
                 (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_C_ECHO, lambda _: 0), (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ended, ["released"]), (evt.EVT_ABORTED, self._ended, ["aborted"]),
             ],
         )  # fmt: skip
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
+        BaseServer.shutdown(self._server)
+        self._server.server_close()
 
     @property
     def port(self) -> int:
         return int(self._server.server_address[1])
+
+    def forget(self) -> None:
+        """Begin anew with no memory of what was."""
+        self.spool.objects.clear()
+        self.receipts.records.clear()
+        self.fates.clear()
 
     def stored(self) -> list[tuple[Address, bytes]]:
         """What was acknowledged, in order."""
