@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from ichor.bus.sqlite import SqliteBus
 from ichor.clock import SystemClock
 from ichor.errors import TransientError
 from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
+from ichor.retention import Ages, sweep
+from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
 from ichor.store.receipts import CommitmentRequested, Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.spool import Address, FileSpool
@@ -264,3 +267,32 @@ def test_a_large_request_is_committed_whole(desk: Desk) -> None:
     desk.until(lambda: desk.sent)
     assert [sop for _, sop in desk.sent[0].committed] == sops
     assert all(all(desk.committed(sop)) for sop in sops)
+
+
+def test_what_is_committed_survives_retention_and_what_is_not_goes(desk: Desk) -> None:
+    for study in ("1.2.3", "1.2.5"):
+        for number in (1, 2):
+            desk.store(f"{study}.1.{number}", study=study, content=f"{study} {number}".encode())
+    desk.store("1.2.5.9.1", study="1.2.5", content=b"nobody asked")
+    desk.take()
+    kept = {row.stored.location for row in desk.journal.by_study("1.2.3")}
+    before = {location: desk.spool.open(location).read() for location in kept}
+    desk.start().requested(desk.ask((CT, "1.2.3.1.1"), (CT, "1.2.3.1.2")))
+    desk.until(lambda: desk.sent)
+    desk.spool.close()
+    done = [SimpleNamespace(study_instance_uid=uid, updated_at=0.0, jobs=()) for uid in ("1.2.3", "1.2.5")]
+    swept = sweep(
+        SimpleNamespace(studies=lambda **_: done), journal=desk.journal, spool=desk.spool,  # type: ignore[arg-type]
+        blobs=FileBlobs(desk.root / "blobs"), ages=Ages(spool=3600.0, results=3600.0), now=time.time() + 86400.0,
+    )  # fmt: skip
+    assert swept.objects == 3
+    assert {location: desk.spool.open(location).read() for location in kept} == before
+    assert desk.journal.by_study("1.2.5") == []
+    assert [segment for segment, _ in desk.spool.segments() if segment.startswith("1.2.5/")] == []
+    # Asked for once more: what went is not here, what stayed still is.
+    desk.sent.clear()
+    assert desk.running is not None
+    desk.running.requested(desk.ask((CT, "1.2.3.1.1"), (CT, "1.2.5.1.1"), transaction="1.2.10"))
+    desk.until(lambda: desk.sent)
+    assert desk.sent[0].committed == ((CT, "1.2.3.1.1"),)
+    assert desk.sent[0].failed == ((CT, "1.2.5.1.1", 0x0112),)
