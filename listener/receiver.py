@@ -16,33 +16,37 @@ import struct
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dul import DULServiceProvider
-from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_RELEASE, UserIdentityNegotiation
 
 from ichor import metrics
 from ichor.clock import Clock
 from ichor.config import ListenerSettings, SenderSettings
 from ichor.errors import CannotStart, OutOfResources
-from ichor.store.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from ichor.store.receipts import Ended, Lane, ReceiptWriter
 from ichor.store.spool import FileSpool
 from ichor.types import Priority
 from listener import fast_path
 from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
-from listener.classes import storage_classes
-from listener.commitment import MOST_BYTES, handle_action, report_addresses
+from listener.commitment import handle_action, report_addresses
 from listener.connection import Handler, Server
 from listener.fairness import Turns
+from listener.library import (
+    MAXIMUM_PDU,
+    acknowledge_quickly,
+    application_entity,
+    complete,
+    configure_library,
+    is_readable,
+    is_too_much,
+    say_goodbye,
+    socket_of,
+)  # fmt: skip
 from listener.lobby import ABORT, Lobby, LogLimit
 from listener.pressure import DiskPressure
 from listener.reception import Arrival, Origin, Reception, Refusals, StoreCommand
@@ -51,16 +55,9 @@ from listener.trial import is_fast_path_usable
 
 _LOG = logging.getLogger(__name__)
 
-# DCMTK senders cap at 131072; larger ones were measured slower.
-_MAXIMUM_PDU = 131_072
 _PDU_SLACK = 1024  # senders that count the PDV's head differently
-_MOST_COMMAND_BYTES = 65_536
-_RELEASE_TIMEOUT = 30.0
 _DESCRIPTORS = 65_536
-_GOODBYE_SECONDS = 2.0
-_VERIFICATION = "1.2.840.10008.1.1"
-_COMMITMENT = "1.2.840.10008.1.20.1"  # Storage Commitment Push Model
-_C_STORE_RQ, _N_EVENT_REPORT_RQ = 0x0001, 0x0100
+_N_EVENT_REPORT_RQ = 0x0100
 _P_DATA = b"\x04"  # PDU types, PS3.8 9.3.5 and 9.3.8
 _A_ABORT = b"\x07"
 _UNREADABLE_REQUEST = "the association request cannot be read"
@@ -169,7 +166,7 @@ class Receiver:
         CannotStart
             When the address cannot be had.
         """
-        _configure_library()
+        configure_library()
         _raise_descriptor_limit()
         if self._fast is None:
             self._fast = is_fast_path_usable()
@@ -177,7 +174,7 @@ class Receiver:
             (evt.EVT_CONN_OPEN, self._connected),
             (evt.EVT_CONN_CLOSE, self._closed),
             (evt.EVT_DATA_RECV, self._received),
-            (evt.EVT_DATA_SENT, _acknowledge_quickly),
+            (evt.EVT_DATA_SENT, acknowledge_quickly),
             (evt.EVT_ACSE_RECV, self._acse_received),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
@@ -192,13 +189,13 @@ class Receiver:
         try:
             server = cast(
                 Server,
-                _application_entity(self._settings).make_server(
+                application_entity(self._settings).make_server(
                     address, evt_handlers=handlers, server_class=Server, request_handler=Handler
                 ),
             )
         except OSError as error:
             raise CannotStart(f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}") from error
-        server.longest_pdu = _MAXIMUM_PDU + _PDU_SLACK
+        server.longest_pdu = MAXIMUM_PDU + _PDU_SLACK
         server.on_association = self._begun
         self._server = server
         self._lobby = Lobby(
@@ -273,11 +270,11 @@ class Receiver:
     def _open(self, connection: socket.socket, address: Any, request: bytes, admitted: Admitted) -> None:
         """In a thread of its own, shortly: what the library does to begin an association takes milliseconds."""
         try:
-            if _readable(request):
+            if is_readable(request):
                 cast(Server, self._server).finish_request(cast(Any, (connection, request, admitted)), address)
                 return
             self._reject(request, _UNREADABLE_REQUEST)
-            _say_goodbye(connection, ABORT)
+            say_goodbye(connection, ABORT)
         except Exception as error:  # noqa: BLE001 - the loop's edge
             metrics.LOOP_ERRORS.labels("receive").inc()
             _LOG.error("an association could not be begun: %s", type(error).__name__)
@@ -299,7 +296,7 @@ class Receiver:
     # --- what the library tells ---------------------------------------------------------------------------------
 
     def _connected(self, event: evt.Event) -> None:
-        raw = _socket_of(event.assoc)
+        raw = socket_of(event.assoc)
         if raw is None:
             return
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -310,7 +307,7 @@ class Receiver:
             patience = struct.pack("ll", int(self._settings.network_timeout), 0)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        _acknowledge_quickly(event)
+        acknowledge_quickly(event)
 
     def _closed(self, event: evt.Event) -> None:
         session = self._session(event.assoc)
@@ -318,11 +315,11 @@ class Receiver:
             self._end(event.assoc, released=False)
 
     def _received(self, event: evt.Event) -> None:
-        _acknowledge_quickly(event)
+        acknowledge_quickly(event)
         kind = event.data[:1]
         if kind == _P_DATA:
             message = event.assoc.dimse.message
-            if message is not None and _is_too_much(message):
+            if message is not None and is_too_much(message):
                 self._abort(event.assoc, "a message longer than allowed")
         elif kind == _A_ABORT:
             session = self._session(event.assoc)
@@ -334,7 +331,7 @@ class Receiver:
         if command.get("CommandField") == _N_EVENT_REPORT_RQ:
             # Nobody may send us one, and the library starts a thread for each.
             self._abort(event.assoc, "a message that has no place here")
-        _complete(command)
+        complete(command)
 
     def _acse_received(self, event: evt.Event) -> None:
         """In the association's thread, after its last object and before a release is answered."""
@@ -468,28 +465,6 @@ class Receiver:
             _LOG.error("the end of an association could not be written: %s", error.reason)
 
 
-def _configure_library() -> None:
-    # The library's own switch for what we need: any storage class, private and unknown ones, any transfer syntax.
-    _config.UNRESTRICTED_STORAGE_SERVICE = True
-    # Logs and warnings of the libraries show messages and, on errors, values of senders.
-    _config.LOG_HANDLER_LEVEL = "none"
-    for library in ("pynetdicom", "pydicom"):
-        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module="pydicom")
-    # A UID that is no UID is answered with a status; the library would abort the association.
-    _config.VALIDATORS["UI"] = lambda _: (True, "")
-    threading.excepthook = _thread_died
-
-
-def _thread_died(arguments: threading.ExceptHookArgs) -> None:
-    """As Python does, but for the library's threads: what they choke on is a sender's."""
-    if isinstance(arguments.thread, Association | DULServiceProvider):
-        metrics.LOOP_ERRORS.labels("receive").inc()
-        _LOG.error("a thread of an association died: %s", arguments.exc_type.__name__)
-    else:
-        threading.__excepthook__(arguments)
-
-
 def _raise_descriptor_limit() -> None:
     """Connections that wait, associations and segments that are open may be more than the usual 1024 together."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -497,76 +472,3 @@ def _raise_descriptor_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _readable(request: bytes) -> bool:
-    """The library will understand this A-ASSOCIATE-RQ PDU."""
-    pdu = A_ASSOCIATE_RQ()
-    try:
-        pdu.decode(request)
-        pdu.to_primitive()
-    except Exception:  # noqa: BLE001 - it raises anything on a malformed request
-        return False
-    return True
-
-
-def _say_goodbye(connection: socket.socket, answer: bytes) -> None:
-    """Send, and give the peer a moment to close first: an early close would take the answer back."""
-    with contextlib.suppress(OSError):
-        connection.settimeout(_GOODBYE_SECONDS)
-        connection.sendall(answer)
-        if not isinstance(connection, ssl.SSLSocket):
-            connection.shutdown(socket.SHUT_WR)
-        connection.recv(65536)
-
-
-def _is_too_much(message: Any) -> bool:
-    """A message under way that is no C-STORE's, or a command set, of more than it can need."""
-    if message.encoded_command_set.tell() > _MOST_COMMAND_BYTES:
-        return True
-    command = message.command_set
-    return (
-        command is not None
-        and command.get("CommandField") != _C_STORE_RQ
-        and bool(message.data_set.tell() > MOST_BYTES)
-    )
-
-
-def _complete(command: Dataset) -> None:
-    """Give a C-STORE-RQ without a UID one that is none: the library would leave it without an answer, ours is 0xA900."""
-    if command.get("CommandField") == _C_STORE_RQ:
-        for keyword in ("AffectedSOPClassUID", "AffectedSOPInstanceUID"):
-            if not command.get(keyword):
-                setattr(command, keyword, "0")
-
-
-def _application_entity(settings: ListenerSettings) -> AE:
-    ae = AE(ae_title=settings.ae_title)
-    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    ae.maximum_pdu_size = _MAXIMUM_PDU
-    ae.maximum_associations = 1_000_000  # Admission counts
-    ae.acse_timeout = _RELEASE_TIMEOUT
-    ae.dimse_timeout = settings.network_timeout
-    ae.network_timeout = settings.idle_timeout
-    ae.add_supported_context(_VERIFICATION)
-    ae.add_supported_context(_COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    # Storage classes that the library counts to other services (Media Storage Directory, Hanging Protocol, ...).
-    mine = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
-    for uid in storage_classes():
-        if uid not in mine:
-            ae.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
-    return ae
-
-
-def _socket_of(association: Association) -> socket.socket | None:
-    wrapper = association.dul.socket
-    return wrapper.socket if wrapper is not None else None
-
-
-def _acknowledge_quickly(event: evt.Event) -> None:
-    """Re-arm TCP_QUICKACK, which does not stick: a sender with Nagle's algorithm waits for this ACK, 40 ms each time."""
-    raw = _socket_of(event.assoc)
-    if raw is not None and hasattr(socket, "TCP_QUICKACK"):
-        with contextlib.suppress(OSError):  # closed meanwhile
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

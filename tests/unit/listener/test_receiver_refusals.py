@@ -23,7 +23,7 @@ from ichor.config import SenderSettings
 from ichor.errors import OutOfResources
 from ichor.store.receipts import Ended, Lane
 from ichor.types import Priority
-from listener import lobby, receiver
+from listener import library, lobby
 
 ECHO, COMMITMENT = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
 ABORTED_BY_SERVICE_USER = b"\x07\0\0\0\0\4\0\0\0\0"
@@ -268,7 +268,7 @@ def test_a_silent_association_is_released_and_does_not_count_as_released_by_the_
 
 
 def test_a_silent_association_that_does_not_answer_the_release_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver, "_RELEASE_TIMEOUT", 0.3)
+    monkeypatch.setattr(library, "_RELEASE_TIMEOUT", 0.3)
     with Listening(idle_timeout=0.3) as listening:
         scu = Scu(listening.port)
         assert [scu.read()[0], scu.read()[0]] == [5, 7]
