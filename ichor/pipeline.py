@@ -51,6 +51,13 @@ class PipelineSpec:
     run: Callable[[Mapping[str, Volume], Mapping[str, Engine], Timing], Findings]
 
 
+def installed_names() -> tuple[str, ...]:
+    """Names of the pipelines, none of which is loaded."""
+    from importlib.metadata import entry_points
+
+    return tuple(sorted(point.name for point in entry_points(group="ichor.pipelines")))
+
+
 def installed() -> Iterator[PipelineSpec]:
     """Pipelines found by the entry point group ``ichor.pipelines``, by name."""
     from importlib.metadata import entry_points

@@ -19,7 +19,7 @@ from ichor.config import Settings
 from ichor.errors import CannotStart
 from ichor.history import Projection, identity_of, withdrawn
 from ichor.messages import jobs_topic
-from ichor.pipeline import installed
+from ichor.pipeline import installed, installed_names
 from ichor.retention import Ages, keep_tidy
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalReader
@@ -167,7 +167,9 @@ def _keep_tidy(
         blobs=FileBlobs(folder.blobs),
         bus=bus,
         ages=Ages(spool=settings.retention.spool, results=settings.retention.results),
-        job_topics=tuple(jobs_topic(p.name, lane) for p in installed() for lane in (Priority.STAT, Priority.ROUTINE)),
+        job_topics=tuple(
+            jobs_topic(name, lane) for name in installed_names() for lane in (Priority.STAT, Priority.ROUTINE)
+        ),
         clock=SystemClock(),
         stop=stop,
     )
