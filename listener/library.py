@@ -62,10 +62,10 @@ def is_readable(request: bytes) -> bool:
     pdu = A_ASSOCIATE_RQ()
     try:
         pdu.decode(request)
-        pdu.to_primitive()
+        contexts = pdu.to_primitive().presentation_context_definition_list
+        return all(context.abstract_syntax and context.transfer_syntax for context in contexts)
     except Exception:  # noqa: BLE001 - it raises anything on a malformed request
         return False
-    return True
 
 
 def say_goodbye(connection: socket.socket, answer: bytes) -> None:

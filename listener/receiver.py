@@ -34,7 +34,7 @@ from ichor.types import Priority
 from listener import fast_path
 from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
 from listener.commitment import handle_action, report_addresses
-from listener.connection import Handler, Server
+from listener.connection import Handler, Server, SharedContexts
 from listener.fairness import Turns
 from listener.library import (
     MAXIMUM_PDU,
@@ -196,6 +196,7 @@ class Receiver:
         except OSError as error:
             raise CannotStart(f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}") from error
         server.longest_pdu = MAXIMUM_PDU + _PDU_SLACK
+        server.contexts = SharedContexts(server.contexts)
         server.on_association = self._begun
         self._server = server
         self._lobby = Lobby(

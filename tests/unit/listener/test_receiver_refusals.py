@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import Counter
 from pynetdicom.association import Association
 from unit.listener.listening import Listening
-from unit.listener.modality import EXPLICIT, IMPLICIT, Rejected, Scu, encode, image
+from unit.listener.modality import CT, EXPLICIT, IMPLICIT, Rejected, Scu, encode, image
 from unit.listener.requests import identity, item, request
 
 from ichor import metrics
@@ -81,6 +81,8 @@ REJECTED, DROPPED = metrics.ASSOCIATIONS_REJECTED, metrics.CONNECTIONS_DROPPED
         (request(context=b"1.2.SECRET"), rejection(1, 1, 2), REJECTED, "application context name not supported", True),
         (request(more=item(0x20, b"SECRET", length=999)), ABORTED_BY_SERVICE_USER, REJECTED,
          "the association request cannot be read", True),
+        (request(more=item(0x20, b"\3\0\0\0" + item(0x30, CT.encode()))), ABORTED_BY_SERVICE_USER, REJECTED,
+         "the association request cannot be read", True),  # no transfer syntax
         (request()[:40] + request()[40:60], None, DROPPED, lobby.CLOSED, False),
         (request(length=10)[:16], ABORTED_BY_SERVICE_USER, REJECTED, "the association request cannot be read", True),
         (struct.pack(">BBI", 1, 0, 1 << 30), ABORTED_BY_SERVICE_USER, DROPPED, lobby.TOO_LONG, False),
