@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench._site import free_ports, start_ichor, wait
 
-ROLES = ("receive", "assemble", "work", "send", "console")
+ROLES = ("receive", "relay", "assemble", "work", "send", "console")
 RUNS = 3
 GOALS = {"dead role started again": 2.0, "killed serve ready again": 15.0, "SIGTERM to exit": 10.0}
 

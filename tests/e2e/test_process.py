@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from e2e.site import ICHOR, Site
 
-ROLES = ("receive", "assemble", "work", "send", "console")
+ROLES = ("receive", "relay", "assemble", "work", "send", "console")
 
 
 def pids(site: Site) -> dict[str, int]:

@@ -182,13 +182,13 @@ def test_a_receiver_that_runs_on_another_port_fails(folder: DataFolder, free_por
 
 
 def test_roles_that_are_missing_are_named(folder: DataFolder) -> None:
-    assert check_roles(folder).level is Level.OK
-    for role in ("receive", "assemble", "work", "send"):
+    assert check_roles(settings(folder), folder).level is Level.OK
+    for role in ("receive", "relay", "assemble", "work", "send"):
         (folder.run / f"{role}.ready").write_text(str(os.getpid()))
-    finding = check_roles(folder)
+    finding = check_roles(settings(folder), folder)
     assert (finding.level, finding.text.rpartition(" ")[2]) == (Level.WARN, "console")
     (folder.run / "console.ready").write_text(str(os.getpid()))
-    assert check_roles(folder).level is Level.OK
+    assert check_roles(settings(folder), folder).level is Level.OK
 
 
 def test_a_token_file_that_is_not_there_fails(folder: DataFolder) -> None:

@@ -16,7 +16,7 @@ from listener import role
 def start_site(
     tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Site]]:
-    """``start_site(**arguments of run_receiver)``: a receiver that is ended with the test."""
+    """``start_site(**settings of the listener)``: a receiver and a relay that are ended with the test."""
     monkeypatch.setattr(role, "_SENDERS_PATIENCE", 0.5)
     sites: list[Site] = []
 
