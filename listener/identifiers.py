@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from array import array
 from typing import NamedTuple
 
 from ichor.store.disk import Bytes
@@ -63,11 +64,68 @@ def find_identifiers(data_set: Bytes, transfer_syntax_uid: str) -> Identifiers:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _MOST_INFLATED)
         except zlib.error:
             return Identifiers()
+    known = _by_layout(data)
+    if known is not None:
+        return known
     scan = _Scan(data)
     # What was found until then counts; what is wrong with the rest is named when the facts are read.
     with contextlib.suppress(_CannotGoOn, struct.error):
         scan.run()
-    return Identifiers(*scan.found)
+    found = Identifiers(*scan.found)
+    if found.is_complete:
+        _remember(data, scan)
+    return found
+
+
+class _Layout(NamedTuple):
+    """All that a scan looked at on its way to four UIDs, their values aside: what is the same there ends the same.
+
+    The images of a series differ in values of the same length. No value is kept.
+    """
+
+    last: int  # where the head of the last element stands, and that head
+    last_head: bytes
+    end: int
+    pick: struct.Struct  # every head, tag to length
+    heads: tuple[bytes, ...]
+    values: tuple[slice, ...]
+
+
+_layouts: tuple[_Layout, ...] = ()  # the latest first; replaced as a whole, by any thread
+_MOST_LAYOUTS = 8
+_MOST_HEADS = 500
+
+
+def _by_layout(data: Bytes) -> Identifiers | None:
+    for layout in _layouts:
+        last = layout.last
+        if data[last : last + 8] == layout.last_head and len(data) >= layout.end:
+            if layout.pick.unpack_from(data) != layout.heads:
+                continue
+            found = Identifiers(*[_text(bytes(data[place])) for place in layout.values])
+            if found.is_complete:
+                return found
+    return None
+
+
+def _remember(data: Bytes, scan: _Scan) -> None:
+    global _layouts
+    if len(scan.heads) > _MOST_HEADS:
+        return
+    form, at = "<", 0
+    for head in scan.heads:
+        begin = head >> 1
+        end = begin + (12 if head & 1 else 8)
+        form += f"{begin - at}x{end - begin}s" if begin > at else f"{end - begin}s"
+        at = end
+    pick, last = struct.Struct(form), scan.heads[-1] >> 1
+    end = max(place.stop for place in scan.values)
+    layout = _Layout(last, bytes(data[last : last + 8]), end, pick, pick.unpack_from(data), tuple(scan.values))
+    _layouts = (layout, *_layouts[: _MOST_LAYOUTS - 1])
+
+
+def _text(value: bytes) -> str | None:
+    return value.decode("ascii", "replace").rstrip("\0 ") or None
 
 
 _LITTLE, _BIG = struct.Struct("<IHH"), struct.Struct(">HHHH")
@@ -77,6 +135,8 @@ _LITTLE_LONG, _BIG_LONG = struct.Struct("<I"), struct.Struct(">I")
 class _Scan:
     def __init__(self, data: Bytes) -> None:
         self.found: list[str | None] = [None, None, None, None]
+        self.values = [slice(0)] * 4
+        self.heads = array("Q")  # twice where each began that was looked at, in order; one more: it has 12 bytes, not 8
         self._data = data
         self._left = _MOST_ELEMENTS
         start = bytes(data[:6])
@@ -93,16 +153,18 @@ class _Scan:
     def _run_explicit_little(self, position: int) -> None:
         """`_run` for the usual encoding."""
         data, unpack, short, long = self._data, _LITTLE.unpack_from, _SHORT_VRS, _LONG_VRS
-        left, last = self._left, len(self._data) - 8
+        left, last, note = self._left, len(self._data) - 8, self.heads.append
         while position <= last and left:
             left -= 1
             tag, vr, length = unpack(data, position)
             if tag & 0xFFFF >= _PIXELS:
                 return
             if vr in short:
+                note(position << 1)
                 position += 8
             elif vr in long:
                 (length,) = self._long(data, position + 8)
+                note(position << 1 | 1)
                 position += 12
                 if length == _UNDEFINED:
                     self._left = left
@@ -134,11 +196,17 @@ class _Scan:
         length = min(length, _MOST_VALUE)
         value = bytes(self._data[position : position + length])
         if self.found[place] is None and len(value) == length:
-            self.found[place] = value.decode("ascii", "replace").rstrip("\0 ") or None
+            self.found[place] = _text(value)
+            self.values[place] = slice(position, position + length)
         return None not in self.found
 
     def _head(self, position: int, *, explicit: bool) -> tuple[int, int, int, int]:
         """Tag, VR (0 where there is none), length and the place of the value of the element at ``position``."""
+        tag, vr, length, value = self._read_head(position, explicit=explicit)
+        self.heads.append(position << 1 | (value - position == 12))
+        return tag, vr, length, value
+
+    def _read_head(self, position: int, *, explicit: bool) -> tuple[int, int, int, int]:
         self._left -= 1
         if self._left < 0 or position + 8 > len(self._data):
             raise _CannotGoOn

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from unit.listener.modality import BIG_ENDIAN, CT, EXPLICIT, IMPLICIT, encode, image
 
+from listener import identifiers
 from listener.identifiers import Identifiers, find_identifiers
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -112,3 +113,27 @@ def test_dataset_without_sop_uids() -> None:
     bare = Dataset()
     bare.StudyInstanceUID, bare.SeriesInstanceUID = "1.2.3", "1.2.3.4"
     assert find_identifiers(encode(bare), EXPLICIT) == Identifiers(study="1.2.3", series="1.2.3.4")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_remembered_layout_gives_what_a_scan_gives(data: st.DataObject) -> None:
+    """Each is read twice: anew, and after data sets that look the same up to a few bytes."""
+    syntax = data.draw(st.sampled_from([EXPLICIT, IMPLICIT]))
+    dataset = image(data.draw(st.sampled_from(["1.2.3.4.1", "1.2.3.4.7", "1.2.3.4.10"])))
+    dataset["ReferencedStudySequence"].is_undefined_length = data.draw(st.booleans())
+    damaged = bytearray(encode(dataset, syntax))
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, 300))] = data.draw(st.sampled_from([0, 1, 8, 0x20, 0x31, 0x55, 0xFF]))
+    damaged = damaged[: data.draw(st.sampled_from([len(damaged), 250, 300]))]
+    found = find_identifiers(damaged, EXPLICIT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identifiers, "_layouts", ())
+        assert find_identifiers(damaged, EXPLICIT) == found
+
+
+def test_layouts_do_not_pile_up_and_hold_no_values() -> None:
+    for length in range(1, 40):
+        assert find_identifiers(encode(image("1.2.3.4." + "1" * length)), EXPLICIT).sop_instance is not None
+    assert len(identifiers._layouts) == identifiers._MOST_LAYOUTS
+    assert "Secret" not in str(identifiers._layouts)
