@@ -7,7 +7,7 @@ response when it returned before the response was begun. Knows spool and receipt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,25 +90,29 @@ class Verdict:
     violations: tuple[str, ...]
 
 
-def at_responses(calls: Sequence[Call], data: Path) -> Verdict:
-    """Level ``instance``: what each C-STORE response with Success promises was durable when it was sent."""
+def at_responses(calls: Sequence[Call], data: Path, *, of: Collection[str]) -> Verdict:
+    """Level ``instance``: what each C-STORE response with Success promises was durable when it was sent.
+
+    ``of``: SOP Instance UIDs to look at; the receiver also tries itself when it starts, elsewhere.
+    """
     disk = _Disk(calls, data)
-    answers = [(call, uid) for call in calls if (uid := stored_uid(call))]
+    answers = [(call, uid) for call in calls if (uid := stored_uid(call)) in of]
     found = [f"{uid}: {what}" for call, uid in answers for what in disk.missing(uid, before=call.began)]
     return Verdict(answers=len(answers), violations=tuple(found))
 
 
-def at_releases(calls: Sequence[Call], data: Path) -> Verdict:
+def at_releases(calls: Sequence[Call], data: Path, *, of: Collection[str]) -> Verdict:
     """Level ``association``: everything that was stored was durable when the release was answered."""
     disk = _Disk(calls, data)
     answered: dict[str, list[str]] = {}
     releases, found = 0, []
     for call in calls:
-        if uid := stored_uid(call):
+        if (uid := stored_uid(call)) in of:
             answered.setdefault(call.path, []).append(uid)
         elif call.name in _SENDS and call.path.startswith("socket:") and call.data.startswith(_RELEASE_RP):
-            releases += 1
-            for uid in answered.pop(call.path, []):
+            stored = answered.pop(call.path, [])
+            releases += bool(stored)
+            for uid in stored:
                 found += [f"{uid}: {what}" for what in disk.missing(uid, before=call.began)]
     return Verdict(answers=releases, violations=tuple(found))
 
