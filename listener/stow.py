@@ -160,18 +160,18 @@ class StowServer:
                     time.sleep(0.1)
                 continue
             try:
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 tls = self._certificates.current() if self._certificates is not None else None
-                threading.Thread(target=self._serve, args=(raw, str(peer[0]), tls), name="stow", daemon=True).start()
-            except RuntimeError:
+                threading.Thread(target=self.converse, args=(raw, str(peer[0]), tls), name="stow", daemon=True).start()
+            except (RuntimeError, OSError):  # no thread to be had, or gone already
                 raw.close()
                 self._drop(CROWDED_OUT)
 
-    def _serve(self, raw: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
-        connection: Connection | None = None
+    def converse(self, raw: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
+        """Serve a connection until it is over; closes it. One thread; never raises."""
+        connection = Connection(raw, monotonic=self._clock.monotonic)
         try:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.settimeout(self._settings.request_timeout)
-            connection = Connection(raw, monotonic=self._clock.monotonic)
             if not self._enter(connection):
                 if tls is None:
                     self._say(connection, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests", headers=RETRY_AFTER)
@@ -189,12 +189,10 @@ class StowServer:
             metrics.LOOP_ERRORS.labels("stow").inc()
             _LOG.error("unexpected error on a connection: %s", type(error).__name__)
         finally:
-            if connection is not None:
-                with self._lock:
-                    self._waiting.pop(connection, None)
-                    self._busy.pop(connection, None)
-                connection.close()
-            raw.close()
+            with self._lock:
+                self._waiting.pop(connection, None)
+                self._busy.pop(connection, None)
+            connection.close()
 
     def _enter(self, connection: Connection) -> bool:
         """Take a place; when there is none, that of the oldest without a request. False: all are busy."""
@@ -327,8 +325,9 @@ class StowServer:
     def _end(self, transaction: StoreTransaction, origin: Origin, *, released: bool) -> None:
         if not transaction.stored:
             return
+        end = Ended(origin.association, released, self._clock.time())
         try:
-            self._receipts.append(origin.lane, Ended(origin.association, released, self._clock.time()), wait=False)
+            self._receipts.append(origin.lane, end, wait=self._settings.durability != "none")
         except OutOfResources as error:
             # Its reader ends the association once this writer is gone.
             _LOG.error("the end of a request could not be written: %s", error.reason)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from e2e.receive import Receive
 from e2e.site import Site
+from e2e.trace import STRACE, Call, _Disk, parse
 from unit.listener.modality import CT, EXPLICIT, encode, image
 
 from ichor.store.filemeta import file_meta
@@ -150,3 +153,52 @@ def test_what_was_answered_survives_a_kill_in_the_middle_of_the_next_request(doo
             assert file.read() == part.removeprefix(b"--b\r\n\r\n").removesuffix(b"\r\n")
     assert "1.2.3.4.22" not in rows
     assert door.post(body(22, bytes(34_000)) + b"--b--").status_code == 200
+
+
+SENDERS, EACH = 3, 6
+_NAMED = re.compile(rb'"00081155": {"vr": "UI", "Value": \["([0-9.]+)"]}')
+
+
+def answered(calls: list[Call], data: Path) -> tuple[int, list[str]]:
+    """How many objects were answered as stored, and what of them was not on the medium when the answer was sent."""
+    disk, named, missing = _Disk(calls, data), 0, []
+    for call in calls:
+        if call.path.startswith("socket:") and call.data.startswith(b"HTTP/1.1 200 "):
+            uids = [uid.decode() for uid in _NAMED.findall(call.data)]
+            named += len(uids)
+            missing += [f"{uid}: {what}" for uid in uids for what in disk.missing(uid, before=call.began)]
+    return named, missing
+
+
+@pytest.mark.parametrize("level", ["instance", "association", "none"])
+def test_an_answer_is_sent_when_what_it_names_is_synced_unless_nothing_ever_is(
+    tmp_path: Path, free_port: Callable[[], int], peer: Callable[[str, str], str], level: str
+) -> None:
+    port = free_port()
+    receive = Receive(tmp_path / "site", free_port(), listener={"durability": level, "stow.port": port})
+    door = Door(receive, port)
+    try:
+        receive.start(under=[peer("strace", "strace"), *STRACE, "-o", str(tmp_path / "trace")])
+        door.pid()
+
+        def send(sender: int) -> None:
+            parts = [body(sender * 100 + n, bytes(700_000 if n == EACH - 1 else 2_000)) for n in range(EACH)]
+            statuses.append(door.post(b"".join(parts) + b"--b--").status_code)
+
+        statuses: list[int] = []
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(1, SENDERS + 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        receive.stop()
+    finally:
+        receive.kill()
+    assert statuses == [200] * SENDERS
+    with (tmp_path / "trace").open() as lines:
+        named, missing = answered(parse(lines), receive.data)
+    assert named == SENDERS * EACH
+    if level != "none":
+        assert missing == []
+    else:
+        assert len({what.partition(":")[0] for what in missing}) == named
