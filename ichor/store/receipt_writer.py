@@ -149,9 +149,9 @@ class _Log:
 
     def write(self, data: bytes, *, wait: bool) -> tuple[_File, int]:
         with self._lock:
+            while self._file.left or self._file.end >= _ROTATE_AT or self._carried or self._closed:
+                self._next()
             file = self._file
-            if file.left or file.end >= _ROTATE_AT or self._carried or self._closed:
-                file = self._next()
             start = file.end
             self._write(file, data)
             if wait:
@@ -185,7 +185,9 @@ class _Log:
         with self._lock:
             if self._lost:
                 raise OutOfResources("the receipts log has lost records that were not synced")
-            file = self._next() if self._carried else self._file
+            while self._carried:
+                self._next()
+            file = self._file
             end = file.end
         self.sync(file, end)
 
@@ -244,15 +246,14 @@ class _Log:
             raise _refusal(error) from error
         file.end += len(data)
 
-    def _next(self) -> _File:
-        """A fresh file, in which nothing is wrong; with the lock held."""
+    def _next(self) -> None:
+        """Go on to a fresh file, or wait for what is under way in this one; with the lock held."""
         if self._closed:
             raise OutOfResources("the receipts log is closed")
         old = self._file
-        while old.syncing:
+        if old.syncing:
             self._quiet.wait()
-        if self._file is not old or self._closed:
-            return self._next() if self._closed or self._file.left else self._file
+            return
         self._finish(old)
         fresh = self._create()
         try:
@@ -263,7 +264,6 @@ class _Log:
             # The new file is locked and has its name before the old one is let go: a writer seems never dead between.
             self._file = fresh
             os.close(old.descriptor)
-        return fresh
 
     def _finish(self, file: _File) -> None:
         """Nothing more goes to ``file``, and nobody is syncing it; with the lock held."""

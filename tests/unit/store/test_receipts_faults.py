@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_a_reader_that_was_ahead_of_a_failed_sync_goes_on(tmp_path: Path, syncs:
         writer.sync()
     writer.sync()  # it says so of the fresh file, which has the record
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(receipt_writer, "_ROTATE_AT", 0)
+        patch.setattr(receipt_writer, "_ROTATE_AT", 1)
         writer.append(Lane.ROUTINE, stored(2))
     assert numbers(everything(reader))[-1] == "1.2.2"
     writer.close()
@@ -291,18 +292,16 @@ def test_what_a_killed_writer_acknowledged_is_read(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", _PUSH, str(folder)], stdout=subprocess.PIPE, text=True, cwd=_ROOT)
         for _ in range(2)
     ]
-    said: list[int] = []
+    last = []
     for count, process in zip((200, 300), processes, strict=True):
         assert process.stdout is not None
-        while not said or said[-1] != count:
-            said.append(int(process.stdout.readline()))
+        last.append(next(number for line in process.stdout if (number := int(line)) == count))
     reader = ReceiptReader(folder)
     assert len(reader.live_writers()) == 2
-    last = []
-    for process in processes:
+    for index, process in enumerate(processes):
         process.send_signal(signal.SIGKILL)
         assert process.stdout is not None
-        last.append(int(([*process.stdout] or said[-1:])[-1]))
+        last[index] = max([last[index], *(int(line) for line in process.stdout if line.endswith("\n"))])
         process.wait()
     found = everything(reader)
     by_writer: dict[str, list[Receipt]] = {}
@@ -317,3 +316,53 @@ def test_what_a_killed_writer_acknowledged_is_read(tmp_path: Path) -> None:
     everything(reader, Lane.STAT)
     assert all(reader.finished(name) for name in by_writer)
     assert all(isinstance(receipt.record, Stored) for receipt in found)
+
+
+def test_whatever_fails_acknowledged_is_read_and_refused_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four threads, rotation all the time, and every tenth system call fails."""
+    chance = random.Random(7)
+    real_sync, real_write = os.fdatasync, os.pwrite
+
+    def fdatasync(descriptor: int) -> None:
+        real_sync(descriptor)
+        if chance.random() < 0.1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def pwrite(descriptor: int, data: bytes, at: int) -> int:
+        if chance.random() < 0.1:
+            real_write(descriptor, bytes(data[: chance.randrange(len(data))]), at)
+            raise OSError(chance.choice([errno.EIO, errno.ENOSPC]), "it fails")
+        return real_write(descriptor, data, at)
+
+    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 3000)
+    monkeypatch.setattr(receipt_writer.os, "fdatasync", fdatasync)
+    monkeypatch.setattr(receipt_writer.os, "pwrite", pwrite)
+    writer = ReceiptWriter(tmp_path / "receipts")
+    acknowledged: list[list[str]] = [[] for _ in range(4)]
+    refused: list[set[str]] = [set() for _ in range(4)]
+
+    def push(thread: int) -> None:
+        for number in range(300):
+            record = stored(number, association=str(thread))
+            try:
+                writer.append(Lane.ROUTINE, record, wait=number % 5 != 0)
+                acknowledged[thread].append(record.sop_instance_uid)
+            except OutOfResources:
+                refused[thread].add(record.sop_instance_uid)
+
+    threads = [threading.Thread(target=push, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.setattr(receipt_writer.os, "fdatasync", real_sync)
+    monkeypatch.setattr(receipt_writer.os, "pwrite", real_write)
+    writer.sync()
+    found = everything(ReceiptReader(tmp_path / "receipts"))
+    for n in range(4):
+        mine = [r for r in found if isinstance(r.record, Stored) and r.record.association == str(n)]
+        assert refused[n]
+        assert numbers(mine) == acknowledged[n]
+    writer.close()
