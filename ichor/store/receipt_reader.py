@@ -1,4 +1,4 @@
-"""The reading side of the receipts log: follows the files of all writers, living and dead. Writes nothing, deletes what is done."""
+"""The reading side of the receipts log: follows the files of all writers, deletes what is done. Writes nothing."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def _held(path: Path) -> bool:
 class Unread:
     """What lies in the receipts log beyond cursors: for questions beside the reader, from any process.
 
-    Its files are opened first, the cursors come later: what is taken in between is then seen twice, never not at all.
+    Its files are opened before the cursors are looked up: so nothing is missed that is taken, and deleted, in between.
     """
 
     def __init__(self, folder: Path) -> None:
