@@ -69,15 +69,24 @@ class Scu:
         self, data_set: bytes, *, sop_class: str | None, sop_instance: str | None, context: int = 1,
         priority: int = 2, pdv: int = 16_000,
     ) -> None:  # fmt: skip
+        self._store_command(context, sop_class, sop_instance, priority)
+        for start in range(0, max(len(data_set), 1), pdv):
+            part = data_set[start : start + pdv]
+            self._pdv(context, 2 if start + pdv >= len(data_set) else 0, part)
+
+    def send_part_of_store(self, data_set: bytes, length: int, *, sop_instance: str, pdv: int = 16_000) -> None:
+        """The command and the first bytes of the data set, without its end."""
+        self._store_command(1, CT, sop_instance, 2)
+        for start in range(0, length, pdv):
+            self._pdv(1, 0, data_set[start : min(start + pdv, length)])
+
+    def _store_command(self, context: int, sop_class: str | None, sop_instance: str | None, priority: int) -> None:
         elements = self._us(0x0100, 1) + self._us(0x0110, 7) + self._us(0x0700, priority) + self._us(0x0800, 1)
         if sop_class is not None:
             elements = self._ui(0x0002, sop_class) + elements
         if sop_instance is not None:
             elements += self._ui(0x1000, sop_instance)
         self._pdv(context, 3, struct.pack("<HHII", 0, 0, 4, len(elements)) + elements)
-        for start in range(0, max(len(data_set), 1), pdv):
-            part = data_set[start : start + pdv]
-            self._pdv(context, 2 if start + pdv >= len(data_set) else 0, part)
 
     def echo(self, context: int) -> int:
         elements = self._ui(0x0002, "1.2.840.10008.1.1") + self._us(0x0100, 0x30) + self._us(0x0110, 1)

@@ -14,10 +14,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from unit.listener.modality import BIG_ENDIAN, CT, EXPLICIT, IMPLICIT, Rejected, Scu, encode, image
 from unit.listener.site import Site
 
+from ichor.clock import SystemClock
 from ichor.config import SenderSettings
 from ichor.errors import CannotStart
 from ichor.store import disk
-from ichor.store.journal import Journal, StoredObject
+from ichor.store.journal import StoredObject
+from ichor.store.receipts import ReceiptWriter
+from ichor.store.spool import FileSpool
 from ichor.types import Instance, Priority
 from listener import relay, role
 
@@ -66,7 +69,8 @@ def test_every_transfer_syntax_is_accepted_and_kept_byte_for_byte(site: Site) ->
         assert file.endswith(data_set)
         (row,) = site.journal.by_instance(sop)
         assert row.stored.transfer_syntax_uid == syntax
-        meta = pydicom.filereader.read_file_meta_info(site.root / "spool" / row.stored.location)
+        (site.root / "one.dcm").write_bytes(file)
+        meta = pydicom.filereader.read_file_meta_info(site.root / "one.dcm")
         assert len(file) == 132 + 12 + meta.FileMetaInformationGroupLength + len(data_set)
 
 
@@ -101,7 +105,6 @@ def test_odd_objects_do_not_break_the_association(site: Site) -> None:
 
 @pytest.mark.parametrize("uid", ["../../x", "1.2..3", "1." + "9" * 70, "..\\..\\x", "1.2.3\x1b[2J"])
 def test_uid_that_is_none_is_refused_and_listed(site: Site, tmp_path: Path, uid: str) -> None:
-    before = sorted(tmp_path.rglob("*.dcm"))
     scu = Scu(site.port)
     assert scu.store(encode(image(uid)), sop_instance=uid) == 0xA900
     assert scu.store(encode(image("1.2.3.4.1", study=uid)), sop_instance="1.2.3.4.1") == 0xA900
@@ -111,8 +114,8 @@ def test_uid_that_is_none_is_refused_and_listed(site: Site, tmp_path: Path, uid:
     assert {(r.status, r.reason, r.calling_ae) for r in site.bus.refusals()} == {
         ("0xA900", "a UID is not valid", "CT1")
     }
-    assert len(sorted(tmp_path.rglob("*.dcm"))) == len(before) + 1
-    assert not (tmp_path.parent / "x").exists()
+    assert [p.parent.relative_to(site.root / "spool") for p in site.stored_files()] == [Path("1.2.3/1.2.3.4")]
+    assert not list(tmp_path.parent.rglob("x"))
 
 
 def test_missing_uid_in_the_command_is_answered(site: Site) -> None:
@@ -132,8 +135,8 @@ def test_same_bytes_once_and_other_bytes_beside(site: Site) -> None:
     again = Scu(site.port)
     assert again.store(first, sop_instance="1.2.3.4.1") == 0
     again.release()
-    assert [f.endswith(d) for f, d in zip(stored_bytes(site, "1.2.3.4.1"), (first, other), strict=True)] == [True, True]
     site.bus.wait_for(lambda bus: len(bus.closed()) == 2)
+    assert [f.endswith(d) for f, d in zip(stored_bytes(site, "1.2.3.4.1"), (first, other), strict=True)] == [True, True]
     assert len(site.bus.instances()) == 2
     # What an association brought is counted with its repetitions.
     assert [c.counts for c in site.bus.closed()] == [{"1.2.3.4": 3}, {"1.2.3.4": 1}]
@@ -247,12 +250,15 @@ def test_sender_that_vanishes_in_the_middle_leaves_nothing_of_it(site: Site, cap
     scu = Scu(site.port)
     assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0
     whole = encode(image("1.2.3.4.2", pixels=bytes(200_000)))
-    scu.pdu(4, (len(whole) + 2).to_bytes(4, "big") + b"\1\0" + whole[:100_000])
+    (before,) = stored_bytes(site, "1.2.3.4.1")
+    scu.send_part_of_store(whole, 100_000, sop_instance="1.2.3.4.2")
     scu.socket.close()
     site.bus.wait_for(lambda bus: bool(bus.closed()))
     assert "association aborted (connection lost or out of step): calling_ae=CT1" in caplog.messages
     assert site.bus.closed()[0].released is False
-    assert len(site.stored_files()) == 1
+    assert stored_bytes(site, "1.2.3.4.1") == [before]
+    assert stored_bytes(site, "1.2.3.4.2") == []
+    assert sum(file.read_bytes().count(whole[100:1000]) for file in site.stored_files()) == 0
 
 
 def test_absent_bus_refuses_nothing_and_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,19 +343,13 @@ def test_stop_ends_a_sender_that_does_not_finish(site: Site) -> None:
 
 
 def test_taken_port_cannot_start(site: Site, tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "other.sqlite")
+    receipts = ReceiptWriter(tmp_path / "receipts")
     with pytest.raises(CannotStart, match=str(site.port)):
         role.run_receiver(
-            ae_title="ICHOR", host="127.0.0.1", port=site.port, stat_ae_titles=(), senders=(), spool=site.spool,
-            journal=journal, bus=site.bus, clock=relay_clock(), stop=threading.Event(), on_ready=lambda: None,
-        )  # type: ignore[arg-type]  # fmt: skip
-    journal.close()
-
-
-def relay_clock() -> object:
-    from ichor.clock import SystemClock
-
-    return SystemClock()
+            settings=site.settings, spool=FileSpool(tmp_path / "spool", writer=receipts.name), receipts=receipts,
+            clock=SystemClock(), stop=threading.Event(), on_ready=lambda: None,
+        )  # fmt: skip
+    receipts.close()
 
 
 def test_storescu_as_packaged_is_served(site: Site, tmp_path: Path, peer: Callable[[str, str], str]) -> None:
