@@ -114,11 +114,14 @@ def send_report(address: ReportAddress, decided: CommitmentDecided) -> None:
     entity = AE(ae_title=decided.called_ae)
     entity.connection_timeout = _CONNECT_SECONDS
     entity.acse_timeout = entity.network_timeout = entity.dimse_timeout = _ANSWER_SECONDS
-    association = entity.associate(
-        address.host, address.port, ae_title=decided.calling_ae,
-        contexts=[build_context(SOP_CLASS, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])],
-        ext_neg=[build_role(SOP_CLASS, scp_role=True)],
-    )  # fmt: skip
+    try:
+        association = entity.associate(
+            address.host, address.port, ae_title=decided.calling_ae,
+            contexts=[build_context(SOP_CLASS, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])],
+            ext_neg=[build_role(SOP_CLASS, scp_role=True)],
+        )  # fmt: skip
+    except OSError:  # a name that is not found now may be tomorrow
+        raise ReportFailed("the sender's host is not found") from None
     try:
         if not association.is_established:
             raise ReportFailed(

@@ -11,13 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydicom.dataset import FileMetaDataset
+from pynetdicom import AE
 from unit.listener.commitment_data import CT, encoded, request
+from unit.listener.listening import Listening
+from unit.listener.modality import EXPLICIT, image
 
 from ichor.config import SenderSettings
 from ichor.errors import OutOfResources
 from ichor.metrics import COMMITMENT_REQUESTS
 from ichor.store.receipts import CommitmentRequested, Lane, ReceiptReader, ReceiptWriter
-from listener.commitment import ReportAddress, handle_action, report_addresses
+from listener.commitment import SOP_CLASS, SOP_INSTANCE, ReportAddress, handle_action, report_addresses
 from listener.reception import Origin
 
 HERE = {"CT1": ReportAddress("127.0.0.1", 104)}
@@ -117,3 +121,35 @@ def test_reports_go_only_to_a_port_that_was_set_and_is_the_only_one() -> None:
         SenderSettings(ae_title="MR2", host="10.1.2.7", port=11112, username="a"),
     ]
     assert report_addresses(senders) == {"CT1": ("10.1.2.3", 104), "MR2": ("10.1.2.7", 11112)}
+
+
+# --- over the network -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("port", "status"), [({"port": 104}, 0x0000), ({}, 0x0110)])
+def test_a_request_between_objects_on_one_association_is_answered_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, port: dict[str, int], status: int
+) -> None:
+    monkeypatch.setattr(Listening, "fast", fast)
+    with Listening(senders=[SenderSettings(ae_title="CT1", host="127.0.0.1", **port)]) as listening:
+        entity = AE(ae_title="CT1")
+        entity.add_requested_context(CT, EXPLICIT)
+        entity.add_requested_context(SOP_CLASS, [EXPLICIT, "1.2.840.10008.1.2"])
+        association = entity.associate("127.0.0.1", listening.port, ae_title="ICHOR_STAT")
+        assert association.is_established
+        answers = []
+        for number in (1, 2):
+            data = image(f"1.2.3.{number}")
+            data.file_meta = FileMetaDataset()
+            data.file_meta.TransferSyntaxUID = EXPLICIT
+            answers.append(association.send_c_store(data).Status)
+            asked = request(f"1.2.3.{number}", transaction=f"1.2.9.{number}")
+            answers.append(association.send_n_action(asked, 1, SOP_CLASS, SOP_INSTANCE)[0].Status)
+        answers.append(association.send_n_action(asked, 2, SOP_CLASS, SOP_INSTANCE)[0].Status)
+        association.release()
+        assert answers == [0x0000, status, 0x0000, status, 0x0123]
+        records = listening.receipts.wait_for(3)
+        assert [lane for lane, _ in records] == [Lane.STAT] * 3
+        asked_for = [(r.transaction_uid, r.called_ae, r.referenced) for _, r in records[:2]]
+        assert asked_for == [(f"1.2.9.{n}", "ICHOR_STAT", ((CT, f"1.2.3.{n}"),)) for n in (1, 2)]

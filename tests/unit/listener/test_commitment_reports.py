@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +134,26 @@ def test_a_report_that_is_not_taken_says_why(
         send_report(ReportAddress("127.0.0.1", modality.port), decided())
     assert reason in caught.value.reason
     assert caught.value.reached is reached
+
+
+def test_a_host_that_is_not_found_is_unreachable() -> None:
+    with pytest.raises(ReportFailed, match="not found") as caught:
+        send_report(ReportAddress("no-such-host.invalid", 104), decided())
+    assert not caught.value.reached
+
+
+def test_a_peer_that_leaves_without_an_answer_is_tried_again(free_port: Callable[[], int]) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.recv(100)
+            connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(ReportFailed) as caught:
+            send_report(ReportAddress("127.0.0.1", server.getsockname()[1]), decided())
+        assert not caught.value.reached
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
