@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -19,7 +20,7 @@ import h11
 
 from ichor import metrics
 from ichor.clock import Clock
-from ichor.config import Settings
+from ichor.config import SenderSettings, Settings
 from ichor.errors import CannotStart, OutOfResources
 from ichor.store.receipts import Ended, Lane, ReceiptWriter
 from ichor.store.spool import FileSpool
@@ -29,7 +30,7 @@ from listener.pressure import DiskPressure
 from listener.reception import Origin, Reception, Refusals
 from listener.stow_http import TOO_SLOW, BadRequest, Connection, PeerGone
 from listener.stow_request import RETRY_AFTER, Asked, Desk, Refusal
-from listener.stow_response import encoded, http_status, module, preferred
+from listener.stow_response import http_status, module, preferred
 from listener.stow_transaction import StoreTransaction, TooManyParts
 from listener.tls import Certificates, failure
 
@@ -102,6 +103,7 @@ class StowServer:
         self._lock = threading.Lock()
         self._waiting: dict[Connection, None] = {}  # between requests, in the order of their coming
         self._busy: dict[Connection, None] = {}
+        self._of_sender: Counter[SenderSettings | None] = Counter()
         self._draining = False
         self._listening: socket.socket | None = None
 
@@ -255,6 +257,7 @@ class StowServer:
         calling = sender.ae_title if sender is not None else CALLING_AE
         try:
             asked = self._desk.judge(request, sender)
+            self._begin(sender)
         except Refusal as refusal:
             reason = str(refusal)
             metrics.STOW_REQUESTS.labels(str(refusal.status.value)).inc()
@@ -266,7 +269,22 @@ class StowServer:
             association=uuid.uuid4().hex, calling_ae=calling, called_ae=self._settings.ae_title,
             sender_priority=priority, lane=Lane(priority.lane) if priority is not None else Lane.ROUTINE,
         )  # fmt: skip
-        return self._store(connection, asked, origin)
+        try:
+            return self._store(connection, asked, origin)
+        finally:
+            with self._lock:
+                self._of_sender[sender] -= 1
+
+    def _begin(self, sender: SenderSettings | None) -> None:
+        """Count a request of ``sender``; Refusal when it has as many as it may have associations."""
+        with self._lock:
+            if (
+                sender is not None
+                and sender.associations is not None
+                and self._of_sender[sender] >= sender.associations
+            ):
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests of this sender", headers=RETRY_AFTER)
+            self._of_sender[sender] += 1
 
     def _store(self, connection: Connection, asked: Asked, origin: Origin) -> bool:
         losses = self._spool.losses
@@ -304,7 +322,7 @@ class StowServer:
         headers = _HEADERS | {"Content-Type": kind}
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             headers |= RETRY_AFTER
-        content = encoded(module(transaction.outcomes, whole=wrong is None), kind)
+        content = module(transaction.outcomes, kind, whole=wrong is None)
         return self._send(connection, status, headers, content)
 
     def _take(

@@ -453,6 +453,19 @@ def test_more_requests_at_once_than_there_are_places_are_told_to_come_again(
     assert door.post(body(part10())).status_code == 200
 
 
+def test_a_sender_has_no_more_requests_at_once_than_it_may_have_associations(open_door: Callable[..., Door]) -> None:
+    door = open_door({"senders": [{"ae_title": "CT1", "host": "127.0.0.1", "associations": 1}]})
+    with door.connect() as busy:
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TYPE}\r\nContent-Length: 99999\r\n\r\n"
+        busy.sendall(head.encode())
+        door.wait(lambda: door.server._of_sender.total() == 1)
+        response = door.post(body(part10()))
+        assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+        assert [record.calling_ae for record in door.refused()] == ["CT1"]
+    door.wait(lambda: not door.server._busy)
+    assert door.post(body(part10())).status_code == 200
+
+
 def test_many_senders_at_once_lose_nothing(door: Door) -> None:
     statuses = []
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from pydicom.dataset import Dataset
 
-from listener.stow_response import JSON, XML, Outcome, encoded, http_status, module, preferred
+from listener.stow_response import JSON, XML, Outcome, http_status, module, preferred
 
 STORED = Outcome("1.2.3", "1.2.3.1", 0x0000)
 FAILED = Outcome("1.2.3", "1.2.3.2", 0xA900)
@@ -38,7 +38,7 @@ def test_status_says_what_became_of_all(outcomes: list[Outcome], whole: bool, st
 
 
 def test_module_names_what_was_stored_what_failed_and_counts_what_has_no_name() -> None:
-    answer = Dataset.from_json(json.dumps(module([STORED, FAILED, NAMELESS], whole=True)))
+    answer = Dataset.from_json(module([STORED, FAILED, NAMELESS], JSON, whole=True))
     assert "RetrieveURL" in answer
     assert answer.RetrieveURL in ("", None)  # type 2
     (stored,), (failed,), (other,) = (
@@ -53,18 +53,18 @@ def test_module_names_what_was_stored_what_failed_and_counts_what_has_no_name() 
 
 
 def test_sequences_without_items_are_absent() -> None:
-    assert set(module([STORED], whole=True)) == {"00081190", "00081199"}
-    assert set(module([FAILED], whole=True)) == {"00081190", "00081198"}
+    assert set(json.loads(module([STORED], JSON, whole=True))) == {"00081190", "00081199"}
+    assert set(json.loads(module([FAILED], JSON, whole=True))) == {"00081190", "00081198"}
 
 
 def test_a_body_that_was_not_whole_counts_as_one_more_failure() -> None:
-    answer = Dataset.from_json(json.dumps(module([STORED], whole=False)))
+    answer = Dataset.from_json(module([STORED], JSON, whole=False))
     assert [item.FailureReason for item in answer.OtherFailuresSequence] == [0xC000]
 
 
 def test_xml_is_the_native_model_of_the_same_module() -> None:
-    answer = module([STORED, FAILED, NAMELESS], whole=True)
-    root = ElementTree.fromstring(encoded(answer, XML))
+    outcomes = [STORED, FAILED, NAMELESS, STORED]
+    root = ElementTree.fromstring(module(outcomes, XML, whole=True))
     space = "{http://dicom.nema.org/PS3.19/models/NativeDICOM}"
     assert root.tag == f"{space}NativeDicomModel"
 
@@ -79,7 +79,9 @@ def test_xml_is_the_native_model_of_the_same_module() -> None:
             found[attribute.attrib["tag"]] = entry
         return found
 
-    assert read(root) == answer == json.loads(encoded(answer, JSON))
+    assert read(root) == json.loads(module(outcomes, JSON, whole=True))
+    (sequence,) = (found for found in root if found.attrib["keyword"] == "ReferencedSOPSequence")
+    assert [item.attrib["number"] for item in sequence] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
