@@ -153,3 +153,25 @@ def test_a_request_between_objects_on_one_association_is_answered_in_its_place(
         assert [lane for lane, _ in records] == [Lane.STAT] * 3
         asked_for = [(r.transaction_uid, r.called_ae, r.referenced) for _, r in records[:2]]
         assert asked_for == [(f"1.2.9.{n}", "ICHOR_STAT", ((CT, f"1.2.3.{n}"),)) for n in (1, 2)]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_request_of_more_bytes_than_any_needs_ends_its_association_only(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(Listening, "fast", fast)
+    with Listening(senders=[SenderSettings(ae_title="CT1", host="127.0.0.1", port=104)]) as listening:
+        entity = AE(ae_title="CT1")
+        entity.add_requested_context(SOP_CLASS, EXPLICIT)
+        large = request("1.2.3.1")
+        large.add_new(0x00091010, "OB", bytes(12 << 20))
+        statuses = []
+        for data in (large, request("1.2.3.1")):
+            association = entity.associate("127.0.0.1", listening.port, ae_title="ICHOR")
+            answer, _ = association.send_n_action(data, 1, SOP_CLASS, SOP_INSTANCE)
+            statuses.append(answer.get("Status"))
+            if association.is_established:
+                association.release()
+        assert statuses == [None, 0x0000]
+        kinds = [type(record) for _, record in listening.receipts.wait_for(3)]
+        assert kinds.count(CommitmentRequested) == 1
