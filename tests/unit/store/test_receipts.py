@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -136,6 +137,21 @@ def test_a_log_is_rotated_and_read_in_order(
     assert reader.live_writers() == {writer.name}
     writer.append(Lane.ROUTINE, stored(100))
     assert numbers(everything(reader)) == ["1.2.100"]
+
+
+def test_what_came_later_is_not_read_before_the_file_before_is_let_go(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 1)
+    writer.append(Lane.ROUTINE, stored(1))
+    writer.append(Lane.ROUTINE, stored(2))
+    first, _ = sorted(folder.glob("*.routine.log"))
+    reader = ReceiptReader(folder)
+    with first.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert numbers(everything(reader)) == ["1.2.1"]
+        assert reader.live_writers() == {writer.name}
+    assert numbers(everything(reader)) == ["1.2.2"]
 
 
 def test_no_writer_keeps_another_from_being_read(folder: Path, writer: ReceiptWriter) -> None:

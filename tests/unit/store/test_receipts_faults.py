@@ -15,6 +15,7 @@ import pytest
 
 from ichor.errors import OutOfResources
 from ichor.store import receipt_writer
+from ichor.store.receipt_codec import encode
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 
 from .test_receipts import everything, log_of, numbers, stored
@@ -203,6 +204,20 @@ def test_all_who_wait_for_a_failed_sync_are_refused(tmp_path: Path, monkeypatch:
     assert set(outcomes.values()) == {"refused"}
     writer.append(Lane.ROUTINE, stored(9))
     assert numbers(everything(ReceiptReader(folder))) == ["1.2.9"]
+    writer.close()
+
+
+def test_who_comes_after_a_failed_sync_of_its_file_is_refused_too(tmp_path: Path, syncs: list[str]) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts")
+    log = writer._lanes[Lane.ROUTINE]
+    file, end = log.write(encode(stored(1)), wait=True)  # another thread syncs before this one does
+    syncs.append("break the next")
+    with pytest.raises(OutOfResources):
+        writer.append(Lane.ROUTINE, stored(2))
+    with pytest.raises(OutOfResources):
+        log.sync(file, end)
+    assert syncs == ["broken"]  # nobody asked again
+    assert everything(ReceiptReader(tmp_path / "receipts")) == []
     writer.close()
 
 
