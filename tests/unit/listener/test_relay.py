@@ -1,42 +1,47 @@
-"""From the journal to the bus: whole, in order, and after a crash the same again."""
+"""From the receipts log to the journal and the bus: whole, in order, and after a crash the same again."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from unit.listener.site import RecordingBus
 
-from ichor.clock import ManualClock
-from ichor.errors import Unreadable
-from ichor.messages import Envelope
+from ichor import metrics
+from ichor.clock import SystemClock
+from ichor.errors import TransientError, Unreadable
+from ichor.messages import Envelope, InstancesReceived
 from ichor.store.journal import Journal, StoredObject
+from ichor.store.receipts import (
+    CommitmentRequested,
+    Ended,
+    Lane,
+    Receipt,
+    ReceiptReader,
+    ReceiptWriter,
+    Record,
+    Refused,
+    Stored,
+)
 from ichor.types import Frame, Geometry, Instance, Priority, Slot
 from listener import relay as module
-from listener.reception import Refusals
+from listener import relay_messages
 from listener.relay import Relay
 
 
-def stored(number: int, *, association: str = "A", study: str = "1.2.3", stat: bool = False) -> StoredObject:
-    return StoredObject(
+def stored(number: int, *, association: str = "A", study: str = "1.2.3", stat: bool = False) -> Stored:
+    return Stored(
         sop_instance_uid=f"1.2.{number}", sop_class_uid="1.2.840.10008.5.1.4.1.1.2", series_instance_uid=f"{study}.1",
         study_instance_uid=study, transfer_syntax_uid="1.2.840.10008.1.2.1", location=str(number), length=7,
-        file_sha256=f"{number:064x}", association=association, calling_ae="CT1", called_ae="ICHOR",
-        sender_priority=None, called_priority=Priority.STAT if stat else None, command_priority_high=False,
-        received_at=12.5,
+        association=association, calling_ae="CT1", called_ae="ICHOR", sender_priority=None,
+        called_priority=Priority.STAT if stat else None, command_priority_high=False, received_at=12.5,
     )  # fmt: skip
-
-
-class EmptySpool:
-    def open(self, location: str) -> BinaryIO:
-        return io.BytesIO(location.encode())
-
-    def read_range(self, location: str, offset: int, length: int) -> bytes:
-        raise NotImplementedError
 
 
 def facts(_: BinaryIO, one: StoredObject) -> Instance:
@@ -50,79 +55,141 @@ def facts(_: BinaryIO, one: StoredObject) -> Instance:
     )  # fmt: skip
 
 
-Start = Callable[..., Relay]
+class SpoolOfNames:
+    """Each object's bytes are its location up to an ``@``."""
+
+    def open(self, location: str) -> BinaryIO:
+        return io.BytesIO(location.partition("@")[0].encode())
+
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        return location.partition("@")[0].encode()[offset : offset + length]
+
+
+class Requests:
+    """Takes requests over, once ``refusing`` is used up."""
+
+    def __init__(self) -> None:
+        self.refusing = 0
+        self.taken: list[Receipt] = []
+
+    def requested(self, receipt: Receipt) -> None:
+        if self.refusing:
+            self.refusing -= 1
+            raise TransientError("away")
+        self.taken.append(receipt)
+
+
+class Running:
+    """A relay in a thread, on the log of ``folder``."""
+
+    def __init__(
+        self, folder: Path, bus: RecordingBus, *, read: Callable[[BinaryIO, StoredObject], Instance] = facts,
+        spool: Any = None, requests: Requests | None = None, patience: float = 60.0,
+    ) -> None:  # fmt: skip
+        self.bus = bus
+        self.journal = Journal(folder / "journal.sqlite", durable=False)
+        self.reader = ReceiptReader(folder / "receipts", cursors=self.journal.cursors())
+        self.requests = requests or Requests()
+        self.relay = Relay(
+            reader=self.reader, journal=self.journal, spool=spool or SpoolOfNames(), bus=bus, clock=SystemClock(),
+            read_facts=read, commitments=self.requests,
+        )  # fmt: skip
+        self.stop = threading.Event()
+        self.all_told: bool | None = None
+        self.patience = patience
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.all_told = self.relay.run(self.stop, patience=self.patience)
+
+    def end(self) -> bool | None:
+        self.stop.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        self.reader.close()
+        self.journal.close()
+        return self.all_told
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal.sqlite")
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, seconds in (("_FIRST_PAUSE", 0.01), ("_LONGEST_PAUSE", 0.02), ("_PAUSE_WHILE_STOPPING", 0.01)):
+        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(module, "_LOOK_ROUND", 0.02)
+    monkeypatch.setattr(module, "_FORGET", 0.02)
+    return tmp_path
 
 
-def relay_of(journal: Journal, bus: RecordingBus, read: Callable[[BinaryIO, StoredObject], Instance] = facts) -> Relay:
-    clock = ManualClock()
-    return Relay(
-        journal=journal, spool=EmptySpool(), bus=bus, clock=clock, read_facts=read, refusals=Refusals(clock)  # type: ignore[arg-type]
-    )  # fmt: skip
+@pytest.fixture
+def log(place: Path) -> Iterator[ReceiptWriter]:
+    writer = ReceiptWriter(place / "receipts", durable=False)
+    yield writer
+    writer.close()
 
 
-def end(journal: Journal, association: str) -> None:
-    journal.end_association(association, released=True, at=50.0)
-    journal.flush()
+def write(log: ReceiptWriter, *records: Record, lane: Lane = Lane.ROUTINE) -> None:
+    for record in records:
+        log.append(lane, record)
+
+
+def ended(association: str = "A", *, released: bool = True) -> Ended:
+    return Ended(association, released, 50.0)
+
+
+def messages(bus: RecordingBus) -> list[InstancesReceived]:
+    return [d for d in bus.data() if isinstance(d, InstancesReceived)]
+
+
+def uids(bus: RecordingBus) -> list[str]:
+    return [i.sop_instance_uid for i in bus.instances()]
 
 
 def test_message_has_at_most_so_many_instances_of_one_association_and_study(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_PER_MESSAGE", 5)
-    for number in range(12):
-        journal.store(stored(number, study="1.2.3" if number % 3 else "1.2.4"))
-    journal.store(stored(99, association="B"))
-    end(journal, "A")
-    bus = RecordingBus()
-    relay = relay_of(journal, bus)
-    relay.start()
-    bus.wait_for(lambda b: len(b.closed()) == 3)
-    assert relay.drain(60)
-    received = [d for d in bus.data() if hasattr(d, "instances")]
-    assert all(len({(i.association, i.study_instance_uid) for i in d.instances}) == 1 for d in received)
-    assert max(len(d.instances) for d in received) <= 5
+    monkeypatch.setattr(module, "_MOST_PER_BATCH", 5)
+    write(
+        log, *(stored(n, study="1.2.3" if n % 3 else "1.2.4") for n in range(12)), stored(99, association="B"), ended()
+    )
+    running = Running(place, RecordingBus())
+    running.bus.wait_for(lambda b: len(b.closed()) == 2)
+    log.close()
+    running.bus.wait_for(lambda b: len(b.closed()) == 3)
+    assert all(len({(i.association, i.study_instance_uid) for i in m.instances}) == 1 for m in messages(running.bus))
+    assert 1 < max(len(m.instances) for m in messages(running.bus)) <= 5
     assert [
-        i.sop_instance_uid for i in bus.instances() if i.association == "A" and i.study_instance_uid == "1.2.3"
+        i.sop_instance_uid for i in running.bus.instances() if i.association == "A" and i.study_instance_uid == "1.2.3"
     ] == [f"1.2.{n}" for n in range(12) if n % 3]
-    assert {(c.association, c.study_instance_uid, c.released) for c in bus.closed()} == {
+    assert {(c.association, c.study_instance_uid, c.released) for c in running.bus.closed()} == {
         ("A", "1.2.3", True), ("A", "1.2.4", True), ("B", "1.2.3", False),
     }  # fmt: skip
-    journal.flush()
-    assert journal.unassigned() == journal.unpublished_batches() == journal.open_associations() == []
+    journal = running.journal
+    running.bus.wait_for(lambda _: journal.open_associations() == [])
+    assert (journal.unassigned(), journal.unpublished_batches()) == ([], [])
+    assert running.end() is True
 
 
 def test_message_has_at_most_so_many_frames_and_one_object_of_more_goes_alone(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_FRAMES", 10)
+    monkeypatch.setattr(relay_messages, "MOST_FRAMES", 10)
     sizes = [0, 4, 6, 3, 8, 25, 1, 0, 9, 10, 10]  # 0: one image, no frames
 
     def enhanced(file: BinaryIO, one: StoredObject) -> Instance:
-        geometry = Geometry(rows=2, columns=2)
-        frame = Frame(geometry=geometry, slot=Slot())
+        frame = Frame(geometry=Geometry(rows=2, columns=2), slot=Slot())
         return replace(facts(file, one), frames=(frame,) * sizes[int(one.sop_instance_uid.split(".")[-1])])
 
-    for number in range(len(sizes)):
-        journal.store(stored(number))
-    end(journal, "A")
-    bus = RecordingBus()
-    relay = relay_of(journal, bus, enhanced)
-    relay.start()
-    bus.wait_for(lambda b: len(b.closed()) == 1)
-    assert relay.drain(60)
-    received = [[len(i.frames) for i in d.instances] for d in bus.data() if hasattr(d, "instances")]
+    write(log, *(stored(number) for number in range(len(sizes))), ended())
+    running = Running(place, RecordingBus(), read=enhanced)
+    running.bus.wait_for(lambda b: len(b.closed()) == 1)
+    log.close()
+    assert running.end() is True
+    received = [[len(i.frames) for i in m.instances] for m in messages(running.bus)]
     assert all(sum(max(1, n) for n in part) <= 10 or len(part) == 1 for part in received)
     assert [25] in received
-    # In order, and not one by one.
-    assert [n for part in received for n in part] == sizes
+    assert [n for part in received for n in part] == sizes  # in order, and not one by one
     assert len(received) < len(sizes)
-    journal.flush()
-    assert journal.unassigned() == journal.unpublished_batches() == []
 
 
 class DyingBus(RecordingBus):
@@ -132,63 +199,71 @@ class DyingBus(RecordingBus):
         if self.log:
             self.away = True
         super().publish(topic, envelopes)
-        self.away = True
-        with self._changed:
-            self._changed.notify_all()
+        with self.published:
+            self.away = True
+            self.published.notify_all()
         raise ConnectionError("cut off")
 
 
-def test_after_a_crash_the_same_message_comes_again(journal: Journal, tmp_path: Path) -> None:
-    for number in range(4):
-        journal.store(stored(number))
-    end(journal, "A")
+def test_after_a_crash_the_same_message_comes_again(place: Path, log: ReceiptWriter) -> None:
+    write(log, *(stored(number) for number in range(4)), ended())
     dying = DyingBus()
-    crashed = relay_of(journal, dying)
-    crashed.start()
+    crashed = Running(place, dying, patience=0.05)
     dying.wait_for(lambda b: b.away)
-    assert not crashed.drain(0.3)
+    assert crashed.end() is False
     assert len(dying.log) == 1
-    journal.close()  # what the crashed relay still tries finds a closed journal
 
-    again = Journal(tmp_path / "journal.sqlite")
-    for number in range(4, 7):
-        again.store(stored(number, association="B"))
-    end(again, "B")
-    bus = RecordingBus()
-    relay = relay_of(again, bus)
-    relay.start()
-    bus.wait_for(lambda b: len(b.closed()) == 2)
-    assert relay.drain(60)
-    assert bus.log[0][1].id == dying.log[0][1].id
-    assert bus.log[0][1].data == dying.log[0][1].data
-    assert [i.sop_instance_uid for i in bus.instances()] == [f"1.2.{n}" for n in range(7)]
-    again.close()
+    write(log, *(stored(number, association="B") for number in range(4, 7)), ended("B"))
+    again = Running(place, RecordingBus())
+    again.bus.wait_for(lambda b: len(b.closed()) == 2)
+    log.close()
+    assert again.end() is True
+    first = again.bus.log[0][1]
+    assert (first.id, first.data) == (dying.log[0][1].id, dying.log[0][1].data)
+    assert uids(again.bus) == [f"1.2.{n}" for n in range(7)]
 
 
-def test_association_cut_off_by_a_crash_is_closed_as_not_released(journal: Journal) -> None:
-    journal.store(stored(1))
-    bus = RecordingBus()
-    relay = relay_of(journal, bus)
-    relay.start()
-    bus.wait_for(lambda b: bool(b.closed()))
-    (closed,) = bus.closed()
+def test_association_of_a_receiver_that_died_is_closed_as_not_released(place: Path, log: ReceiptWriter) -> None:
+    write(log, stored(1))
+    running = Running(place, RecordingBus())
+    running.bus.wait_for(lambda b: bool(b.instances()))
+    other = ReceiptWriter(place / "receipts", durable=False)
+    write(other, stored(2, association="B"), ended("B"))
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert [c.association for c in running.bus.closed()] == ["B"]  # that of a living one is open
+    log.close()
+    running.bus.wait_for(lambda b: len(b.closed()) == 2)
+    closed = running.bus.closed()[1]
     assert (closed.association, closed.released, closed.counts) == ("A", False, {"1.2.3.1": 1})
-    assert [i.sop_instance_uid for i in bus.instances()] == ["1.2.1"]
-    assert relay.drain(60)
+    other.close()
+    assert running.end() is True
 
 
-def test_messages_of_an_association_have_one_priority(journal: Journal) -> None:
-    journal.store(stored(1, stat=True))
-    end(journal, "A")
-    bus = RecordingBus()
-    relay = relay_of(journal, bus)
-    relay.start()
-    bus.wait_for(lambda b: bool(b.closed()))
-    assert [envelope.priority for _, envelope in bus.log] == [Priority.STAT, Priority.STAT]
-    assert relay.drain(60)
+def test_messages_of_an_association_have_one_priority(place: Path, log: ReceiptWriter) -> None:
+    write(log, stored(1, stat=True), ended(), lane=Lane.STAT)
+    running = Running(place, RecordingBus())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert [envelope.priority for _, envelope in running.bus.log] == [Priority.STAT, Priority.STAT]
+    log.close()
+    assert running.end() is True
 
 
-def test_object_without_facts_is_told_with_its_reason(journal: Journal) -> None:
+def test_urgent_objects_go_before_a_long_backlog(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_PER_BATCH", 5)
+    write(log, *(stored(number) for number in range(200)), ended())
+    write(log, *(stored(number, association="S") for number in range(900, 905)), ended("S"), lane=Lane.STAT)
+    running = Running(place, RecordingBus())
+    running.bus.wait_for(lambda b: len(b.closed()) == 2)
+    order = [i.association for i in running.bus.instances()]
+    assert order[:5] == ["S"] * 5
+    assert running.bus.closed()[0].association == "S"
+    log.close()
+    assert running.end() is True
+
+
+def test_object_without_facts_is_told_with_its_reason(place: Path, log: ReceiptWriter) -> None:
     def read(file: BinaryIO, one: StoredObject) -> Instance:
         if one.sop_instance_uid == "1.2.1":
             raise Unreadable("the object is cut short")
@@ -196,12 +271,151 @@ def test_object_without_facts_is_told_with_its_reason(journal: Journal) -> None:
             raise ValueError("anything")
         return facts(file, one)
 
-    for number in (1, 2, 3):
-        journal.store(stored(number))
-    end(journal, "A")
+    write(log, *(stored(number) for number in (1, 2, 3)), ended())
+    running = Running(place, RecordingBus(), read=read)
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    told = [i.defect for i in running.bus.instances()]
+    assert told == ["the object is cut short", "the header cannot be read", None]
+    log.close()
+    assert running.end() is True
+
+
+@pytest.mark.parametrize("whole", [7, 3])
+def test_digest_is_that_of_the_file(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    monkeypatch.setattr("listener.relay_objects._WHOLE", whole)
+    write(log, stored(1), stored(2), stored(1)._replace(location="1@9"), ended())
+    running = Running(place, RecordingBus())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    rows = running.journal.by_study("1.2.3")
+    assert [r.stored.file_sha256 for r in rows] == [hashlib.sha256(name).hexdigest() for name in (b"1", b"2")]
+    assert running.bus.closed()[0].counts == {"1.2.3.1": 3}  # the same again is counted, and told once
+    assert uids(running.bus) == ["1.2.1", "1.2.2"]
+    log.close()
+    assert running.end() is True
+
+
+def test_refusals_are_told_once_however_often_it_is_tried(place: Path, log: ReceiptWriter) -> None:
     bus = RecordingBus()
-    relay = relay_of(journal, bus, read)
-    relay.start()
+    bus.away = True
+    write(log, Refused("CT1", "0xA900", "a UID is not valid", "", 3.0), stored(1), ended())
+    running = Running(place, bus)
+    bus.wait_for(lambda b: b.refused >= 3)
+    assert running.journal.cursors() == {}  # nothing but the log remembers it
+    bus.away = False
     bus.wait_for(lambda b: bool(b.closed()))
-    assert [i.defect for i in bus.instances()] == ["the object is cut short", "the header cannot be read", None]
-    assert relay.drain(60)
+    (refusal,) = bus.refusals()
+    assert (refusal.calling_ae, refusal.status, refusal.reason, refusal.at) == (
+        "CT1",
+        "0xA900",
+        "a UID is not valid",
+        3.0,
+    )
+    log.close()
+    assert running.end() is True
+
+
+def test_request_for_commitment_is_handed_over_before_the_log_forgets_it(place: Path, log: ReceiptWriter) -> None:
+    requests = Requests()
+    requests.refusing = 3
+    asked = CommitmentRequested("A", "CT1", "ICHOR", "1.2.77", (("1.2.840.10008.5.1.4.1.1.2", "1.2.1"),), 4.0)
+    write(log, stored(1), asked, ended())
+    running = Running(place, RecordingBus(), requests=requests)
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert [receipt.record for receipt in requests.taken] == [asked]
+    assert requests.refusing == 0
+    assert uids(running.bus) == ["1.2.1"]
+    log.close()
+    assert running.end() is True
+
+
+def test_an_absent_bus_stops_the_reading_and_loses_nothing(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_PER_BATCH", 10)
+    bus = RecordingBus()
+    bus.away = True
+    write(log, *(stored(number) for number in range(100)), ended())
+    running = Running(place, bus)
+    bus.wait_for(lambda b: b.refused >= 5)
+    assert 0 < len(running.journal.by_study("1.2.3")) <= 10
+    bus.away = False
+    bus.wait_for(lambda b: bool(b.closed()))
+    assert uids(bus) == [f"1.2.{n}" for n in range(100)]
+    assert bus.closed()[0].counts == {"1.2.3.1": 100}
+    log.close()
+    assert running.end() is True
+
+
+class LossySpool(SpoolOfNames):
+    """Does not have object 1; the disk gives 2 at the second try and 3 never."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        if location == "1":
+            raise KeyError(location)
+        if location == "2":
+            self.tries += 1
+        if location == "3" or (location == "2" and self.tries == 1):
+            raise OSError(5, "Input/output error")
+        return super().read_range(location, offset, length)
+
+
+def test_object_that_is_lost_has_no_row_and_one_that_cannot_be_read_has_a_defect(
+    place: Path, log: ReceiptWriter
+) -> None:
+    lost = metrics.OBJECTS_LOST._value.get()
+    write(log, *(stored(number) for number in (1, 2, 3, 4)), ended())
+    running = Running(place, RecordingBus(), spool=LossySpool())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert [(i.sop_instance_uid, i.defect) for i in running.bus.instances()] == [
+        ("1.2.2", None), ("1.2.3", "the header cannot be read"), ("1.2.4", None),
+    ]  # fmt: skip
+    assert metrics.OBJECTS_LOST._value.get() == lost + 1
+    assert running.bus.closed()[0].counts == {"1.2.3.1": 3}
+    log.close()
+    assert running.end() is True
+
+
+def test_a_stop_waits_for_what_living_writers_still_send(place: Path, log: ReceiptWriter) -> None:
+    running = Running(place, RecordingBus())
+    write(log, stored(1))
+    running.bus.wait_for(lambda b: len(b.instances()) == 1)
+    running.stop.set()
+    write(log, stored(2), ended())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert running.thread.is_alive()
+    write(log, stored(3, association="B"))
+    log.close()
+    assert running.end() is True
+    assert uids(running.bus) == ["1.2.1", "1.2.2", "1.2.3"]
+    assert [(c.association, c.released) for c in running.bus.closed()] == [("A", True), ("B", False)]
+
+
+def test_a_stop_does_not_wait_for_ever(place: Path, log: ReceiptWriter) -> None:
+    running = Running(place, RecordingBus(), patience=0.1)
+    assert running.end() is False
+    log.close()
+
+
+def test_the_log_of_a_dead_writer_goes_once_it_is_told(place: Path, log: ReceiptWriter) -> None:
+    write(log, stored(1), ended())
+    running = Running(place, RecordingBus())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    log.close()
+    other = ReceiptWriter(place / "receipts", durable=False)
+    for number in range(2, 10_000):
+        write(other, stored(number, association="B"))
+        if not any(name.name.startswith(log.name) for name in (place / "receipts").iterdir()):
+            break
+        threading.Event().wait(0.01)
+    else:
+        pytest.fail("it is still there")
+    other.close()
+    assert running.end() is True
+    journal = Journal(place / "journal.sqlite")
+    assert not any(name.startswith(log.name) for name in journal.cursors())
+    journal.close()
