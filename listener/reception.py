@@ -55,17 +55,6 @@ class StoreCommand(NamedTuple):
     study_instance_uid: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreRequest:
-    """A C-STORE-RQ and the whole of its data set, none of it checked."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    data_set: Bytes
-    priority_high: bool = False
-
-
 class Incoming(Protocol):
     """An object under way to the spool."""
 
@@ -141,17 +130,6 @@ class Reception:
     def begin(self, command: StoreCommand, origin: Origin) -> Arrival:
         """An object begins to arrive; what is wrong with it is told at its end. Never raises."""
         return Arrival(self, command, origin)
-
-    def receive(self, request: StoreRequest, origin: Origin) -> int:
-        """A whole object; the status to answer with. Never raises."""
-        arrival = self.begin(
-            StoreCommand(
-                request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.priority_high
-            ),
-            origin,
-        )
-        arrival.feed(memoryview(request.data_set))
-        return arrival.end()
 
     def refuse(self, refusal: StoreRefused, origin: Origin, study: str) -> int:
         status = f"0x{refusal.status:04X}"

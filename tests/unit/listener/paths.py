@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from socketserver import BaseServer
@@ -18,7 +19,7 @@ from ichor.store.receipts import Lane, Record, Stored
 from ichor.store.spool import Address, Placed
 from ichor.uids import is_valid_uid
 from listener import fast_path
-from listener.reception import Origin, Reception, Refusals, StoreRequest
+from listener.reception import Origin, Reception, Refusals, StoreCommand
 
 CLASSES = ("1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4")
 
@@ -70,7 +71,7 @@ class Server:
 
     def __init__(
         self, *, fast: bool, turn: Callable[[], None] = lambda: None, network_timeout: float = 60.0,
-        idle_timeout: float = 600.0, idle_response: str = "A-ABORT", maximum_pdu: int = 131_072,
+        idle_timeout: float = 600.0, idle_response: str = "A-ABORT", tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         self.spool, self.receipts = MemorySpool(), MemoryReceipts()
         self.refusals = Refusals(SystemClock(), self.receipts)
@@ -83,6 +84,7 @@ class Server:
         self._changed = threading.Condition()
         self._fast = fast
         self._turn = turn
+        self._tls = tls
         self._network_timeout = network_timeout
         self._idle_response = idle_response
         self._origin = Origin(association="A", calling_ae="CT1", called_ae="ICHOR")
@@ -91,14 +93,14 @@ class Server:
         _config.VALIDATORS["UI"] = lambda _: (True, "")
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
         self._ae = AE("ICHOR")
-        self._ae.maximum_pdu_size = maximum_pdu
+        self._ae.maximum_pdu_size = 131_072
         self._ae.network_timeout = idle_timeout
         for uid in CLASSES:
             self._ae.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
 
     def __enter__(self) -> Server:
         self._server = self._ae.make_server(
-            ("127.0.0.1", 0), server_class=ThreadedAssociationServer,
+            ("127.0.0.1", 0), server_class=ThreadedAssociationServer, ssl_context=self._tls,
             evt_handlers=[
                 (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_C_ECHO, lambda _: 0), (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ended, ["released"]), (evt.EVT_ABORTED, self._ended, ["aborted"]),
@@ -142,14 +144,15 @@ class Server:
     def _store(self, event: evt.Event) -> int:
         assert not self._fast, "a C-STORE came to the plain path"
         request: Any = event.request
-        return self.reception.receive(
-            StoreRequest(
-                sop_class_uid=str(request.AffectedSOPClassUID), sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                transfer_syntax_uid=str(event.context.transfer_syntax), data_set=request.DataSet.getvalue(),
-                priority_high=request.Priority == 1,
+        arrival = self.reception.begin(
+            StoreCommand(
+                str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID),
+                str(event.context.transfer_syntax), request.Priority == 1,
             ),
             self._origin,
         )  # fmt: skip
+        arrival.feed(request.DataSet.getbuffer())
+        return arrival.end()
 
     def _ended(self, _: evt.Event, fate: str) -> None:
         with self._changed:

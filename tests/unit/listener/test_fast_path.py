@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import socket
+import ssl
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -406,3 +410,62 @@ def test_library_as_a_sender_is_served() -> None:
         assert response.Status == 0
         association.release()
         assert server.fate() == "released"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str, str], str]) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = [peer("openssl", "openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
+    return certificate, key
+
+
+@pytest.fixture
+def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """The server's side; `Scu` speaks TLS from now on."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*certificate)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    connect = socket.create_connection
+
+    def create_connection(address: tuple[str, int], timeout: float) -> ssl.SSLSocket:
+        return client.wrap_socket(connect(address, timeout))
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    return server
+
+
+def test_tls_carries_objects_echoes_and_releases(secure: ssl.SSLContext) -> None:
+    large = encode(image("1.2.3.4.9", pixels=random.Random(2).randbytes(3_000_000)))
+    with Server(fast=True, tls=secure) as server:
+        talk = converse(server.port, [whole(SMALL[0], 1) + p_data(value(3, 3, echo(2))), whole(b"", 3)], answers=3)
+        assert (len(talk.answers), server.fate()) == (3, "released")
+        scu = Scu(server.port, contexts=CONTEXTS)
+        assert scu.store(large, sop_instance="1.2.3.4.9", pdv=120_000) == 0
+        assert scu.echo(3) == 0
+        assert scu.store(SMALL[1], sop_instance="1.2.3.4.1", pdv=7) == 0
+        scu.release()
+        assert server.fate(1) == "released"
+        assert [data for _, data in server.stored()] == [SMALL[0], large, SMALL[1]]
+
+
+def test_tls_sender_silent_within_an_object_is_aborted(secure: ssl.SSLContext) -> None:
+    with Server(fast=True, tls=secure, network_timeout=0.3) as server:
+        scu = Scu(server.port, contexts=CONTEXTS)
+        scu.socket.sendall(p_data(value(1, 3, command())) + p_data(value(1, 0, SMALL[0][:300])))
+        assert scu.read()[0] == 7
+        scu.socket.close()
+        assert (server.fate(), server.stored()) == ("aborted", [])
+
+
+def test_tls_abort_by_us_comes_at_once_also_within_a_record(secure: ssl.SSLContext) -> None:
+    with Server(fast=True, tls=secure) as server:
+        scu = Scu(server.port, contexts=CONTEXTS)
+        socket.socket.sendall(scu.socket, b"\x17\x03\x03\x01\x00" + bytes(10))  # the beginning of a TLS record
+        scu.socket.settimeout(10)
+        server.associations[0].abort(block=False)
+        assert scu.read()[0] == 7
+        scu.socket.close()
+        assert server.fate() == "aborted"

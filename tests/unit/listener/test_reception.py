@@ -1,66 +1,82 @@
-"""One C-STORE without a network: which status, and what is on disk then."""
+"""One object without a network: which status, what is in the spool and the receipts then."""
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from unit.listener.modality import CT, EXPLICIT, encode, image
+from unit.listener.paths import MemoryReceipts, MemorySpool
 
 from ichor.clock import ManualClock
 from ichor.errors import OutOfResources
 from ichor.reasons import Reason
 from ichor.store import disk
-from ichor.store.journal import Journal, StoredObject
+from ichor.store.receipts import Lane, Refused, Stored
 from ichor.store.spool import FileSpool
 from ichor.types import Priority
-from listener.reception import Origin, Reception, Refusals, StoreRequest
+from listener.reception import Origin, Reception, Refusals, StoreCommand
 
-ORIGIN = Origin(association="A", calling_ae="CT1", called_ae="ICHOR", called_priority=Priority.STAT)
+ORIGIN = Origin(association="A", calling_ae="CT1", called_ae="ICHOR", called_priority=Priority.STAT, lane=Lane.STAT)
+DEFLATED = "1.2.840.10008.1.2.1.99"
+COMMAND = StoreCommand(CT, "1.2.3.4.1", EXPLICIT)
 
 
 class Desk:
     def __init__(self, root: Path) -> None:
         self.clock = ManualClock()
-        self.spool = FileSpool(root / "spool")
-        self.journal = Journal(root / "journal.sqlite")
-        self.refusals = Refusals(self.clock)
-        self.told = 0
+        self.spool = FileSpool(root / "spool", durability="none")
+        self.receipts = MemoryReceipts()
         self.reception = Reception(
-            spool=self.spool, journal=self.journal, clock=self.clock, refusals=self.refusals, on_stored=self._count
+            spool=self.spool, receipts=self.receipts, clock=self.clock, refusals=Refusals(self.clock, self.receipts)
         )
-
-    def _count(self) -> None:
-        self.told += 1
 
     def receive(
-        self, data_set: bytes, *, sop_class: str = CT, sop_instance: str = "1.2.3.4.1", syntax: str = EXPLICIT
-    ) -> int:
-        request = StoreRequest(
-            sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=syntax, data_set=data_set
-        )
-        return self.reception.receive(request, ORIGIN)
+        self, data_set: bytes, *, sop_class: str = CT, sop_instance: str = "1.2.3.4.1", syntax: str = EXPLICIT,
+        study: str = "",
+    ) -> int:  # fmt: skip
+        command = StoreCommand(sop_class, sop_instance, syntax, study_instance_uid=study)
+        return send(self.reception, command, [data_set])
+
+    def stored(self) -> list[Stored]:
+        return [record for _, record, _ in self.receipts.records if isinstance(record, Stored)]
+
+    def refused(self) -> list[Refused]:
+        return [record for _, record, _ in self.receipts.records if isinstance(record, Refused)]
+
+
+def send(reception: Reception, command: StoreCommand, parts: Sequence[bytes]) -> int:
+    arrival = reception.begin(command, ORIGIN)
+    for part in parts:
+        arrival.feed(memoryview(part))
+    return arrival.end()
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    desk.journal.close()
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
 
 
-def test_success_means_spool_and_journal_have_it(desk: Desk) -> None:
+def test_success_means_spool_and_receipts_have_it(desk: Desk) -> None:
     data_set = encode(image())
     assert desk.receive(data_set) == 0x0000
-    (row,) = desk.journal.by_study("1.2.3")
-    with desk.spool.open(row.stored.location) as file:
-        assert file.read().endswith(data_set)
-    assert row.stored.received_at == desk.clock.time()
-    assert (row.stored.association, row.stored.called_priority) == ("A", Priority.STAT)
-    assert desk.told == 1
+    ((lane, _, waited),) = desk.receipts.records
+    (stored,) = desk.stored()
+    with desk.spool.open(stored.location) as file:
+        file_bytes = file.read()
+    assert file_bytes.endswith(data_set)
+    assert (lane, waited) == (Lane.STAT, True)
+    assert stored == Stored(
+        "1.2.3.4.1", CT, "1.2.3.4", "1.2.3", EXPLICIT, stored.location, len(file_bytes), "A", "CT1", "ICHOR", None,
+        Priority.STAT, False, desk.clock.time(),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -81,17 +97,17 @@ def test_success_means_spool_and_journal_have_it(desk: Desk) -> None:
         ({"data_set": encode(image(series=""))}, 0xC000, Reason.NO_STUDY_OR_SERIES),
         ({"data_set": b""}, 0xC000, Reason.NO_STUDY_OR_SERIES),
         ({"data_set": b"\xff" * 1000}, 0xC000, Reason.NO_STUDY_OR_SERIES),
+        ({"study": "1.2.4"}, 0xA900, Reason.OTHER_STUDY),
     ],
 )
 def test_refusal_has_its_status_and_reason_and_leaves_nothing(
     desk: Desk, tmp_path: Path, changes: dict[str, str | bytes], status: int, reason: str
 ) -> None:
     assert desk.receive(**({"data_set": encode(image())} | changes)) == status  # type: ignore[arg-type]
-    (refused,) = desk.refusals.take()
+    (refused,) = desk.refused()
     assert (refused.status, refused.reason, refused.calling_ae) == (f"0x{status:04X}", reason, "CT1")
-    assert list((tmp_path / "spool").rglob("*.dcm")) == []
-    assert desk.journal.unassigned() == []
-    assert desk.told == 0
+    assert [path for path in (tmp_path / "spool").rglob("*") if path.is_file()] == []
+    assert desk.stored() == []
 
 
 @pytest.mark.parametrize(
@@ -111,26 +127,44 @@ def test_cut_short_data_set_is_stored(desk: Desk) -> None:
     assert desk.receive(encode(image())[:-300]) == 0x0000
 
 
-def test_full_disk_is_a700_and_recovers_alone(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a700_and_recovers_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(disk, "write_all", full)
         assert desk.receive(encode(image())) == 0xA700
-    assert [p for p in (tmp_path / "spool").rglob("*") if p.suffix in (".dcm", ".part")] == []
-    assert desk.journal.unassigned() == []
+    assert desk.stored() == []
     assert desk.receive(encode(image())) == 0x0000
 
 
-def test_journal_that_cannot_be_written_is_a700(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: StoredObject) -> bool:
-        raise OutOfResources("the journal cannot be written: OperationalError")
+def test_disk_pressure_is_a700_and_counts_what_was_stored(desk: Desk) -> None:
+    class Pressure:
+        is_full = True
+        written = 0
+
+        def check(self) -> None:
+            if self.is_full:
+                raise OutOfResources("the disk is nearly full")
+
+        def wrote(self, length: int) -> None:
+            self.written += length
+
+    pressure = desk.reception.pressure = Pressure()
+    assert desk.receive(encode(image())) == 0xA700
+    pressure.is_full = False
+    assert desk.receive(encode(image())) == 0x0000
+    assert pressure.written == desk.stored()[0].length
+
+
+def test_receipt_that_cannot_be_written_is_a700(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OutOfResources("a receipt cannot be written (EIO)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.journal, "store", fail)
+        patch.setattr(desk.receipts, "append", fail)
         assert desk.receive(encode(image())) == 0xA700
-    assert desk.told == 0
+    assert desk.receive(encode(image())) == 0x0000
 
 
 def test_unexpected_error_is_an_answer_not_the_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +172,71 @@ def test_unexpected_error_is_an_answer_not_the_end(desk: Desk, monkeypatch: pyte
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.spool, "put", fail)
+        patch.setattr(desk.spool, "begin", fail)
         assert desk.receive(encode(image())) == 0xA700
     assert desk.receive(encode(image())) == 0x0000
+
+
+def test_level_association_does_not_wait_for_the_receipt(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.reception.waits = False
+    assert desk.receive(encode(image())) == 0x0000
+    assert desk.receipts.records[0][2] is False
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_fragmentation_and_any_flush_stores_the_same(data: st.DataObject) -> None:
+    spool, receipts, clock = MemorySpool(), MemoryReceipts(), ManualClock()
+    reception = Reception(spool=spool, receipts=receipts, clock=clock, refusals=Refusals(clock, receipts))
+    whole = encode(image(pixels=bytes(range(256)) * data.draw(st.sampled_from([0, 20, 8_000]))))
+    arrival = reception.begin(COMMAND, ORIGIN)
+    at = 0
+    while at < len(whole):
+        size = data.draw(st.sampled_from([1, 2, 50, 300, 1_000_000]))
+        for _ in range(data.draw(st.sampled_from([1, 700]))):  # more than are kept in hand
+            piece = bytearray(whole[at : at + size])
+            arrival.feed(memoryview(piece))
+            at += size
+        if data.draw(st.booleans()):
+            arrival.flush()
+            piece[:] = bytes(len(piece))  # its memory is used again
+    assert arrival.end() == 0
+    assert spool.objects["0"][1] == whole
+
+
+def test_uids_are_looked_for_in_the_first_mebibyte_however_it_comes(tmp_path: Path) -> None:
+    private = b"\x09\x00\x01\x10OB\x00\x00"
+    after = encode(image())
+    at = after.index(b"\x10\x00\x10\x00")  # Patient's Name: what is before it stays there
+    for size, status in ((900_000, 0x0000), (1 << 20, 0xC000)):
+        whole = after[:at] + private + size.to_bytes(4, "little") + bytes(size) + after[at:]
+        for step in (len(whole), 16_000):
+            desk = Desk(tmp_path / f"{size}-{step}")
+            parts = [whole[n : n + step] for n in range(0, len(whole), step)]
+            assert send(desk.reception, COMMAND, parts) == status
+
+
+def test_long_object_goes_to_the_spool_as_it_comes() -> None:
+    spool, receipts, clock = MemorySpool(), MemoryReceipts(), ManualClock()
+    reception = Reception(spool=spool, receipts=receipts, clock=clock, refusals=Refusals(clock, receipts))
+    arrival = reception.begin(COMMAND, ORIGIN)
+    arrival.feed(memoryview(encode(image())))
+    for n in range(1, 41):
+        arrival.feed(memoryview(bytes(100_000)))
+        assert len(arrival._parts) <= 11, n
+    assert (spool.begun, spool.writes) == (1, 3)
+    arrival.cut()
+    assert (spool.discarded, receipts.records) == (1, [])
+
+
+def test_deflated_data_set_is_kept_deflated(desk: Desk) -> None:
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = squeeze.compress(encode(image())) + squeeze.flush()
+    command = StoreCommand(CT, "1.2.3.4.1", DEFLATED)
+    assert send(desk.reception, command, [data[:40], data[40:]]) == 0x0000
+    with desk.spool.open(desk.stored()[0].location) as file:
+        assert file.read().endswith(data)
 
 
 def test_log_of_a_refusal_names_no_patient(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
@@ -152,12 +248,12 @@ def test_log_of_a_refusal_names_no_patient(desk: Desk, caplog: pytest.LogCapture
     assert record.getMessage() == "refused: status=0xA900 calling_ae=CT1 reason=a UID is not valid"
 
 
-def test_refusals_are_bounded_and_keep_order_when_put_back() -> None:
-    refusals = Refusals(ManualClock())
-    for number in range(10_010):
-        refusals.add(calling_ae=str(number), status="0xA900", reason="r")
-    taken = refusals.take()
-    assert (len(taken), taken[0].calling_ae) == (10_000, "10")
-    refusals.put_back(taken[:2])
-    refusals.add(calling_ae="new", status="0xA900", reason="r")
-    assert [r.calling_ae for r in refusals.take()] == ["10", "11", "new"]
+def test_refusal_that_cannot_be_written_down_is_an_answer_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OutOfResources("a receipt cannot be written (ENOSPC)")
+
+    monkeypatch.setattr(desk.receipts, "append", fail)
+    assert desk.receive(b"") == 0xC000
+    assert "a refusal could not be written down: a receipt cannot be written (ENOSPC)" in caplog.messages

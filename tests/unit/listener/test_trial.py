@@ -1,0 +1,51 @@
+"""The trial of the fast path at start: any difference, and the plain path serves."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import REGISTRY
+from pynetdicom.dul import DULServiceProvider
+
+from listener import fast_path, pdu, trial
+
+
+def served() -> dict[str, float | None]:
+    return {path: REGISTRY.get_sample_value("ichor_receive_path", {"path": path}) for path in ("fast", "plain")}
+
+
+def test_fast_path_serves_with_the_library_that_is_installed() -> None:
+    assert trial.is_fast_path_usable()
+    assert served() == {"fast": 1.0, "plain": 0.0}
+
+
+def test_private_name_that_is_gone_means_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trial, "_PATIENCE", 0.5)
+    monkeypatch.delattr(DULServiceProvider, "_decode_pdu")
+    assert not trial.is_fast_path_usable()
+    assert served() == {"fast": 0.0, "plain": 1.0}
+    (record,) = [record for record in caplog.records if record.name == "listener.trial"]
+    assert record.getMessage().startswith("the plain receive path serves")
+
+
+def test_fast_path_that_is_never_asked_means_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where the library no longer looks at the socket by the method that is replaced.
+    monkeypatch.setattr(fast_path, "install", lambda *_, **__: True)
+    assert not trial.is_fast_path_usable()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("store_response", lambda *_: b""),
+        ("read_command", lambda _: 1 / 0),
+    ],
+)
+def test_other_answer_means_the_plain_path(monkeypatch: pytest.MonkeyPatch, name: str, wrong: object) -> None:
+    class Wrong:
+        def __getattr__(self, attribute: str) -> object:
+            return wrong if attribute == name else getattr(pdu, attribute)
+
+    monkeypatch.setattr(fast_path, "pdu", Wrong())
+    assert not trial.is_fast_path_usable()
