@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
 from ichor.history import Projection
 from ichor.messages import EVENTS, DeliveryChanged, JobDone, StudyAssembled, seal
-from ichor.retention import Ages, Swept, sweep
+from ichor.retention import Ages, Swept, cut_unnamed, sweep
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
-from ichor.store.spool import Address, FileSpool
+from ichor.store.receipts import Ended, Lane, ReceiptWriter
+from ichor.store.segments import segment_of
+from ichor.store.spool import Address, FileSpool, Placed
 from ichor.types import Job, Priority, ResultObject
 
 STUDY, SERIES, IMAGE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
@@ -28,7 +31,9 @@ class Place:
         self.clock = ManualClock()
         self.bus = MemoryBus(clock=self.clock)
         self.blobs = FileBlobs(folder / "blobs")
-        self.spool = FileSpool(folder / "spool")
+        self.folder = folder
+        self.receipts = ReceiptWriter(folder / "receipts", durable=False)
+        self.spool = self.next_spool()
         self.journal = Journal(folder / "journal.sqlite")
         address = Address(
             study_instance_uid=STUDY, series_instance_uid=SERIES, sop_instance_uid=IMAGE,
@@ -60,19 +65,50 @@ class Place:
             )
         )  # fmt: skip
 
-    def receive(self) -> None:
-        """Put and acknowledge the image, as the receiver does."""
+    def next_spool(self) -> FileSpool:
+        return FileSpool(self.folder / "spool", durability="none", writer=self.receipts.name)
+
+    def restart(self) -> None:
+        """The receiver ends, however it does, and another one begins; its log is told and gone."""
+        self.receipts.close()
+        self.spool.close()
+        for log in (self.folder / "receipts").glob(f"{self.receipts.name}*"):
+            log.unlink()
+        self.receipts = ReceiptWriter(self.folder / "receipts", durable=False)
+        self.spool = self.next_spool()
+
+    def receive(self) -> Placed:
+        """Put and acknowledge the image, as receiver and relay do; its segment is sealed and was written long ago."""
+        placed = self.put()
+        self.take(placed)
+        self.settle()
+        return placed
+
+    def put(self) -> Placed:
+        return self.spool.put(self.address, [b"\0" * 64])
+
+    def take(self, placed: Placed) -> None:
         address = self.address
-        placed = self.spool.put(address, [b"\0" * 64])
-        self.journal.store(
-            StoredObject(
-                sop_instance_uid=IMAGE, sop_class_uid=address.sop_class_uid, series_instance_uid=SERIES,
-                study_instance_uid=STUDY, transfer_syntax_uid=address.transfer_syntax_uid, location=placed.location,
-                length=placed.length, file_sha256=placed.file_sha256, association="a", calling_ae="CT1",
-                called_ae="ICHOR", sender_priority=None, called_priority=None, command_priority_high=False,
-                received_at=self.clock.time(),
-            )
+        with self.spool.open(placed.location) as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        stored = StoredObject(
+            sop_instance_uid=IMAGE, sop_class_uid=address.sop_class_uid, series_instance_uid=SERIES,
+            study_instance_uid=STUDY, transfer_syntax_uid=address.transfer_syntax_uid, location=placed.location,
+            length=placed.length, file_sha256=digest, association="a", calling_ae="CT1", called_ae="ICHOR",
+            sender_priority=None, called_priority=None, command_priority_high=False, received_at=self.clock.time(),
         )  # fmt: skip
+        self.journal.take([(stored, self.receipts.name)], cursors={})
+
+    def settle(self) -> None:
+        self.spool.seal(idle_for=0.0)
+        for segment in self.segments():
+            os.utime(self.folder / "spool" / segment, (0, 0))
+
+    def segments(self) -> dict[str, int]:
+        return dict(self.spool.segments())
+
+    def cut(self) -> int:
+        return cut_unnamed(journal=self.journal, spool=self.spool, receipts=self.folder / "receipts")
 
     def say(self, event: StudyAssembled | JobDone | DeliveryChanged) -> None:
         self.bus.publish(EVENTS, [seal(event, source="test", time=self.clock.time())])
@@ -145,37 +181,141 @@ def test_an_image_that_was_acknowledged_again_stays(place: Place) -> None:
     assert place.sweep() == Swept(objects=1, result_sets=0)
 
 
-def test_an_image_that_comes_while_its_study_is_removed_waits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    started = threading.Event()
+def test_a_segment_stays_until_nothing_in_it_is_named(place: Place) -> None:
+    place.deliver("sent")
+    first = place.put()
+    second = place.spool.put(place.address._replace(sop_instance_uid="1.2.3.4.6"), [b"\1" * 64])
+    assert segment_of(first.location) == segment_of(second.location)
+    place.take(first)
+    place.address = place.address._replace(sop_instance_uid="1.2.3.4.6")
+    place.clock.advance(60)
+    place.take(second)
+    place.settle()
+    place.clock.advance(60)
+    place.sweep()
+    assert segment_of(second.location) in place.segments()
+    place.clock.advance(60)
+    place.sweep()
+    assert place.segments() == place.journal.segment_ends() == {}
 
-    def receive_again() -> None:
-        started.set()
-        with place.spool.gate.enter(STUDY):
-            order.append("received")
-            place.receive()
 
-    receiver = threading.Thread(target=receive_again)
-    remove, forget = place.spool.remove, place.journal.forget
+def test_a_segment_that_is_written_to_stays(place: Place) -> None:
+    place.deliver("sent")
+    place.clock.advance(101)
+    incoming = place.spool.begin(place.address)
+    incoming.write([b"half of it"])
+    place.sweep()
+    (segment,) = place.segments()
+    assert segment != segment_of(place.location)
+    placed = incoming.finish()
+    place.take(placed)
+    assert place.spool.read_range(placed.location, 0, placed.length).endswith(b"half of it")
 
-    def remove_while_it_comes(location: str) -> None:
-        receiver.start()
-        assert started.wait(60)
-        receiver.join(0.1)  # a gate that is open lets it through here
-        remove(location)
-        order.append("removed")
 
-    def forget_last(rows: list[JournalRow]) -> None:
-        forget(rows)
-        order.append("forgotten")
+def test_an_image_that_is_not_taken_yet_keeps_its_segment(place: Place) -> None:
+    place.deliver("sent")
+    first = place.put()
+    place.take(first)
+    second = place.put()  # acknowledged, and still in the receipts log
+    place.settle()
+    place.clock.advance(101)
+    place.sweep()
+    assert place.journal.by_study(STUDY) == []
+    assert place.spool.read_range(second.location, 0, second.length)
+    place.take(second)
+    assert [row.stored.location for row in place.journal.by_study(STUDY)] == [second.location]
 
-    monkeypatch.setattr(place.spool, "remove", remove_while_it_comes)
-    monkeypatch.setattr(place.journal, "forget", forget_last)
+
+def test_a_segment_that_was_written_to_just_now_stays(place: Place) -> None:
+    """An earlier object of it may be acknowledged later than a later one, by another thread."""
+    place.deliver("sent")
+    place.clock.advance(101)
+    at = place.clock.time() - 10
+    os.utime(place.folder / "spool" / segment_of(place.location), (at, at))
+    place.sweep()
+    assert place.journal.by_study(STUDY) == []
+    assert segment_of(place.location) in place.segments()
+    place.clock.advance(600)
+    place.sweep()
+    assert place.segments() == {}
+
+
+def test_the_same_image_that_comes_between_look_and_removal_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget = place.journal.forget
+
+    def forget_after_it_came(rows: list[JournalRow]) -> list[JournalRow]:
+        place.take(place.put())
+        return forget(rows)
+
+    monkeypatch.setattr(place.journal, "forget", forget_after_it_came)
+    place.deliver("sent")
+    place.clock.advance(101)
+    assert place.sweep().objects == 0
+    (row,) = place.journal.by_study(STUDY)
+    with place.spool.open(row.stored.location) as file:
+        assert file.read().endswith(b"\0" * 64)
+
+
+def test_the_same_image_that_comes_after_its_row_went_is_kept_at_its_new_place(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget = place.journal.forget
+
+    def it_comes_after(rows: list[JournalRow]) -> list[JournalRow]:
+        dropped = forget(rows)
+        place.take(place.put())
+        place.settle()
+        return dropped
+
+    monkeypatch.setattr(place.journal, "forget", it_comes_after)
     place.deliver("sent")
     place.clock.advance(101)
     assert place.sweep().objects == 1
-    receiver.join(60)
-    assert order == ["removed", "forgotten", "received"]
-    with place.spool.open(place.location) as file:
-        assert len(file.read()) > 64
-    assert place.here()[0]
+    (row,) = place.journal.by_study(STUDY)
+    assert row.stored.location != place.location
+    with place.spool.open(row.stored.location) as file:
+        assert file.read().endswith(b"\0" * 64)
+    assert segment_of(place.location) not in place.segments()
+
+
+def test_a_committed_image_stays(place: Place) -> None:
+    place.journal.commit_objects([(place.address.sop_class_uid, IMAGE)], 1.0, exists=lambda _: True)
+    place.deliver("sent")
+    place.clock.advance(10_000)
+    assert place.sweep().objects == 0
+    assert place.spool.open(place.location)
+
+
+def test_what_no_receipt_names_goes_when_its_writer_is_gone(place: Place) -> None:
+    placed = place.put()
+    place.take(placed)
+    torn = place.put()  # killed before its receipt
+    other = place.spool.put(place.address._replace(series_instance_uid="1.2.3.9"), [b"\2" * 64])
+    place.receipts.append(Lane.ROUTINE, Ended("a", True, 1.0))
+    place.settle()
+    assert place.cut() == 0  # its writer lives: a receipt may still come
+    place.restart()
+    assert place.cut() == 2
+    assert place.spool.read_range(placed.location, 0, placed.length)
+    for location in (torn.location, other.location):
+        with pytest.raises(KeyError):
+            place.spool.open(location)
+    assert not (place.folder / "spool" / STUDY / "1.2.3.9").exists()
+    assert place.cut() == 0
+
+
+def test_what_a_dead_writer_acknowledged_stays_while_its_log_is_not_taken(place: Place) -> None:
+    placed = place.put()
+    place.spool.close()
+    place.receipts.close()  # dead, but its log is there
+    assert place.cut() == 0
+    assert place.spool.read_range(placed.location, 0, placed.length)
+
+
+def test_a_file_of_an_older_version_that_the_journal_does_not_know_goes(place: Place) -> None:
+    old = place.folder / "spool" / STUDY / SERIES / f"{IMAGE}.0123456789abcdef.dcm"
+    old.write_bytes(b"x")
+    assert place.cut() == 1
+    assert not old.exists()
