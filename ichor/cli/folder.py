@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ichor.errors import CannotStart
+from ichor.store.disk import sync_directory
 
 VERSION = 1
 
@@ -86,7 +88,12 @@ class DataFolder:
                     file.write(f"{VERSION}\n")
                     file.flush()
                     os.fsync(file.fileno())
+                # The way here first, so that a stamp means that it was synced: nothing here outlives a power cut without.
+                for parent in self.root.absolute().parents:
+                    with contextlib.suppress(PermissionError):  # not made by us
+                        sync_directory(parent)
                 fresh.rename(stamp)
+                sync_directory(self.root)
             text = stamp.read_text().strip()
         except OSError as error:
             raise CannotStart(f"data folder {self.root}: {error.strerror}") from error
