@@ -56,7 +56,8 @@ class Bench:
             said = f"; goal {'>=' if least else '<='} {goal:g}{unit}: {'met' if met else 'MISSED'}"
             if not met:
                 self.missed.append(what)
-        print(f"{what}: {value:.3g}{unit} {detail}{said}", flush=True)
+        shown = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        print(f"{what}: {shown}{unit} {detail}{said}", flush=True)
 
 
 def main() -> int:

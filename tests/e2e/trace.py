@@ -170,11 +170,11 @@ class _Disk:
     def _new_entries(self, path: str, *, before: int) -> list[str]:
         found = []
         for entry in (Path(path), *Path(path).parents):
-            if str(entry) == self._data:
+            if not str(entry).startswith(self._data):
                 break
             made = self._entries.get(str(entry))
             if made is not None and not self._synced(str(entry.parent), after=made.ended, before=before):
-                found.append(f"the entry of {entry.relative_to(self._data)} was not synced")
+                found.append(f"the entry of {entry.name} was not synced")
         return found
 
     def _synced(self, path: str, *, after: int, before: int) -> bool:
