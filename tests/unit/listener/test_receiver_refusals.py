@@ -109,6 +109,18 @@ def test_who_does_not_get_in(
         assert listening.receiver.open_associations() == 0
 
 
+def test_of_a_flood_of_rejections_all_are_counted_and_some_listed() -> None:
+    label = "called AE title not recognised"
+    with Listening() as listening:
+        before = count(REJECTED, label)
+        for _ in range(100):
+            assert say(listening.port, request(called=b"OTHER")) == rejection(1, 1, 7)
+        assert count(REJECTED, label) == before + 100
+        assert 10 <= len(listening.refusals.listed) < 20
+        assert say(listening.port, request(version=2)) == rejection(1, 2, 2)
+        assert listening.refusals.listed[-1][2] == "protocol version not supported"
+
+
 def data(body: bytes, *, context: int = 1, control: int = 3, length: int | None = None) -> bytes:
     """A P-DATA-TF PDU with one PDV."""
     value = struct.pack(">IBB", len(body) + 2 if length is None else length, context, control) + body
