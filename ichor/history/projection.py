@@ -96,7 +96,7 @@ class Projection:
                 with self._lock:
                     self._refusals.append(refusal)
                 return
-            uid = event.study_instance_uid
+            uid = envelope.subject
             view = fold(self._views.get(uid), event)
         except UnknownMessage as error:
             metrics.LOOP_ERRORS.labels("history").inc()
