@@ -38,6 +38,8 @@ class ListedReceipts:
 
 
 class ListedArrival:
+    is_held = False  # what is fed is copied
+
     def __init__(self, reception: ListedReception, command: Any, origin: Any) -> None:
         self._reception, self.command, self.origin = reception, command, origin
         self.data = b""
