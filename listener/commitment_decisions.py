@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ichor import metrics
-from ichor.bus.protocol import Bus, Delivery
+from ichor.bus.protocol import Bus, Delivery, Subscription
 from ichor.clock import Clock
 from ichor.errors import OutOfResources, TransientError, UnknownMessage
 from ichor.messages import (
@@ -75,10 +75,7 @@ class Commitments:
         self._enabled = enabled
         self._reporter = Reporter(addresses=addresses, clock=clock, send=send)
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._serve, args=(group, handle), name=group, daemon=True)
-            for group, handle in (("commitment.decide", self._decide), ("commitment.report", self._report))
-        ]
+        self._threads: list[threading.Thread] = []
 
     def requested(self, receipt: Receipt) -> None:
         """Take a `CommitmentRequested` over; durable when it returns, and again is harmless.
@@ -98,8 +95,12 @@ class Commitments:
         self._bus.publish(COMMITMENTS, [seal(asked, source=_SOURCE, time=self._clock.time(), id=name)])
 
     def start(self) -> None:
-        for thread in self._threads:
+        """Join both groups and begin; TransientError when the bus is away."""
+        for group, handle in (("commitment.decide", self._decide), ("commitment.report", self._report)):
+            subscription = self._bus.subscribe([COMMITMENTS], group, lease=_LEASE, max_attempts=_MOST_ATTEMPTS)
+            thread = threading.Thread(target=self._serve, args=(subscription, handle), name=group, daemon=True)
             thread.start()
+            self._threads.append(thread)
 
     def stop(self, patience: float) -> None:
         """Return within ``patience`` seconds; what is left, or cut off, goes on at the next start."""
@@ -108,8 +109,7 @@ class Commitments:
         for thread in self._threads:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
 
-    def _serve(self, group: str, handle: Callable[[Delivery], None]) -> None:
-        subscription = self._bus.subscribe([COMMITMENTS], group, lease=_LEASE, max_attempts=_MOST_ATTEMPTS)
+    def _serve(self, subscription: Subscription, handle: Callable[[Delivery], None]) -> None:
         try:
             while not self._stopping.is_set():
                 try:
@@ -118,7 +118,7 @@ class Commitments:
                         self._handle(delivery, handle)
                 except Exception as error:  # noqa: BLE001 - the loop's edge: the message comes again, and is counted
                     metrics.LOOP_ERRORS.labels("commitment").inc()
-                    _LOG.error("%s: unexpected error: %s", group, type(error).__name__)
+                    _LOG.error("%s: unexpected error: %s", threading.current_thread().name, type(error).__name__)
                     self._stopping.wait(_PAUSE)
         finally:
             subscription.close()
