@@ -157,8 +157,8 @@ class _Disk:
                 found.append(f"nothing was written to {part}")
                 continue
             path = first[-1].path
-            # The rest of a long object has no UID: it is what the same thread wrote to the same file next.
-            rest = [
+            # The rest of a long object has no UID: it is what the same thread wrote to the same segment next.
+            rest = [first[-1]] if part == "receipts" else [
                 c for c in writes
                 if c.path == path and c.thread == first[-1].thread and first[-1].began <= c.began < before
             ]  # fmt: skip
