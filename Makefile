@@ -20,7 +20,7 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not soak" $(PYTEST_ARGS)
 
-# The long forms: full fault counts, all phantoms, 10,000 arrivals.
+# The long forms: full fault counts (200 kills of the receiver over 100,000 instances, 10,000 probes), all phantoms, 10,000 arrivals.
 soak: $(VENV)/.test peers
 	$(BIN)/pytest -m soak --timeout 3600 $(PYTEST_ARGS)
 

@@ -139,7 +139,7 @@ def receiver(tmp_path: Path, free_port: Callable[[], int]) -> Receive:
 @pytest.mark.parametrize("seed", [1])
 def test_nothing_acknowledged_is_lost_under_kill(receiver: Receive, tmp_path: Path, seed: int) -> None:
     try:
-        kill_many(receiver, kills=10, instances=4_000, seed=seed, out=tmp_path / "out")
+        kill_many(receiver, kills=8, instances=3_000, seed=seed, out=tmp_path / "out")
     finally:
         receiver.kill()
 
