@@ -27,7 +27,7 @@ from listener import pdu
 from listener.reception import Arrival, Origin, Reception, StoreCommand
 
 _LOG = logging.getLogger(__name__)
-_BUFFER = 1 << 20  # bytes; only what is used takes memory
+_BUFFER = 1 << 19  # bytes; only what is used takes memory
 _LITTLE_ROOM = 1 << 14
 _SLACK = 1024  # senders count a PDU's length in different ways
 _GOODBYE = 1.0  # seconds in which a peer can take our A-ABORT
@@ -392,7 +392,7 @@ class _FastPath:
 
     def _fill(self, size: int) -> bool:
         """Receive until ``size`` bytes from `_at` on are there; False when the library has to act, or nothing comes."""
-        if self._at == self._filled and self._arrival is None:
+        if self._at == self._filled and (self._arrival is None or not self._arrival.is_held):
             self._at = self._filled = self._pdu_end = 0
         if _BUFFER - self._filled < _LITTLE_ROOM or _BUFFER - self._at < size:
             self._make_room()

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 SUCCESS = 0x0000
 _MOST_LABELS = 100
 _MOST_HEAD = 1 << 20  # bytes in which an object's UIDs must be
-_MOST_HELD = 1 << 20  # bytes that are kept before they are written
+_MOST_HELD = 1 << 18  # bytes that are kept before they are written: the end of a long object then has little to do
 _MOST_PARTS = 512
 
 
@@ -156,7 +156,7 @@ class Arrival:
     """
 
     __slots__ = (
-        "_command", "_held", "_incoming", "_origin", "_parts", "_reception", "_refusal", "_searched", "_series", "_study",
+        "_command", "_held", "_incoming", "_joined", "_origin", "_parts", "_reception", "_refusal", "_searched", "_series", "_study",
     )  # fmt: skip
 
     def __init__(self, reception: Reception, command: StoreCommand, origin: Origin) -> None:
@@ -165,6 +165,7 @@ class Arrival:
         self._origin = origin
         self._parts: list[Bytes] = []
         self._held = 0  # bytes in them
+        self._joined = 0  # bytes in the first of them, which is a copy then
         self._searched = 0  # bytes in which the UIDs were looked for in vain
         self._incoming: Incoming | None = None
         self._study = ""
@@ -183,8 +184,13 @@ class Arrival:
             return
         self._parts.append(part)
         self._held += len(part)
-        if self._held >= _MOST_HELD or len(self._parts) >= _MOST_PARTS:
+        if self._held - self._joined >= _MOST_HELD or len(self._parts) >= _MOST_PARTS:
             self.flush()
+
+    @property
+    def is_held(self) -> bool:
+        """Memory of what was fed is still needed."""
+        return self._held > self._joined
 
     def flush(self) -> None:
         """What was fed is written or copied: its memory may be used again."""
@@ -196,6 +202,7 @@ class Arrival:
                 said = self._search(last=self._held >= _MOST_HEAD)
                 if said is None:
                     parts[:] = [b"".join(parts)]
+                    self._joined = self._held
                     return
                 self._incoming = self._begin(said)
             self._incoming.write(parts)
@@ -204,7 +211,7 @@ class Arrival:
         except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
             self._give_up(_unexpected())
         parts.clear()
-        self._held = 0
+        self._held = self._joined = 0
 
     def end(self) -> int:
         """That was all: the status to answer with."""
@@ -281,7 +288,7 @@ class Arrival:
     def _give_up(self, refusal: StoreRefused) -> None:
         self._refusal = self._refusal or refusal
         self._parts.clear()
-        self._held = 0
+        self._held = self._joined = 0
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.discard()
