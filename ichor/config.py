@@ -133,6 +133,16 @@ class SenderSettings(_Table):
             raise ValueError("username: required with passcode_file")
         return self
 
+    def passcode(self) -> str | None:
+        """The passcode, read from its file; None when there is none.
+
+        Raises
+        ------
+        ConfigError
+            When the file cannot be read or is empty.
+        """
+        return _token(self.passcode_file, f"senders.passcode_file of {self.ae_title}")
+
 
 class ConsoleSettings(_Table):
     host: str = "127.0.0.1"

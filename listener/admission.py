@@ -11,11 +11,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from ichor.config import SenderSettings
-from ichor.errors import ConfigError
 from ichor.types import Priority
 
 _LOG = logging.getLogger(__name__)
@@ -96,7 +94,7 @@ class Admission:
     ) -> None:  # fmt: skip
         self._titles = dict(titles)
         self._senders = tuple(senders)
-        self._passcodes = {s.passcode_file: _passcode(s) for s in senders if s.passcode_file}
+        self._passcodes = {s: (s.passcode() or "").encode() for s in senders if s.passcode_file}
         self._most = most
         self._is_congested = is_congested
         self._hosts = hosts or Hosts([s.host for s in senders])
@@ -168,7 +166,7 @@ class Admission:
     def _is_known(self, sender: SenderSettings, identity: _Identity | None) -> bool:
         if identity is None:
             return False
-        passcode = self._passcodes.get(sender.passcode_file)
+        passcode = self._passcodes.get(sender)
         kind = _USERNAME if passcode is None else _USERNAME_AND_PASSCODE
         # Both are always compared, each in constant time.
         right_name = hmac.compare_digest(identity.primary, sender.username.encode())
@@ -254,17 +252,6 @@ def _identity(item: memoryview) -> _Identity:
     if len(secondary) != more:
         raise UnreadableRequest
     return _Identity(kind, bool(wants_answer), primary, secondary)
-
-
-def _passcode(sender: SenderSettings) -> bytes:
-    where = f"senders ({sender.ae_title}): passcode_file = {sender.passcode_file!r}"
-    try:
-        passcode = Path(sender.passcode_file).read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}") from error
-    if not passcode:
-        raise ConfigError(f"{where}: the file is empty")
-    return passcode
 
 
 def _look_up(name: str) -> set[str]:

@@ -203,6 +203,8 @@ def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
     settings.token()
     if receives:
         settings.stow_token()
+        for sender in settings.senders:
+            sender.passcode()
         if settings.listener.tls is not None:
             from listener import tls
 
