@@ -5,6 +5,7 @@ Nothing that is merely wrong with an object is judged here: what can be stored i
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Sequence
@@ -294,12 +295,15 @@ class Arrival:
             incoming.discard()
 
 
+_known_valid = functools.lru_cache(maxsize=1024)(is_valid_uid)  # of what many objects share
+
+
 def _check_command(command: StoreCommand) -> None:
-    if not is_valid_uid(command.sop_class_uid):
+    if not _known_valid(command.sop_class_uid):
         raise DataSetMismatch(Reason.INVALID_UID)
     if not is_storage_class(command.sop_class_uid):
         raise ClassNotSupported("the SOP class is not for storage")
-    if not is_valid_uid(command.sop_instance_uid) or not is_valid_uid(command.transfer_syntax_uid):
+    if not is_valid_uid(command.sop_instance_uid) or not _known_valid(command.transfer_syntax_uid):
         raise DataSetMismatch(Reason.INVALID_UID)
 
 
