@@ -5,8 +5,10 @@ Imports of a role's room happen when the role is built, so that a single role do
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -39,6 +41,10 @@ _PRELOADED = {
 }
 
 
+# What pydicom imports where it finds it, to decode pixels and to download: `ichor receive` does neither.
+_UNUSED_BY_RECEIVE = ("PIL", "libjpeg", "openjpeg", "pylibjpeg", "requests", "rle")
+
+
 def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
     """The roles that ``commands`` run with these settings."""
     return roles_of(*commands, stow=settings.listener.stow is not None)
@@ -59,12 +65,17 @@ def preload(names: Sequence[str]) -> None:
 
     OpenVINO starts threads when imported and is left to the worker itself.
     """
+    if set(names) <= set(COMMANDS["receive"]):
+        for module in _UNUSED_BY_RECEIVE:
+            sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # an ImportError for whoever tries
     for name in names:
         for module in _PRELOADED[name]:
             importlib.import_module(module)
     # A collection in a child would write to every object that it has from here, and so make a copy of its page.
     gc.collect()
     gc.freeze()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc keeps what the imports needed for a moment
+        libc.malloc_trim(0)
 
 
 def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
