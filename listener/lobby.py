@@ -321,6 +321,6 @@ class Lobby:
                 del self._of_address[guest.address]
 
     def _count(self, reason: str) -> None:
-        metrics.CONNECTIONS_DROPPED.labels(reason).inc()
         if reason not in _QUIET and self._log_limit.allows(reason):
             _LOG.warning("connection refused: %s", reason)
+        metrics.CONNECTIONS_DROPPED.labels(reason).inc()

@@ -57,7 +57,7 @@ def stranger(authority: Authority) -> Authority:
 
 @pytest.fixture(scope="module")
 def server(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("server", rsa=True)
+    return authority.issue("server", days=90, rsa=True)
 
 
 @pytest.fixture
