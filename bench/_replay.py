@@ -77,18 +77,10 @@ class Sent:
 
 
 class Sender:
-    """`replay.c`, compiled into ``folder``, and the messages that it sends.
-
-    Raises
-    ------
-    RuntimeError
-        When there is no C compiler.
-    """
+    """`replay.c`, compiled into ``folder``, and the messages that it sends."""
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            raise RuntimeError("no C compiler: apt install gcc libc6-dev")
+        compiler = shutil.which("cc") or "gcc"
         self._folder = folder
         self._program = folder / "replay"
         source = Path(__file__).with_name("replay.c")

@@ -67,6 +67,9 @@ def main() -> int:
     if absent:
         print(f"peers are missing: apt install {' '.join(sorted(set(absent)))}")
         return 1
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        print("the sender needs a C compiler: apt install gcc libc6-dev")
+        return 1
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before it began; ratios are what counts")
     memory = Path(tempfile.mkdtemp(prefix="ichor-bench-", dir=options.memory))
     disk = Path(tempfile.mkdtemp(prefix="ichor-bench-", dir=options.disk))
