@@ -57,11 +57,18 @@ def install(
     Returns
     -------
     bool
-        False where the peer takes PDUs so short that answers would have to be split: the plain path serves it.
+        False where the plain path goes on to serve it: the peer takes PDUs so short that answers would have to be
+        split, we announced longer ones than are held here, or the system has no descriptor left.
     """
     if 0 < (association.requestor.maximum_length or 0) < _LEAST_PEER_PDU:
         return False
-    _FastPath(association, reception, origin, turn, finish, tell, network_timeout)
+    if not 0 < (association.acceptor.maximum_length or 0) <= _BUFFER // 2:
+        return False
+    try:
+        _FastPath(association, reception, origin, turn, finish, tell, network_timeout)
+    except OSError as error:  # no descriptor or no memory to be had
+        _LOG.warning("an association is served by the plain path: %s", error.strerror)
+        return False
     return True
 
 
@@ -162,9 +169,8 @@ class _FastPath:
         connection: socket.socket = dul.socket.socket
         self._socket = connection
         self._is_tls = isinstance(connection, ssl.SSLSocket)
-        self._receive: Callable[[memoryview], int] = (
-            connection.recv_into if self._is_tls else functools.partial(connection.recv_into, flags=socket.MSG_DONTWAIT)
-        )
+        self._flags = 0 if self._is_tls else socket.MSG_DONTWAIT  # OpenSSL knows none: the socket does not block then
+        self._receive: Callable[[memoryview], int] = functools.partial(connection.recv_into, flags=self._flags)
         self._is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_QUICKACK")
         self._view = memoryview(mmap.mmap(-1, _BUFFER))
         self._at = 0  # the first byte not yet looked at
@@ -206,7 +212,8 @@ class _FastPath:
         except Exception:  # noqa: BLE001 - the loop's edge: this association ends, the others go on
             metrics.LOOP_ERRORS.labels("receive").inc()
             _LOG.exception("unexpected error while an association was served")
-            self._say_goodbye(pdu.abort(reason=0))
+            with contextlib.suppress(Exception):  # whatever it was: the library's thread must not stay parked
+                self._say_goodbye(pdu.abort(reason=0))
             return self._close()
 
     def _is_library_busy(self) -> bool:
@@ -447,7 +454,7 @@ class _FastPath:
         deadline = 0.0
         while left:
             try:
-                left = left[self._socket.send(left) :]
+                left = left[self._socket.send(left, self._flags) :]
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import random
 import socket
 import ssl
@@ -18,8 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import FileMetaDataset
 from pynetdicom import AE
-from pynetdicom.dimse_primitives import C_STORE
 from unit.listener.modality import CT, EXPLICIT, IMPLICIT, Scu, encode, image
 from unit.listener.paths import Server
 
@@ -134,6 +133,12 @@ def test_usual_conversation_is_byte_for_byte_the_librarys(both: Both) -> None:
 )
 def test_refusals_are_the_librarys(both: Both, data: bytes) -> None:
     plain, fast = both([whole(data, 1), whole(SMALL[0], 2)], answers=2)
+    assert fast == plain
+    assert len(fast.stored) == 1
+
+
+def test_command_without_a_data_set_is_refused_on_both_paths(both: Both) -> None:
+    plain, fast = both([p_data(value(1, 3, command(data_set=0x0101))), whole(SMALL[0], 2)], answers=2)
     assert fast == plain
     assert len(fast.stored) == 1
 
@@ -369,6 +374,23 @@ def test_abort_by_us_comes_at_once(within: bool) -> None:
         assert len(server.stored()) == 1
 
 
+@pytest.mark.parametrize("broken", ["_take_values", "_send"])
+def test_unexpected_error_ends_the_association_and_no_other(
+    broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with Server(fast=True) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(fast_path._FastPath, broken, fail)
+            assert converse(server.port, [whole(SMALL[0], 1)], answers=1).answers == []
+            assert server.fate() == "aborted"
+        assert "unexpected error while an association was served" in caplog.messages
+        assert len(converse(server.port, [whole(SMALL[0], 1)], answers=1).answers) == 1
+        assert server.fate(1) == "released"
+
+
 def test_request_of_our_own_is_the_librarys() -> None:
     # The library pauses its reactor for that: from then on the association is its own.
     with Server(fast=True) as server:
@@ -401,13 +423,10 @@ def test_library_as_a_sender_is_served() -> None:
         ae.add_requested_context(ECHO)
         association = ae.associate("127.0.0.1", server.port)
         assert association.send_c_echo().Status == 0
-        request = C_STORE()
-        request.MessageID, request.Priority = 1, 2
-        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CT, "1.2.3.4.0"
-        request.DataSet = io.BytesIO(SMALL[0])
-        association.dimse.send_msg(request, 1)
-        _, response = association.dimse.get_msg(block=True)
-        assert response.Status == 0
+        dataset = image("1.2.3.4.0")
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = EXPLICIT
+        assert [association.send_c_store(dataset, msg_id=n).Status for n in range(1, 4)] == [0, 0, 0]
         association.release()
         assert server.fate() == "released"
 
