@@ -24,7 +24,7 @@ from pynetdicom.association import Association
 
 from ichor import metrics
 from listener import pdu
-from listener.reception import Arrival, Origin, Reception, StoreCommand
+from listener.reception import Arrival, Origin, Reception, StoreCommand, place_of
 
 _LOG = logging.getLogger(__name__)
 _BUFFER = 1 << 19  # bytes; only what is used takes memory
@@ -209,9 +209,9 @@ class _FastPath:
             self._tell(ended.cause)
             self._say_goodbye(pdu.abort(reason=ended.reason))
             return self._close()
-        except Exception:  # noqa: BLE001 - the loop's edge: this association ends, the others go on
+        except Exception as error:  # noqa: BLE001 - the loop's edge: this association ends, the others go on
             metrics.LOOP_ERRORS.labels("receive").inc()
-            _LOG.exception("unexpected error while an association was served")
+            _LOG.error("unexpected error while an association was served: %s", place_of(error))
             with contextlib.suppress(Exception):  # whatever it was: the library's thread must not stay parked
                 self._say_goodbye(pdu.abort(reason=0))
             return self._close()

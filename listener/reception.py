@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from prometheus_client import Counter
@@ -209,8 +211,8 @@ class Arrival:
             self._incoming.write(parts)
         except StoreRefused as refusal:
             self._give_up(refusal)
-        except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
-            self._give_up(_unexpected())
+        except Exception as error:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
+            self._give_up(_unexpected(error))
         parts.clear()
         self._held = self._joined = 0
 
@@ -223,8 +225,8 @@ class Arrival:
                 length = self._store()
             except StoreRefused as refusal:
                 self._give_up(refusal)
-            except Exception:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
-                self._give_up(_unexpected())
+            except Exception as error:  # noqa: BLE001 - the edge of one request: the association goes on
+                self._give_up(_unexpected(error))
         if self._refusal is not None:
             return reception.refuse(self._refusal, self._origin, self._study)
         reception.counter(self._origin.calling_ae).inc()
@@ -307,7 +309,14 @@ def _check_command(command: StoreCommand) -> None:
         raise DataSetMismatch(Reason.INVALID_UID)
 
 
-def _unexpected() -> OutOfResources:
+def _unexpected(error: Exception) -> OutOfResources:
     metrics.LOOP_ERRORS.labels("receive").inc()
-    _LOG.exception("unexpected error while an object was stored")
+    _LOG.error("unexpected error while an object was stored: %s", place_of(error))
     return OutOfResources("an unexpected error")
+
+
+def place_of(error: Exception) -> str:
+    """Type of an error and where it was raised; its text may hold what a sender wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + place
