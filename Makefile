@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: run test lint unit soak bench peers lock clean
+.PHONY: run test lint unit soak fuzz bench peers lock clean
 
 run: $(VENV)/.serve
 	$(BIN)/ichor demo $(ARGS)
@@ -23,6 +23,10 @@ unit: $(VENV)/.test
 # The long forms: full fault counts (200 kills of the receiver over 100,000 instances, 10,000 probes), all phantoms, 10,000 arrivals.
 soak: $(VENV)/.test peers
 	$(BIN)/pytest -m soak --timeout 3600 $(PYTEST_ARGS)
+
+# 1,000,000 damaged messages to whatever reads a stranger's bytes; FUZZ_ARGS="--cases 10000 --seed 2". See docs/fuzz.md.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 # Ratios against peers and absolute figures; exit 1 when a goal is missed. Never part of the tests.
 bench: $(VENV)/.test peers
