@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,28 @@ def test_a_second_serve_on_the_same_folder_refuses(site: Site) -> None:
     assert second.returncode == 1
     assert "in use" in second.stderr
     assert site.request("/readyz")[0] == 200
+
+
+def test_receive_alone_is_a_receiver_and_a_relay_of_which_a_folder_has_one(
+    site: Site, free_port: Callable[[], int]
+) -> None:
+    folder = site.folder
+    folder.mkdir(parents=True)
+    with (folder / "serve.log").open("ab") as log:
+        receive = subprocess.Popen([*ICHOR, "receive"], env=site.settings(), stdout=log, stderr=log)
+    try:
+        site.until(lambda: sorted(pids(site)) == ["receive", "relay"], timeout=60, what="receiver and relay")
+        other = site.ichor("receive", "--set", f"listener.port={free_port()}", check=False)
+        assert other.returncode == 1
+        assert "in use" in other.stderr
+        before = pids(site)
+        assert not any(gone(pid) for pid in before.values())
+        receive.send_signal(signal.SIGTERM)
+        assert receive.wait(20) == 0
+        assert all(gone(pid) for pid in before.values())
+    finally:
+        receive.kill()
+        receive.wait()
 
 
 def test_sigterm_drains_and_leaves_nobody_behind(site: Site) -> None:

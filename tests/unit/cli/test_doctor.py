@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import socket
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from ichor.bus.memory import MemoryBus
 from ichor.cli import doctor as module
 from ichor.cli.doctor import (
     check_bus,
+    check_certificate,
     check_console,
     check_destinations,
     check_listener,
@@ -189,6 +191,32 @@ def test_roles_that_are_missing_are_named(folder: DataFolder) -> None:
     assert (finding.level, finding.text.rpartition(" ")[2]) == (Level.WARN, "console")
     (folder.run / "console.ready").write_text(str(os.getpid()))
     assert check_roles(settings(folder), folder).level is Level.OK
+
+
+def test_stow_is_missed_only_where_it_is_configured(folder: DataFolder) -> None:
+    for role in ("receive", "relay", "assemble", "work", "send", "console"):
+        (folder.run / f"{role}.ready").write_text(str(os.getpid()))
+    assert check_roles(settings(folder), folder).level is Level.OK
+    finding = check_roles(settings(folder, listener={"stow": {}}), folder)
+    assert (finding.level, finding.text.rpartition(" ")[2]) == (Level.WARN, "stow")
+
+
+def test_a_certificate_is_named_before_it_ends(
+    folder: DataFolder, tmp_path: Path, peer: Callable[[str, str], str]
+) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = [peer("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-keyout", str(key), "-out", str(cert), "-days", "100", "-subj", "/CN=ichor"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    tls = settings(folder, listener={"tls": {"cert": str(cert), "key": str(key)}})
+    now = cert.stat().st_mtime
+    levels = [next(check_certificate(tls, now=now + days * 86400)).level for days in (1, 80, 101)]
+    assert levels == [Level.OK, Level.WARN, Level.FAIL]
+    (absent,) = check_certificate(
+        settings(folder, listener={"tls": {"cert": str(cert), "key": str(tmp_path / "absent")}}), now=now
+    )
+    assert absent.level is Level.FAIL
+    assert list(check_certificate(settings(folder), now=now)) == []
 
 
 def test_a_token_file_that_is_not_there_fails(folder: DataFolder) -> None:
