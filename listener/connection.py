@@ -21,13 +21,14 @@ from ichor import metrics
 from listener.admission import Admitted
 
 _LOG = logging.getLogger(__name__)
-# A-ABORT by the service-provider, unexpected PDU: PS3.8 section 9.3.8.
+# A-ABORT by the service-provider, unexpected PDU and invalid parameter value: PS3.8 section 9.3.8.
 _ABORT = struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 2, 2)
+_TOO_LONG = struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 2, 6)
 _CLOSING = "Sta13"  # PS3.8 section 9.2.2: waits for the connection to close
 
 
-class OversizedPDU(Exception):
-    """A PDU is longer than was negotiated; the library answers with A-ABORT and ends the association."""
+class OversizedPDU(OSError):
+    """A PDU is longer than was negotiated; to the library a lost connection, as its threads would die of another error."""
 
 
 class AdmittedSocket(AssociationSocket):
@@ -58,9 +59,11 @@ class AdmittedSocket(AssociationSocket):
         if self._request:
             first, self._request = self._request[:nr_bytes], self._request[nr_bytes:]
             return bytearray(first)
-        if nr_bytes > self._longest:
-            raise OversizedPDU
         connection = cast(socket.socket, self.socket)
+        if nr_bytes > self._longest:
+            with contextlib.suppress(OSError):
+                connection.sendall(_TOO_LONG)
+            raise OversizedPDU
         data = bytearray(nr_bytes)
         view, got = memoryview(data), 0
         while got < nr_bytes:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
 from fuzz import runner
+from unit.listener.listening import Listening
+from unit.listener.requests import request
 
 SEED = 7
 # 20,000 in all, most where a case costs least; the whole receiver has its own long form.
@@ -39,3 +44,17 @@ def test_a_case_that_breaks_what_is_promised_is_a_finding(monkeypatch: pytest.Mo
 
 def test_the_full_form_is_a_million_cases() -> None:
     assert sum(runner.share(1_000_000).values()) == 1_000_000
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+def test_too_long_a_pdu_right_behind_the_request_ends_the_association(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Listening, "fast", fast)
+    with Listening() as listening, socket.create_connection(("127.0.0.1", listening.port), timeout=10) as connection:
+        connection.sendall(request() + struct.pack(">BBI", 4, 0, 0xFFFFFFFF))
+        heard = b""
+        while more := connection.recv(1000):
+            heard += more
+        # PS3.8 9.3.8: by the service-provider, invalid PDU parameter value.
+        assert heard.endswith(struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 2, 6))
