@@ -43,7 +43,7 @@ def joined(*parts: Message | bytes) -> Message:
     return message(data, marks)
 
 
-def marked(data: bytes, walk: Callable[[bytes, list[Mark]], None]) -> Message:
+def marked(data: bytes, walk: Callable[[bytes, list[Mark]], object]) -> Message:
     marks: list[Mark] = []
     walk(data, marks)
     return message(data, marks)
