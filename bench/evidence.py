@@ -18,6 +18,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +158,33 @@ def _graded(events: Subscription, study: str) -> float:
 def _send(association: Association, slices: list[Dataset]) -> None:
     if not association.is_established:
         raise SystemExit("the receiver did not accept the association")
-    for item in slices:
-        status = association.send_c_store(item)
-        if "Status" not in status:
-            raise SystemExit("a C-STORE was not answered")
-        if status.Status != 0x0000:
-            raise SystemExit(f"C-STORE was answered with {status.Status:#06x}")
+    with _parked(association):
+        for item in slices:
+            status = association.send_c_store(item)
+            if "Status" not in status:
+                raise SystemExit("a C-STORE was not answered")
+            if status.Status != 0x0000:
+                raise SystemExit(f"C-STORE was answered with {status.Status:#06x}")
+
+
+@contextmanager
+def _parked(association: Association) -> Iterator[None]:
+    """Keep the association's own thread out of the way of its sender.
+
+    Between two sends the library lets that thread run; under load it then takes the next response off the queue, for
+    which the sender waits 30 s in vain (pynetdicom 3.0.4, `Association._run_reactor`).
+    """
+    checkpoint = association._reactor_checkpoint
+    checkpoint.clear()
+    time.sleep(0.01)  # one turn of it takes 1 ms
+    while not association._is_paused:
+        time.sleep(0.001)
+    checkpoint.set = lambda: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del checkpoint.set
+        checkpoint.set()
 
 
 def _job(jobs: Subscription, study: str) -> float:
