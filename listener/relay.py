@@ -147,9 +147,8 @@ class Relay:
         fresh = self._journal.take(batch.entries, cursors=batch.cursors)
         self._batches[lane] = None
         self._last[lane] = self._clock.monotonic()
-        self._tell([(row, batch.facts[row.stored.location]) for row in fresh])
-        if batch.ends:
-            self._close_ended()
+        self._assign([(row, batch.facts[row.stored.location]) for row in fresh])
+        self._publish_pending(ends=batch.ends)
         return True
 
     def _collect(self, lane: Lane, budget: float) -> _Batch:
@@ -214,18 +213,24 @@ class Relay:
             self._commitments.requested(batch.requests[0])
             del batch.requests[0]
 
-    def _tell(self, told: Sequence[Told]) -> None:
-        fresh = messages(told, now=self._clock.time())
-        self._journal.assign_batches({one.envelope.id: one.rows for one in fresh})
-        self._pending += fresh
-        self._publish_pending()
+    def _assign(self, told: Sequence[Told]) -> None:
+        if told:
+            fresh = messages(told, now=self._clock.time())
+            self._journal.assign_batches({one.envelope.id: one.rows for one in fresh})
+            self._pending += fresh
 
-    def _publish_pending(self) -> None:
-        if not self._pending:
-            return
-        self._bus.publish(INSTANCES, [one.envelope for one in self._pending])
-        self._journal.mark_published([row for one in self._pending for row in one.rows])
-        self._pending.clear()
+    def _publish_pending(self, *, ends: bool = False) -> None:
+        """Tell what is assigned. ``ends``: then all that the journal holds is told, so that associations may be closed."""
+        ended = [row for row in self._journal.open_associations() if row.ended_at is not None] if ends else []
+        envelopes = [one.envelope for one in self._pending]
+        envelopes += [one for row in ended for one in closing(row, now=self._clock.time())]
+        if envelopes:
+            self._bus.publish(INSTANCES, envelopes)
+        if self._pending:
+            self._journal.mark_published([row for one in self._pending for row in one.rows])
+            self._pending.clear()
+        for row in ended:
+            self._journal.forget_association(row.association)
 
     def _tell_what_is_left(self) -> None:
         """What the journal holds and the bus may not: of an earlier process, or of a step that failed."""
@@ -242,18 +247,10 @@ class Relay:
                 frames += weight(told[-1][1])
                 if frames >= relay_messages.MOST_FRAMES:
                     break
-            self._tell(told)
-        self._close_ended()
+            self._assign(told)
+            self._publish_pending()
+        self._publish_pending(ends=True)
         self._untold = False
-
-    def _close_ended(self) -> None:
-        """All that the journal holds is told by now, so what an ended association stored is."""
-        ended = [row for row in self._journal.open_associations() if row.ended_at is not None]
-        envelopes = [one for row in ended for one in closing(row, now=self._clock.time())]
-        if envelopes:
-            self._bus.publish(INSTANCES, envelopes)
-        for row in ended:
-            self._journal.forget_association(row.association)
 
     def _look_round(self) -> None:
         """Now and then: associations whose receiver is gone, files of the log that are done."""
@@ -267,7 +264,7 @@ class Relay:
         ]
         if lost:
             self._journal.take(lost, cursors={})
-            self._close_ended()
+            self._publish_pending(ends=True)
         if now >= self._forget_at:
             self._forget_at = now + _FORGET
             self._journal.forget_files(self._reader.forget(self._journal.cursors()))
