@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ichor import metrics
+from ichor.errors import CannotStart
 from ichor.store import disk
 from ichor.store.receipt_codec import HEAD_SIZE, Damaged, decode, find, size_at, split
 from ichor.store.receipt_records import Lane, Receipt, Stored
@@ -53,26 +54,35 @@ class ReceiptReader:
     def read(self, lane: Lane, *, limit: int) -> list[Receipt]:
         """The next records, at most ``limit``; [] when there is nothing new now.
 
-        Records of one writer come in its order; no writer keeps another from being read.
+        Records of one writer come in its order; no writer keeps another from being read. Whatever is raised loses
+        nothing: what was read before is handed out first, and what could not be read comes again.
 
         Raises
         ------
         CannotStart
-            When a newer version of Ichor wrote a record.
+            When a newer version of Ichor wrote the record that is next.
+        OSError
+            When a file cannot be read now.
         """
         self._look()
         found: list[Receipt] = []
+        problem: CannotStart | OSError | None = None
         writers = list(self._queues[lane])
         self._turn += 1
         for index in range(len(writers)):
             queue = self._queues[lane][writers[(self._turn + index) % len(writers)]]
             for log in queue:
-                if not log.done:
-                    log.read(found, limit)
+                try:
+                    if not log.done:
+                        log.read(found, limit)
+                except (CannotStart, OSError) as error:
+                    problem = problem or error
                 if len(found) >= limit:
                     return found
                 if not log.done:
                     break  # what its writer appended later comes later
+        if problem is not None and not found:
+            raise problem
         return found
 
     def backlog(self) -> dict[Lane, int]:
@@ -191,8 +201,24 @@ class Tail:
         self.lost = 0
 
     def bodies(self, limit: int, *, final: bool) -> list[tuple[int, bytes]]:
-        """``(end, body)`` of the next records. ``final``: nothing more comes, so what is not whole now never will be."""
+        """``(end, body)`` of the next records. ``final``: nothing more comes, so what is not whole now never will be.
+
+        OSError when there is none that can be read now; those before come first.
+        """
         found: list[tuple[int, bytes]] = []
+        try:
+            self._walk(found, limit, final=final)
+        except OSError:
+            if not found:
+                raise
+        return found
+
+    def back(self, end: int, body: bytes) -> None:
+        """Go back before a record that `bodies` gave last."""
+        self.offset = end - len(body) - HEAD_SIZE
+        self.last_end = min(self.last_end, self.offset)
+
+    def _walk(self, found: list[tuple[int, bytes]], limit: int, *, final: bool) -> None:
         size = _CHUNK
         while len(found) < limit:
             data = os.pread(self._descriptor, size, self.offset)
@@ -212,7 +238,6 @@ class Tail:
                 pass
             if not self._skip(final=final):
                 break
-        return found
 
     def _split(self, data: bytes, found: list[tuple[int, bytes]], limit: int) -> None:
         base, at = self.offset, 0
@@ -229,8 +254,8 @@ class Tail:
         size = os.fstat(self._descriptor).st_size
         if size == self._searched and not final:
             return False
-        self._searched = size
         rest = os.pread(self._descriptor, size - self.offset, self.offset)
+        self._searched = size
         start = find(rest, 0)
         if start < 0 and not final:
             return False
@@ -256,7 +281,7 @@ class _Log:
         self._descriptor = -1
 
     def read(self, found: list[Receipt], limit: int) -> None:
-        """Append its next records to ``found``, up to ``limit`` in all."""
+        """Append its next records to ``found``, up to ``limit`` in all; what is raised comes behind these."""
         tail = self._open()
         if tail is None:
             self.done = True  # somebody removed it
@@ -265,8 +290,14 @@ class _Log:
         while len(found) < limit:
             lost = tail.lost
             bodies = tail.bodies(limit - len(found), final=final)
-            found += [Receipt(decode(body), self.name, end, self.writer) for end, body in bodies]
-            self.last_end = tail.last_end
+            for end, body in bodies:
+                try:
+                    record = decode(body)
+                except CannotStart:
+                    tail.back(end, body)
+                    raise
+                found.append(Receipt(record, self.name, end, self.writer))
+                self.last_end = end
             if tail.lost > lost:
                 metrics.RECEIPTS_DAMAGED.inc()
                 _LOG.error(

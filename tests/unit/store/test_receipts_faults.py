@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ichor.errors import OutOfResources
-from ichor.store import receipt_writer
+from ichor.errors import CannotStart, OutOfResources
+from ichor.store import receipt_reader, receipt_writer
 from ichor.store.receipt_codec import encode
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 
@@ -290,7 +294,7 @@ import sys
 from pathlib import Path
 from ichor.store.receipts import Lane, ReceiptWriter
 from tests.unit.store.test_receipts import stored
-from ichor.store import receipt_writer
+from ichor.store import receipt_reader, receipt_writer
 receipt_writer._ROTATE_AT = 20_000
 writer = ReceiptWriter(Path(sys.argv[1]))
 number = 0
@@ -381,3 +385,80 @@ def test_whatever_fails_acknowledged_is_read_and_refused_is_not(
         assert refused[n]
         assert numbers(mine) == acknowledged[n]
     writer.close()
+
+
+# --- the reading side, when it is short of something ------------------------------------------------------------------
+
+
+def test_a_reader_without_descriptors_for_a_moment_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in (1, 11):
+        writer = ReceiptWriter(tmp_path / "receipts")
+        for number in range(start, start + 3):
+            writer.append(Lane.ROUTINE, stored(number))
+    real = os.open
+    for bad in range(12):
+        calls = iter(range(100))
+
+        def scarce(path: object, *rest: int, bad: int = bad, calls: Iterator[int] = calls) -> int:
+            if str(path).endswith(".log") and next(calls) == bad:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(path, *rest)  # type: ignore[arg-type]
+
+        reader = ReceiptReader(tmp_path / "receipts")
+        found: list[Receipt] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", scarce)
+            for _ in range(4):
+                with contextlib.suppress(OSError):
+                    found += reader.read(Lane.ROUTINE, limit=100)
+        assert sorted(numbers(found)) == sorted(f"1.2.{n}" for n in (1, 2, 3, 11, 12, 13)), bad
+        reader.close()
+
+
+def test_a_medium_that_does_not_give_a_log_for_a_moment_costs_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_reader, "_CHUNK", 1000)
+    path, receipts = filled(tmp_path / "receipts", 12)
+    real = os.pread
+    for bad in range(12):
+        calls = iter(range(100))
+
+        def sick(*arguments: int, bad: int = bad, calls: Iterator[int] = calls) -> bytes:
+            if next(calls) == bad:
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*arguments)
+
+        reader = ReceiptReader(path.parent)
+        found: list[Receipt] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", sick)
+            for _ in range(4):
+                with contextlib.suppress(OSError):
+                    found += reader.read(Lane.ROUTINE, limit=100)
+        assert found == receipts, bad
+        reader.close()
+
+
+def test_what_a_newer_version_wrote_waits_and_costs_no_record_beside_it(tmp_path: Path) -> None:
+    path, receipts = filled(tmp_path / "receipts", 3)
+    body = b"\x63 of a newer version"
+    with path.open("r+b") as file:
+        file.seek(receipts[1].end)
+        rest = file.read()
+        file.seek(receipts[1].end)
+        file.write(struct.pack("<II", len(body), zlib.crc32(body, len(body))) + body + rest)
+    other = ReceiptWriter(path.parent)
+    other.append(Lane.ROUTINE, stored(99))
+    reader = ReceiptReader(path.parent)
+    assert sorted(numbers(reader.read(Lane.ROUTINE, limit=100))) == ["1.2.0", "1.2.1", "1.2.99"]
+    for _ in range(2):
+        with pytest.raises(CannotStart, match="type 99"):
+            reader.read(Lane.ROUTINE, limit=100)
+    other.append(Lane.ROUTINE, stored(100))
+    assert numbers(reader.read(Lane.ROUTINE, limit=100)) == ["1.2.100"]
+    assert not reader.finished(receipts[0].writer)
+    assert reader.forget({path.name: path.stat().st_size}) == []
+    reader.close()
