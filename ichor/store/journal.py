@@ -34,12 +34,13 @@ from ichor.store.journal_rows import (
 )  # fmt: skip
 from ichor.store.receipt_reader import Unread
 from ichor.store.receipt_records import Ended, Stored
-from ichor.store.segments import end_of, segment_of
+from ichor.store.segments import end_of, parse, segment_of
 from ichor.types import Priority
 
 __all__ = ["AssociationRow", "Journal", "JournalReader", "JournalRow", "StoredObject"]
 
 _MOST_PER_QUERY = 500
+_ALL_KNOWN = 1 << 62  # more bytes than any segment has
 
 
 class JournalReader:
@@ -338,6 +339,15 @@ class Journal(JournalReader):
             return dict(self._query("SELECT segment, end FROM segments"))
         return dict(self._query("SELECT segment, end FROM segments WHERE study = ?", study_instance_uid))
 
+    def gaps(self) -> set[str]:
+        """Segments of which an object before their end was never taken; `ichor.store.recovery` fills them."""
+        return {segment for (segment,) in self._query("SELECT segment FROM segments WHERE known < end")}
+
+    def fill_gap(self, segment: str) -> None:
+        """Whatever is whole in a segment is in the journal, or in the receipts log on its way there."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE segments SET known = ? WHERE segment = ?", (_ALL_KNOWN, segment))
+
     def forget_segments(self, segments: Sequence[str]) -> None:
         """These are not in the spool any more. Not synced."""
         with self._transaction(synced=False) as connection:
@@ -412,16 +422,17 @@ def _cursors(connection: sqlite3.Connection) -> dict[str, int]:
         return {}  # version 1, of which the receipts log knows nothing
 
 
-def _segments(objects: Iterable[StoredObject]) -> list[tuple[str, str, int]]:
-    ends: dict[str, tuple[str, str, int]] = {}
+def _segments(objects: Iterable[StoredObject]) -> list[tuple[str, str, int, int]]:
+    found: dict[str, tuple[str, str, int, int]] = {}
     for stored in objects:
         try:
             segment, end = segment_of(stored.location), end_of(stored.location, stored.length)
+            size = end - parse(stored.location).offset
         except KeyError:  # no location of the spool: nothing that retention could remove
             continue
-        if segment not in ends or ends[segment][2] < end:
-            ends[segment] = segment, stored.study_instance_uid, end
-    return list(ends.values())
+        _, study, highest, known = found.get(segment, (segment, stored.study_instance_uid, 0, 0))
+        found[segment] = segment, study, max(highest, end), known + size
+    return list(found.values())
 
 
 def _untaken(stored: Stored) -> JournalRow:

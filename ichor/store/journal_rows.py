@@ -79,7 +79,10 @@ _COLUMNS = tuple(f.name for f in fields(StoredObject))
 VALUES = operator.attrgetter(*_COLUMNS)
 _LOG_SCHEMA = """
 CREATE TABLE cursors (file TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE segments (segment TEXT PRIMARY KEY, study TEXT NOT NULL, end INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE segments (
+  segment TEXT PRIMARY KEY, study TEXT NOT NULL, end INTEGER NOT NULL,
+  known INTEGER NOT NULL  -- bytes of the objects that were taken: less than its end where one was left out
+) WITHOUT ROWID;
 CREATE INDEX segments_study ON segments (study);
 """
 _SCHEMA = f"""
@@ -105,7 +108,7 @@ _FROM_1 = f"""
 ALTER TABLE objects ADD COLUMN committed_at REAL;
 ALTER TABLE associations ADD COLUMN writer TEXT NOT NULL DEFAULT '';
 {_LOG_SCHEMA}
-INSERT INTO segments SELECT location, study_instance_uid, max(length) FROM objects GROUP BY location;
+INSERT INTO segments SELECT location, study_instance_uid, max(length), max(length) FROM objects GROUP BY location;
 PRAGMA user_version = 2;
 """
 INSERT = f"INSERT INTO objects (seq, last_at, {', '.join(_COLUMNS)}) VALUES (?, ?, {', '.join('?' * len(_COLUMNS))})"
@@ -116,7 +119,10 @@ COUNT = (
     "ON CONFLICT (association, study, series) DO UPDATE SET count = count + excluded.count"
 )
 END = "UPDATE associations SET ended_at = ?, released = ? WHERE association = ? AND ended_at IS NULL"
-SEGMENT = "INSERT INTO segments VALUES (?, ?, ?) ON CONFLICT (segment) DO UPDATE SET end = max(end, excluded.end)"
+SEGMENT = (
+    "INSERT INTO segments VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (segment) DO UPDATE SET end = max(end, excluded.end), known = known + excluded.known"
+)
 CURSOR = "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (file) DO UPDATE SET offset = max(offset, excluded.offset)"
 
 

@@ -204,6 +204,23 @@ def test_segments_end_where_their_last_object_ends_duplicates_too(journal: Journ
     assert journal.segment_ends() == {other: 7 + FOOTER_SIZE, old: 50}
 
 
+def test_a_segment_has_a_gap_until_every_object_before_its_end_was_taken(journal: Journal) -> None:
+    size = 7 + FOOTER_SIZE
+    places = [f"{SEGMENT}@{n * size}+7" for n in range(3)]
+    take(journal, stored(3, location=places[2]), stored(1, location=places[0]))
+    assert journal.gaps() == {SEGMENT}
+    take(journal, stored(3, location=places[1]))  # the same bytes again
+    assert journal.gaps() == set()
+    journal.forget(journal.by_study("1.2.200"))
+    assert journal.gaps() == set()
+    other = f"{SEGMENT}2.seg"
+    take(journal, stored(9, location=f"{other}@{size}+7"))
+    assert journal.gaps() == {other}
+    journal.fill_gap(other)
+    take(journal, stored(8, location=f"{other}@{5 * size}+7"))
+    assert (journal.gaps(), journal.segment_ends()[other]) == (set(), 6 * size)
+
+
 def test_what_is_committed_is_there_and_stays(journal: Journal, tmp_path: Path) -> None:
     take(journal, *(stored(number) for number in range(1, 5)), stored(1, file_sha256="f" * 64, location="gone"))
     pairs = [(CT, "1.2.3"), (CT, "1.2.1"), (CT, "1.2.77"), ("1.2.840.10008.5.1.4.1.1.4", "1.2.2"), (CT, "1.2.4")]
