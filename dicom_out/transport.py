@@ -13,6 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from ichor.checkpoint import hold_while_sending
 from ichor.errors import TransientError
 from ichor.types import Destination, ResultObject
 
@@ -159,7 +160,13 @@ def _associated(destination: Destination, classes: Sequence[str], *, calling_ae:
         entity.requested_contexts = []
         entity.add_requested_context(uid, [ImplicitVRLittleEndian])
         contexts.extend(entity.requested_contexts)
-    association = entity.associate(destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title)
+    try:
+        association = entity.associate(
+            destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title
+        )
+    except OSError:  # a name that is not found now may be tomorrow
+        raise Unreachable("the destination's host is not found", no_listener=True) from None
+    hold_while_sending(association)
     try:
         if association.is_established:
             yield association

@@ -15,6 +15,7 @@ from pynetdicom import AE, build_context, build_role
 
 from ichor import metrics
 from ichor.bus.protocol import Delivery
+from ichor.checkpoint import hold_while_sending
 from ichor.clock import Clock
 from ichor.messages import CommitmentDecided
 from listener.commitment import SOP_CLASS, SOP_INSTANCE, ReportAddress
@@ -122,6 +123,7 @@ def send_report(address: ReportAddress, decided: CommitmentDecided) -> None:
         )  # fmt: skip
     except OSError:  # a name that is not found now may be tomorrow
         raise ReportFailed("the sender's host is not found") from None
+    hold_while_sending(association)
     try:
         if not association.is_established:
             raise ReportFailed(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +60,38 @@ def free_port() -> Callable[[], int]:
             return int(probe.getsockname()[1])
 
     return pick
+
+
+@pytest.fixture
+def late_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender's association is descheduled behind its checkpoint until a response is there, its caller a little longer."""
+    from pynetdicom import AE
+    from pynetdicom.association import Association
+    from pynetdicom.dimse import DIMSEServiceProvider
+
+    def put(association: Any, paused: bool) -> None:
+        was = vars(association).get("paused")
+        if was and not paused and threading.current_thread() is association and association.is_requestor:
+            until = time.monotonic() + 0.2
+            while association.dimse.msg_queue.empty() and time.monotonic() < until:
+                time.sleep(0.0005)
+        vars(association)["paused"] = paused
+
+    told = property(lambda association: vars(association)["paused"], put)
+    monkeypatch.setattr(Association, "_is_paused", told, raising=False)
+    get = DIMSEServiceProvider.get_msg
+
+    def get_late(provider: Any, block: bool = False) -> Any:
+        if block:
+            time.sleep(0.25)
+        return get(provider, block)
+
+    associate = AE.associate
+
+    def associate_late(*args: Any, **kwargs: Any) -> Association:
+        association = associate(*args, **kwargs)
+        time.sleep(0.02)
+        return association
+
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", get_late)
+    monkeypatch.setattr(AE, "associate", associate_late)

@@ -20,6 +20,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
+from ichor.checkpoint import hold_while_sending
 from ichor.errors import ConfigError
 from ichor.store.filemeta import file_meta
 from ichor.uids import is_valid_uid
@@ -228,6 +229,7 @@ def _send(
             reason = _why_not(association)
             result.failures += [Failure(item.path, reason) for item in left]
             return
+        hold_while_sending(association)
         accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
         number, lost = 0, False
         while left and not lost and association.is_established:

@@ -205,6 +205,18 @@ def test_more_than_128_contexts_are_split_over_associations(archive: Archive, tm
     assert archive.associations == 2
 
 
+@pytest.mark.usefixtures("late_pause")
+def test_a_thread_of_the_library_that_pauses_late_takes_no_response(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ichor.cli.push._ANSWER_SECONDS", 2.0)
+    for number in range(3):
+        write(tmp_path / str(number), f"1.2.{number}")
+    pushed = push_files(sorted(tmp_path.iterdir()), to=f"ARCHIVE@127.0.0.1:{archive.port}", calling_ae="T")
+    assert (pushed.sent, pushed.failures, archive.associations) == (3, [], 1)
+    assert [uid for uid, _, _ in archive.stored] == ["1.2.0", "1.2.1", "1.2.2"]
+
+
 def test_nobody_there_fails_every_object(tmp_path: Path, free_port: Callable[[], int]) -> None:
     write(tmp_path / "1.dcm", "1.2.3.1")
     write(tmp_path / "2.dcm", "1.2.3.2")

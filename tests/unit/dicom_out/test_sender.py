@@ -518,3 +518,22 @@ def test_a_destination_says_what_it_accepts(free_port: Callable[[], int]) -> Non
     assert not port_open(nobody)
     with pytest.raises(Unreachable, match="no connection to the destination"):
         echo(nobody, calling_ae="ICHOR")
+
+
+@pytest.mark.usefixtures("late_pause")
+def test_a_thread_of_the_library_that_pauses_late_takes_no_answer(
+    pacs: DemoPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_out.transport.ANSWER_SECONDS", 2.0)
+    stored = {o.key: data for o, data in MADE}
+    echo(to(pacs), calling_ae="ICHOR")
+    answers = [a for _, a in store_objects(to(pacs), OBJECTS, calling_ae="ICHOR", read=lambda o: stored[o.key])]
+    assert [answer.verdict for answer in answers] == [Verdict.SENT] * len(OBJECTS)
+
+
+def test_a_host_that_is_not_found_is_unreachable() -> None:
+    away = Destination(name="x", ae_title="X", host="no-such-host.invalid", port=104)
+    assert not port_open(away)
+    with pytest.raises(Unreachable, match="host is not found") as caught:
+        echo(away, calling_ae="ICHOR")
+    assert caught.value.no_listener

@@ -136,6 +136,17 @@ def test_a_report_that_is_not_taken_says_why(
     assert caught.value.reached is reached
 
 
+@pytest.mark.usefixtures("late_pause")
+def test_a_thread_of_the_library_that_pauses_late_takes_no_answer(
+    modality: Modality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("listener.commitment_reports._ANSWER_SECONDS", 2.0)
+    modality.start()
+    for _ in range(3):
+        send_report(ReportAddress("127.0.0.1", modality.port), decided())
+    assert len(modality.reports) == 3
+
+
 def test_a_host_that_is_not_found_is_unreachable() -> None:
     with pytest.raises(ReportFailed, match="not found") as caught:
         send_report(ReportAddress("no-such-host.invalid", 104), decided())
