@@ -56,6 +56,9 @@ RECEIPTS_UNREAD = Gauge(
     "ichor_receipts_unread_bytes", "Bytes of the receipts log that are not told yet", ["lane"],
     multiprocess_mode="mostrecent",
 )  # fmt: skip
+OBJECTS_RECOVERED = Counter(
+    "ichor_objects_recovered_total", "Whole objects of the spool that the journal did not know and that came in"
+)
 OBJECTS_LOST = Counter("ichor_objects_lost_total", "Acknowledged objects whose bytes are not in the spool")
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
 SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool lies", multiprocess_mode="mostrecent")

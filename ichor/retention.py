@@ -13,40 +13,35 @@ it; in this order nothing is lost that comes meanwhile:
    segment's lock, which a writer holds from the first byte to the last, and what was let go is never written again.
    An end may hide an earlier object of the segment whose receipt comes late, another thread's: segments that were
    written to within the last ten minutes stay.
-3. What no receipt names was never acknowledged, or its receipt is still to come. The latter ends with its writer: once
-   the receipts log has no file of a writer, all that it wrote is in the journal, and the rest of its segments is cut.
-   The spool is listed before the log, as a writer makes its log before its first segment.
+3. What no row and no receipt names and stands whole comes in by `ichor.store.recovery`; what is torn is cut there. A
+   segment with a gap, an object before its end that was never taken, stays until that is done.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ichor import metrics
+from ichor.bus import Bus
 from ichor.clock import Clock
 from ichor.history import Projection
 from ichor.messages import COMMITMENTS, INSTANCES, RESULTS
 from ichor.store.journal import Journal
 from ichor.store.protocol import Blobs
-from ichor.store.segments import segment_of, writer_of
+from ichor.store.recovery import recover
+from ichor.store.segments import segment_of
 from ichor.store.spool import FileSpool
 from ichor.types import StudyState
 
 log = logging.getLogger(__name__)
 
 _EVERY = 600.0  # seconds between two sweeps
+_SOON = 5.0  # seconds, while what dead receivers wrote is not in the journal yet
 _SETTLED = 600.0  # seconds since a segment was written to
-
-
-class Prunes(Protocol):
-    def prune(self, topic: str, *, before: float) -> int:
-        """Forget finished messages published before a moment; how many there were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +90,7 @@ def _remove_segments(study: str, *, journal: Journal, spool: FileSpool, now: flo
     ends = journal.segment_ends(study)  # before the rows: a row that comes in between lies behind these
     if not ends:
         return
-    named = {segment_of(row.stored.location) for row in journal.by_study(study)}
+    named = {segment_of(row.stored.location) for row in journal.by_study(study)} | journal.gaps()
     gone = []
     for segment, end in ends.items():
         try:
@@ -107,44 +102,43 @@ def _remove_segments(study: str, *, journal: Journal, spool: FileSpool, now: flo
     journal.forget_segments(gone)
 
 
-def cut_unnamed(*, journal: Journal, spool: FileSpool, receipts: Path) -> int:
-    """Remove from the spool what no receipt names and none can name any more; how many segments were cut or removed.
+def keep_tidy(
+    open_bus: Callable[[], Bus], *, journal: Journal, spool: FileSpool, receipts: Path, blobs: Blobs, ages: Ages,
+    job_topics: Sequence[str], clock: Clock, stop: threading.Event, wait: Callable[[float], object] | None = None,
+) -> None:  # fmt: skip
+    """Recover and sweep, now and every ten minutes until ``stop``. An error is logged and counted; it is tried again.
 
     Parameters
     ----------
+    open_bus
+        Called when it is first needed, and again after an error.
     receipts
         Folder of the receipts log.
     """
-    there = list(spool.segments())
-    writers = {name.removeprefix(".").partition("-")[0] for name in os.listdir(receipts)}
-    ends = journal.segment_ends()
-    cut = 0
-    for segment, size in there:
-        end = ends.get(segment, 0)
-        if size > end and writer_of(segment) not in writers:
-            cut += spool.reclaim(segment, keep_until=end, at_most=size)
-    return cut
-
-
-def keep_tidy(
-    projection: Projection, *, journal: Journal, spool: FileSpool, receipts: Path, blobs: Blobs, bus: Prunes,
-    ages: Ages, job_topics: Sequence[str], clock: Clock, stop: threading.Event,
-    wait: Callable[[float], object] | None = None,
-) -> None:  # fmt: skip
-    """Sweep every ten minutes until ``stop``. An error is logged and counted; the next sweep tries again."""
     pause = wait or stop.wait
+    topics = (INSTANCES, RESULTS, COMMITMENTS, *job_topics)
+    sweep_at = float("-inf")
+    bus: Bus | None = None
+    projection: Projection | None = None
     while not stop.is_set():
+        waits = False
         try:
-            projection.catch_up(stop)
-            swept = sweep(projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time())
-            cut = cut_unnamed(journal=journal, spool=spool, receipts=receipts)
-            for topic in (INSTANCES, RESULTS, COMMITMENTS, *job_topics):
-                bus.prune(topic, before=clock.time() - ages.spool)
-            if swept.objects or swept.result_sets:
-                log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
-            if cut:
-                log.info("retention: %d segments held what was never acknowledged", cut)
+            recovered = recover(journal=journal, spool=spool, receipts=receipts)
+            waits = recovered.waits
+            if recovered.torn:
+                log.info("retention: %d segments had a torn end", recovered.torn)
+            if clock.monotonic() >= sweep_at:
+                sweep_at = clock.monotonic() + _EVERY
+                if bus is None or projection is None:
+                    bus = open_bus()
+                    projection = Projection(bus)
+                projection.catch_up(stop)
+                swept = sweep(projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time())
+                for topic in topics:
+                    bus.prune(topic, before=clock.time() - ages.spool)
+                if swept.objects or swept.result_sets:
+                    log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")
-        pause(_EVERY)
+        pause(_SOON if waits else _EVERY)

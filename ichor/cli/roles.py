@@ -19,7 +19,7 @@ from ichor.cli.supervisor import COMMANDS, Role, all_ready, roles_of
 from ichor.clock import SystemClock
 from ichor.config import Settings
 from ichor.errors import CannotStart
-from ichor.history import Projection, identity_of, withdrawn
+from ichor.history import identity_of, withdrawn
 from ichor.messages import jobs_topic
 from ichor.pipeline import installed, installed_names
 from ichor.retention import Ages, keep_tidy
@@ -169,14 +169,12 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
 def _keep_tidy(
     settings: Settings, folder: DataFolder, spool: FileSpool, journal: Journal, stop: threading.Event
 ) -> None:
-    bus = open_folder_bus(settings, folder)
     keep_tidy(
-        Projection(bus),
+        lambda: open_folder_bus(settings, folder),
         journal=journal,
         spool=spool,
         receipts=folder.receipts,
         blobs=FileBlobs(folder.blobs),
-        bus=bus,
         ages=Ages(spool=settings.retention.spool, results=settings.retention.results),
         job_topics=tuple(
             jobs_topic(name, lane) for name in installed_names() for lane in (Priority.STAT, Priority.ROUTINE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import struct
 
-from ichor.uids import uid_of
+from ichor.uids import is_valid_uid, uid_of
 
 IMPLEMENTATION_CLASS_UID = uid_of("ichor-implementation")
 IMPLEMENTATION_VERSION_NAME = "ICHOR"
@@ -21,6 +21,32 @@ def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid:
         uid += b"\0"
     before, after = _around(sop_class_uid, transfer_syntax_uid, len(uid))
     return b"".join((before, uid, after))
+
+
+def names_in(head: bytes) -> tuple[str, str, str] | None:
+    """SOP class, SOP instance and transfer syntax of a file that begins with ``head``; None when they do not stand there.
+
+    ``head`` may go on with the data set, or end within it.
+    """
+    if head[128:132] != b"DICM":
+        return None
+    found: dict[int, str] = {}
+    at = 132
+    while at + 8 <= len(head):
+        group, element, vr, size = struct.unpack_from("<HH2sH", head, at)
+        if group != 0x0002:
+            break
+        at += 8
+        if vr in (b"OB", b"UN"):
+            if at + 4 > len(head):
+                break
+            (size,) = struct.unpack_from("<I", head, at)
+            at += 4
+        if vr == b"UI":
+            found[element] = head[at : at + size].rstrip(b"\0").decode("ascii", "replace")
+        at += size
+    names = found.get(0x0002, ""), found.get(0x0003, ""), found.get(0x0010, "")
+    return names if all(map(is_valid_uid, names)) else None
 
 
 @functools.lru_cache(maxsize=1024)

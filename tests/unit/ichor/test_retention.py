@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
 from ichor.history import Projection
 from ichor.messages import EVENTS, DeliveryChanged, JobDone, StudyAssembled, seal
-from ichor.retention import Ages, Swept, cut_unnamed, sweep
+from ichor.retention import Ages, Swept, keep_tidy, sweep
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
-from ichor.store.receipts import Ended, Lane, ReceiptWriter
+from ichor.store.receipts import ReceiptWriter
 from ichor.store.segments import segment_of
 from ichor.store.spool import Address, FileSpool, Placed
 from ichor.types import Job, Priority, ResultObject
@@ -106,9 +107,6 @@ class Place:
 
     def segments(self) -> dict[str, int]:
         return dict(self.spool.segments())
-
-    def cut(self) -> int:
-        return cut_unnamed(journal=self.journal, spool=self.spool, receipts=self.folder / "receipts")
 
     def say(self, event: StudyAssembled | JobDone | DeliveryChanged) -> None:
         self.bus.publish(EVENTS, [seal(event, source="test", time=self.clock.time())])
@@ -288,34 +286,45 @@ def test_a_committed_image_stays(place: Place) -> None:
     assert place.spool.open(place.location)
 
 
-def test_what_no_receipt_names_goes_when_its_writer_is_gone(place: Place) -> None:
-    placed = place.put()
-    place.take(placed)
-    torn = place.put()  # killed before its receipt
-    other = place.spool.put(place.address._replace(series_instance_uid="1.2.3.9"), [b"\2" * 64])
-    place.receipts.append(Lane.ROUTINE, Ended("a", True, 1.0))
+def test_a_segment_of_which_an_object_was_left_out_stays(place: Place) -> None:
+    place.deliver("sent")
+    first = place.put()
+    place.address = place.address._replace(sop_instance_uid="1.2.3.4.6")
+    second = place.put()
+    place.take(second)
     place.settle()
-    assert place.cut() == 0  # its writer lives: a receipt may still come
-    place.restart()
-    assert place.cut() == 2
-    assert place.spool.read_range(placed.location, 0, placed.length)
-    for location in (torn.location, other.location):
-        with pytest.raises(KeyError):
-            place.spool.open(location)
-    assert not (place.folder / "spool" / STUDY / "1.2.3.9").exists()
-    assert place.cut() == 0
+    place.clock.advance(101)
+    place.sweep()
+    assert place.journal.by_study(STUDY) == []
+    assert list(place.segments()) == [segment_of(first.location)]
+    place.take(first)  # it came in after all
+    place.clock.advance(101)
+    place.sweep()
+    assert place.segments() == {}
 
 
-def test_what_a_dead_writer_acknowledged_stays_while_its_log_is_not_taken(place: Place) -> None:
-    placed = place.put()
-    place.spool.close()
-    place.receipts.close()  # dead, but its log is there
-    assert place.cut() == 0
-    assert place.spool.read_range(placed.location, 0, placed.length)
+def test_an_absent_bus_and_an_absent_log_do_not_end_retention(place: Place, tmp_path: Path) -> None:
+    stop = threading.Event()
+    waited: list[float] = []
+    asked: list[None] = []
 
+    def open_bus() -> MemoryBus:
+        asked.append(None)
+        if len(asked) == 1:
+            raise OSError(5, "Input/output error")
+        return place.bus
 
-def test_a_file_of_an_older_version_that_the_journal_does_not_know_goes(place: Place) -> None:
-    old = place.folder / "spool" / STUDY / SERIES / f"{IMAGE}.0123456789abcdef.dcm"
-    old.write_bytes(b"x")
-    assert place.cut() == 1
-    assert not old.exists()
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        place.clock.advance(seconds)
+        if len(waited) == 3:
+            stop.set()
+
+    place.deliver("sent")
+    place.clock.advance(101)
+    keep_tidy(
+        open_bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "nothing", blobs=place.blobs,
+        ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait,
+    )  # fmt: skip
+    assert (len(asked), waited) == (2, [600.0] * 3)
+    assert place.journal.by_study(STUDY) == []

@@ -86,8 +86,8 @@ def test_types_import_nothing_of_ours() -> None:
 def test_serving_never_imports_torch() -> None:
     code = (
         "import sys\n"
-        "from ichor.cli import roles\n"
-        "roles.preload()\n"
+        "from ichor.cli import roles, supervisor\n"
+        "roles.preload(supervisor.roles_of(*supervisor.COMMANDS, stow=True))\n"
         "import ichor.cli.models, ichor.cli.demo, engines.segmentation\n"
         "import engines.openvino_runtime, engines.onnx_runtime\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] == 'torch'))"
