@@ -68,8 +68,9 @@ _URGENT = frozenset({Priority.STAT, Priority.HIGH})
 class Session:
     """What is kept of one association while it lives. Its end is told after its last object, whoever learns of it first."""
 
-    def __init__(self, admitted: Admitted) -> None:
+    def __init__(self, admitted: Admitted, *, losses: int) -> None:
         self.admitted = admitted
+        self.losses = losses  # of the spool when it began
         self.origin: Origin | None = None  # once it is accepted
         self.abort_received = False
         self.release_received = False
@@ -286,8 +287,9 @@ class Receiver:
         connection.close()
 
     def _begun(self, association: Association, admitted: Admitted) -> None:
+        losses = self._spool.losses
         with self._lock:
-            self._sessions[association] = Session(admitted)
+            self._sessions[association] = Session(admitted, losses=losses)
             metrics.ASSOCIATIONS_OPEN.set(len(self._sessions))
 
     def _session(self, association: Association) -> Session | None:
@@ -344,21 +346,18 @@ class Receiver:
             return
         session.release_received = True
         try:
-            self.sync_before_release()
+            self._sync_before_release(session)
         except OutOfResources as error:
             _LOG.error("what an association sent is not on disk: %s", error.reason)
             self._abort(event.assoc, "not on disk")
 
-    def sync_before_release(self) -> None:
-        """At level ``association``: everything answered with Success is on disk when this returns.
+    def _sync_before_release(self, session: Session) -> None:
+        """At level ``association``: all that it was answered Success for is on disk; else OutOfResources.
 
-        Raises
-        ------
-        OutOfResources
-            When it is not: the release must not be answered.
+        Bytes first: an end that is on disk must not speak of objects that are not.
         """
         if self._settings.durability == "association":
-            self._spool.sync()
+            self._spool.sync(losses=session.losses)
             self._receipts.sync()
 
     def _requested(self, event: evt.Event) -> None:

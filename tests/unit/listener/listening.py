@@ -8,6 +8,7 @@ from typing import Any
 
 from ichor.clock import SystemClock
 from ichor.config import ListenerSettings, SenderSettings
+from ichor.errors import OutOfResources
 from ichor.store.receipts import Lane, Record
 from listener.receiver import Receiver
 
@@ -92,12 +93,15 @@ class RoomySpool:
 
     def __init__(self) -> None:
         self.free = 1 << 50
+        self.losses = 0
         self.syncs = 0
 
     def free_bytes(self) -> int:
         return self.free
 
-    def sync(self) -> None:
+    def sync(self, *, losses: int) -> None:
+        if losses != self.losses:
+            raise OutOfResources("an earlier sync failed")
         self.syncs += 1
 
 

@@ -313,6 +313,27 @@ def test_level_association_syncs_spool_and_receipts_before_the_release_is_answer
         assert (listening.spool.syncs, len(listening.receipts.synced)) == (syncs, syncs)
 
 
+def test_bytes_are_synced_before_the_receipts_that_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listening(durability="association") as listening:
+        order: list[str] = []
+        monkeypatch.setattr(listening.spool, "sync", lambda **_: order.append("spool"))
+        monkeypatch.setattr(listening.receipts, "sync", lambda: order.append("receipts"))
+        Scu(listening.port).release()
+        assert order == ["spool", "receipts"]
+
+
+def test_sync_that_failed_for_another_association_meanwhile_is_a_loss_for_this_one() -> None:
+    with Listening(durability="association") as listening:
+        listening.spool.losses = 1  # of before: not its concern
+        scu = Scu(listening.port)
+        listening.spool.losses = 2
+        later = Scu(listening.port)
+        scu.pdu(5, bytes(4))
+        assert scu.read()[0] == 7  # A-ABORT
+        later.release()
+        assert listening.spool.syncs == 1
+
+
 def test_what_cannot_be_synced_is_not_released(caplog: pytest.LogCaptureFixture) -> None:
     with Listening(durability="association") as listening:
         listening.receipts.failure = OutOfResources("the disk failed")
