@@ -62,7 +62,6 @@ def run_receiver(
     on_ready()
     while not stop.wait(1.0):
         receiver.sweep()
-        spool.seal()
         metrics.SPOOL_FREE_BYTES.set(spool.free_bytes())
     receiver.drain(_SENDERS_PATIENCE)
 

@@ -108,7 +108,7 @@ def _receive(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from listener.role import run_receiver
 
-        receipts, spool = _taking_in(settings, folder)
+        receipts, spool = _taking_in(settings, folder, stop)
         run_receiver(
             settings=settings, spool=spool, receipts=receipts, clock=SystemClock(), stop=stop, on_ready=on_ready
         )
@@ -122,8 +122,7 @@ def _stow(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from listener.stow import run_stow
 
-        receipts, spool = _taking_in(settings, folder)
-        threading.Thread(target=_seal_idle, args=(spool, stop), daemon=True).start()
+        receipts, spool = _taking_in(settings, folder, stop)
         run_stow(settings=settings, spool=spool, receipts=receipts, clock=SystemClock(), stop=stop, on_ready=on_ready)
         spool.close()
         receipts.close()
@@ -131,14 +130,17 @@ def _stow(settings: Settings, folder: DataFolder) -> Role:
     return run
 
 
-def _taking_in(settings: Settings, folder: DataFolder) -> tuple[ReceiptWriter, FileSpool]:
-    """A process's own log of receipts and its spool; segments bear the name of the log (`ichor.retention`)."""
+def _taking_in(settings: Settings, folder: DataFolder, stop: threading.Event) -> tuple[ReceiptWriter, FileSpool]:
+    """A process's own log of receipts and its spool; segments bear the name of the log (`ichor.store.recovery`)."""
     level = settings.listener.durability
     receipts = ReceiptWriter(folder.receipts, durable=level != "none")
-    return receipts, FileSpool(folder.spool, durability=level, writer=receipts.name)
+    spool = FileSpool(folder.spool, durability=level, writer=receipts.name)
+    threading.Thread(target=_seal_idle, args=(spool, stop), daemon=True).start()
+    return receipts, spool
 
 
 def _seal_idle(spool: FileSpool, stop: threading.Event) -> None:
+    """Segments that nobody appends to any more are let go, so that retention may have them."""
     while not stop.wait(60.0):
         spool.seal()
 
