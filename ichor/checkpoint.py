@@ -42,9 +42,10 @@ class Checkpoint(threading.Event):
             self._change.notify_all()
 
     def clear(self) -> None:
+        own: object = threading.current_thread()
         with self._change:
             self._open = False
-            if self._thread is threading.current_thread():
+            if self._thread is own:
                 return
             while not (self._held or self._open) and self._thread.is_alive():
                 self._change.wait(_LOOK_SECONDS)
