@@ -14,6 +14,7 @@ class Reason(StrEnum):
     UID_MISMATCH = "command and data set disagree on the SOP Instance or Class UID"
     CUT_SHORT = "the object is cut short"
     HEADER_UNREADABLE = "the header cannot be read"
+    INFLATES_TOO_FAR = "inflates to more than 64 MiB, or to more than 256 times its size"
     NO_PIXELS = "no pixel data"
     PIXELS_SHORT = "pixel data are shorter than the header says"
     DUPLICATE_OTHER_BYTES = "one SOP Instance UID came twice with different pixels"

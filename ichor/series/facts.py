@@ -9,7 +9,7 @@ from ichor.reasons import Reason
 from ichor.series import dialects, image_plane, object_kinds, pixels, rescale, sequence
 from ichor.series.digests import content_digest, half_digest, identity_digest
 from ichor.series.elements import HeaderError
-from ichor.series.header import Header, Selection, inflated, walk_header
+from ichor.series.header import Header, InflatesTooFar, Selection, inflated, walk_header
 from ichor.series.likeness import Likeness
 from ichor.series.object_kinds import object_kind
 from ichor.series.storage_classes import modality_of_class, should_be_image
@@ -140,6 +140,8 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool, likeness: Likeness | 
         if stored.transfer_syntax_uid == pixels.DEFLATED:
             file = inflated(file)
         header = _walked(file, stored, likeness=likeness)
+    except InflatesTooFar:
+        return without_header(stored, Reason.INFLATES_TOO_FAR)
     except HeaderError as error:
         return without_header(stored, Reason.CUT_SHORT if error.cut else Reason.HEADER_UNREADABLE)
     if header.pixel_offset is None and (header.cut or not header.values):

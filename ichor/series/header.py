@@ -38,7 +38,8 @@ FLOAT_PIXELS = frozenset({0x7FE00008, 0x7FE00009})
 MAX_VALUE = 1 << 16  # a kept value is longer only in a header made to hurt, but for what `Selection` allows
 
 _MAX_KEPT = 96 << 20
-_MAX_INFLATED = 1 << 28
+_MAX_INFLATED, _MAX_RATIO, _ANY_RATIO = 64 << 20, 256, 4 << 20
+_PIECE_INFLATED = 1 << 18
 _MOST_OF_META = 64
 _NONE: frozenset[int] = frozenset()
 
@@ -256,24 +257,42 @@ class _Keeper:
             header.pixel_length, header.encapsulated = end - position, True
 
 
+class InflatesTooFar(HeaderError):
+    """The data set is longer than `inflated` makes one: a few hundred kilobytes can hold a quarter of a gigabyte."""
+
+
 def inflated(file: BinaryIO) -> BinaryIO:
-    """The bare data set of a deflated file (PS3.5 annex A.5), of at most 256 MiB.
+    """The bare data set of a deflated file (PS3.5 annex A.5), of at most 64 MiB.
+
+    A ratio is looked at beyond 4 MiB only: empty images may well deflate to a thousandth.
 
     Raises
     ------
+    InflatesTooFar
+        When it is longer than that, or than 256 times what was read of the file.
     HeaderError
-        When it does not inflate, or to more than that; ``cut``: when the file ends before the stream does.
+        When it does not inflate; ``cut``: when the file ends before the stream does.
     """
-    window = Window(file)
-    file.seek(data_set_start(window))
+    file.seek(data_set_start(Window(file)))
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    data_set = BytesIO()
+    read = 0
     try:
-        data_set = stream.decompress(file.read(_MAX_INFLATED), _MAX_INFLATED)
+        while not stream.eof:
+            deflated = stream.unconsumed_tail
+            if not deflated:
+                deflated = file.read(_PIECE_INFLATED)
+                read += len(deflated)
+            piece = stream.decompress(deflated, _PIECE_INFLATED)
+            if not (piece or deflated):
+                raise HeaderError("inflates to no end", cut=True)
+            data_set.write(piece)
+            if data_set.tell() > min(_MAX_INFLATED, max(_MAX_RATIO * read, _ANY_RATIO)):
+                raise InflatesTooFar("inflates too far")
     except zlib.error as error:
         raise HeaderError("does not inflate") from error
-    if not stream.eof:
-        raise HeaderError("inflates to no end", cut=len(data_set) < _MAX_INFLATED)
-    return BytesIO(data_set)
+    data_set.seek(0)
+    return data_set
 
 
 def data_set_start(window: Window, meta: dict[int, bytes] | None = None) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -229,6 +232,35 @@ def test_a_deflated_object_that_is_cut_is_cut_short() -> None:
     data = bytes_of(slice_of_ct(), DeflatedExplicitVRLittleEndian)
     stored = stored_as(DeflatedExplicitVRLittleEndian)
     assert read_instance(BytesIO(data[:-40]), stored=stored).defect == Reason.CUT_SHORT
+
+
+@pytest.mark.parametrize("mib", [16, 255])
+@pytest.mark.parametrize("tag", [0x7FE00010, 0x00211010], ids=["pixels", "private"])
+def test_a_deflated_object_that_inflates_too_far_is_named_and_takes_no_memory(mib: int, tag: int) -> None:
+    plain = bytes_of(slice_of_ct(), ExplicitVRLittleEndian)
+    meta_ends = 144 + int.from_bytes(plain[140:144], "little")
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = struct.pack("<HH2sxxI", tag >> 16, tag & 0xFFFF, b"OB", mib << 20)
+    parts = [deflate.compress(head)] + [deflate.compress(bytes(1 << 20)) for _ in range(mib)] + [deflate.flush()]
+    data = plain[:meta_ends] + b"".join(parts)
+    assert len(data) < 300_000
+    tracemalloc.start()
+    try:
+        found = read_instance(BytesIO(data), stored=stored_as(DeflatedExplicitVRLittleEndian))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.defect == Reason.INFLATES_TOO_FAR
+    assert peak < 100 << 20
+
+
+def test_a_deflated_empty_image_is_no_bomb() -> None:
+    ds = slice_of_ct()
+    ds.Rows = ds.Columns = 1024
+    ds.PixelData = bytes(2 << 20)
+    found, plain = facts(ds, DeflatedExplicitVRLittleEndian), facts(ds)
+    assert found.defect is None
+    assert found.content_sha256 == plain.content_sha256
 
 
 def test_a_report_has_no_defect_and_no_content_but_its_class() -> None:
