@@ -9,7 +9,7 @@ import functools
 import logging
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -63,7 +63,8 @@ class Incoming(Protocol):
 
     def write(self, parts: Sequence[Bytes]) -> None: ...
 
-    def finish(self, parts: Sequence[Bytes] = ()) -> Placed: ...
+    def finish(self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed], None]) -> Placed:
+        """``confirm`` is called when it is durable; where it raises, nothing of the object stays."""
 
     def discard(self) -> None: ...
 
@@ -239,11 +240,17 @@ class Arrival:
         self._give_up(CannotUnderstand(Reason.CUT_SHORT))
 
     def _store(self) -> int:
-        reception, command, origin = self._reception, self._command, self._origin
+        reception = self._reception
         incoming = self._incoming
         if incoming is None:
             incoming = self._incoming = self._begin(self._search(last=True) or Identifiers())
-        placed = incoming.finish(self._parts)
+        placed = incoming.finish(self._parts, confirm=self._write_receipt)
+        if reception.pressure is not None:
+            reception.pressure.wrote(placed.length)
+        return placed.length
+
+    def _write_receipt(self, placed: Placed) -> None:
+        reception, command, origin = self._reception, self._command, self._origin
         reception.receipts.append(
             origin.lane,
             Stored(
@@ -254,9 +261,6 @@ class Arrival:
             ),
             wait=reception.waits,
         )  # fmt: skip
-        if reception.pressure is not None:
-            reception.pressure.wrote(placed.length)
-        return placed.length
 
     def _search(self, *, last: bool) -> Identifiers | None:
         """The UIDs in what is held; None while bytes to come may tell more."""

@@ -111,19 +111,17 @@ class Pool:
                 self._open -= 1
             raise
 
-    def check_in(self, segment: Segment, *, end: int) -> None:
-        """Back, with a whole object that ends at ``end``.
-
-        Raises
-        ------
-        OSError
-            When a sync of the segment failed meanwhile: the object is not kept. The segment is the caller's still.
-        """
+    def check(self, segment: Segment) -> None:
+        """Before an object in it is confirmed: OSError when a sync of the segment failed meanwhile."""
         with self._lock:
             if segment.failed:
                 raise OSError(errno.EIO, "an earlier sync failed")
+
+    def check_in(self, segment: Segment, *, end: int) -> None:
+        """Back, with a whole object that ends at ``end``. Where a sync failed since `check`, `losses` tells."""
+        with self._lock:
             segment.end = end
-            if self._deferred:
+            if self._deferred and not segment.failed:
                 self._dirty[segment] = None
             sealed = self._back(segment)
         for old in sealed:

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -272,8 +272,14 @@ class Incoming:
             raise _refusal(error) from error
         self._length += sum(map(len, parts))
 
-    def finish(self, parts: Sequence[Bytes] = ()) -> Placed:
+    def finish(self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed], None] = lambda _: None) -> Placed:
         """The last bytes. The object is readable when this returns; at level ``instance`` on the medium.
+
+        Parameters
+        ----------
+        confirm
+            Called when it is, while nobody else writes behind it; when it raises, the object is cut off again, and the
+            error goes on.
 
         Raises
         ------
@@ -291,13 +297,20 @@ class Incoming:
             segment.append([*parts, segments.footer(location, length)])
             if self._commit:
                 self._pool.commit(segment)
-            self._pool.check_in(segment, end=segment.end + length + segments.FOOTER_SIZE)
+            self._pool.check(segment)
         except OSError as error:
             self._end(failed=True)
             raise _refusal(error) from error
+        placed = Placed(location, length)
+        try:
+            confirm(placed)
+        except BaseException:
+            self._end(failed=True)  # the location was told to somebody: nothing else may ever lie there
+            raise
         self._over = True
         self._segment = None
-        return Placed(location, length)
+        self._pool.check_in(segment, end=segment.end + length + segments.FOOTER_SIZE)
+        return placed
 
     def discard(self) -> None:
         """Cut off what was written; never raises, and may be called after the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ichor.clock import SystemClock
@@ -34,12 +34,14 @@ class _Incoming:
         for part in parts:
             self._data += part
 
-    def finish(self, parts: Sequence[Any] = ()) -> Placed:
+    def finish(self, parts: Sequence[Any] = (), *, confirm: Callable[[Placed], None]) -> Placed:
         self.write(parts)
         self._end()
         location = str(len(self._store.objects))
         self._store.objects[location] = self._address, bytes(self._data)
-        return Placed(location, len(self._data))
+        placed = Placed(location, len(self._data))
+        confirm(placed)
+        return placed
 
     def discard(self) -> None:
         if not self._ended:

@@ -36,11 +36,13 @@ class MemoryIncoming:
         for part in parts:
             self._data += part
 
-    def finish(self, parts: Sequence[Any] = ()) -> Placed:
+    def finish(self, parts: Sequence[Any] = (), *, confirm: Callable[[Placed], None]) -> Placed:
         self.write(parts)
         location = f"{len(self._spool.objects)}"
         self._spool.objects[location] = (self._address, bytes(self._data))
-        return Placed(location, len(self._data))
+        placed = Placed(location, len(self._data))
+        confirm(placed)
+        return placed
 
     def discard(self) -> None:
         self._spool.discarded += 1

@@ -167,6 +167,26 @@ def test_receipt_that_cannot_be_written_is_a700(desk: Desk, monkeypatch: pytest.
     assert desk.receive(encode(image())) == 0x0000
 
 
+def test_object_whose_receipt_failed_is_cut_off_and_nothing_else_ever_lies_there(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def fail(_: object, record: Any, **__: object) -> None:
+        if isinstance(record, Stored):
+            told.append(record.location)
+        raise OutOfResources("a receipt cannot be written (EIO)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.receipts, "append", fail)
+        assert desk.receive(encode(image())) == 0xA700
+    assert [list(desk.spool.objects(name)) for name, _ in desk.spool.segments()] == []
+    assert desk.receive(encode(image())) == 0x0000
+    (refused,) = told
+    with pytest.raises(KeyError):
+        desk.spool.open(refused)
+
+
 def test_unexpected_error_is_an_answer_not_the_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError

@@ -345,6 +345,28 @@ def test_level_association_tells_everybody_whose_objects_a_failed_sync_left_in_d
     spool.sync(losses=later)
 
 
+def test_sync_that_fails_while_an_object_is_confirmed_is_a_loss_and_the_object_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = FileSpool(tmp_path / "spool", durability="association")
+    spool.put(ADDRESS, [b"of another"])
+    losses = spool.losses
+
+    def fail_meanwhile(_: object) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "sync", failing(errno.EIO))
+            with pytest.raises(OutOfResources):
+                spool.sync()
+
+    placed = spool.begin(ADDRESS).finish([b"told already"], confirm=fail_meanwhile)
+    with spool.open(placed.location) as file:
+        assert file.read().endswith(b"told already")
+    with pytest.raises(OutOfResources):
+        spool.sync(losses=losses)
+    spool.sync()
+    assert segment_of(spool.put(ADDRESS, [b"later"]).location) != segment_of(placed.location)
+
+
 def test_level_association_counts_a_sync_that_fails_as_it_seals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
