@@ -20,12 +20,11 @@ from ichor.clock import Clock
 from ichor.errors import CannotStart
 from ichor.messages import EVENTS, INSTANCES, Envelope, ReceiveRefused, seal
 from ichor.store.journal import Journal, StoredObject
-from ichor.store.protocol import SpoolReader
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, Refused, Stored
 from ichor.types import Instance
 from listener import relay_messages
 from listener.relay_messages import SOURCE, Message, Told, closing, message, messages, weight
-from listener.relay_objects import Objects, ReadFacts
+from listener.relay_objects import Objects, ReadFacts, RelaySpool
 
 _LOG = logging.getLogger(__name__)
 _MOST_PER_BATCH = 500
@@ -69,7 +68,7 @@ class Relay:
     """
 
     def __init__(
-        self, *, reader: ReceiptReader, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock,
+        self, *, reader: ReceiptReader, journal: Journal, spool: RelaySpool, bus: Bus, clock: Clock,
         read_facts: ReadFacts, commitments: TakesRequests,
     ) -> None:  # fmt: skip
         self._reader = reader
@@ -84,20 +83,19 @@ class Relay:
         self._pending: list[Message] = []
         self._untold = True  # the journal may hold what is neither told nor in `_pending`
         self._look_at = self._forget_at = float("-inf")
+        self._cannot_read: set[str] = set()
         self._stopping = False
 
     def run(self, stop: threading.Event, *, patience: float) -> bool:
         """Relay until ``stop``, then until every writer is gone and all is told, or ``patience`` seconds are over.
 
+        What a newer version of Ichor wrote is left in the log, and whatever its writer wrote behind it: complained of
+        once. Everything else goes on.
+
         Returns
         -------
         bool
             False when something may be left for the next start.
-
-        Raises
-        ------
-        CannotStart
-            When a newer version of Ichor wrote the log.
         """
         pause, deadline = _FIRST_PAUSE, float("inf")
         while True:
@@ -108,10 +106,8 @@ class Relay:
                 busy = self._step()
                 if nobody_writes and not busy:
                     self._look_round()
-                    return True
+                    return not self._cannot_read
                 pause = _FIRST_PAUSE
-            except CannotStart:
-                raise
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
                 metrics.LOOP_ERRORS.labels("relay").inc()
                 _LOG.warning("relay waits %.1f s: %s", pause, type(error).__name__)
@@ -144,7 +140,7 @@ class Relay:
         if not batch.size:
             return False
         self._tell_first(batch)
-        fresh = self._journal.take(batch.entries, cursors=batch.cursors)
+        fresh = self._journal.take(batch.entries, cursors=batch.cursors, holds=self._objects.holds)
         self._batches[lane] = None
         self._last[lane] = self._clock.monotonic()
         self._assign([(row, batch.facts[row.stored.location]) for row in fresh])
@@ -181,7 +177,13 @@ class Relay:
     def _waits(self, lane: Lane) -> bool:
         unread = self._unread[lane]
         if not unread:
-            unread.extend(self._reader.read(lane, limit=_READ_AT_ONCE))
+            try:
+                unread.extend(self._reader.read(lane, limit=_READ_AT_ONCE))
+            except CannotStart as error:
+                if str(error) not in self._cannot_read:
+                    self._cannot_read.add(str(error))
+                    metrics.LOOP_ERRORS.labels("relay").inc()
+                    _LOG.error("%s; it waits there for a version that can", error)
         return bool(unread)
 
     def _add(self, batch: _Batch, receipt: Receipt) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ichor.messages import AssociationClosed, ContentAnnounced
 from ichor.pipeline import PipelineSpec
@@ -149,6 +149,7 @@ class StudyAssembly:
             series.brought[association] = series.brought.get(association, 0) + 1
             self.changed.add(uid)
         if instance.file_sha256 in member.files:
+            self._follow(series, member, instance)
             return
         member.files.add(instance.file_sha256)
         self.changed.add(uid)
@@ -182,6 +183,15 @@ class StudyAssembly:
         self.patients[instance.patient_sha256] += 1
         self.changed.add(uid)
         self._more()
+
+    def _follow(self, series: SeriesState, member: Member, instance: Instance) -> None:
+        """The same bytes, told again: where they lie now, if those that came first were lost (`Journal.take`)."""
+        known = member.instance
+        if instance.file_sha256 != known.file_sha256 or instance.location == known.location:
+            return
+        if instance.received_at > known.received_at:
+            series.put(replace(member, instance=replace(known, location=instance.location)))
+            self.changed.add(known.sop_instance_uid)
 
     def _correct(self, series: SeriesState, member: Member, instance: Instance, *, now: float) -> None:
         """The same pixels under a new header: the newest identity wins, nothing is computed again."""

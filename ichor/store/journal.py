@@ -224,12 +224,14 @@ class Journal(JournalReader):
         return dict(self._query("SELECT file, offset FROM cursors"))
 
     def take(
-        self, entries: Sequence[tuple[StoredObject | Ended, str]], *, cursors: Mapping[str, int]
-    ) -> list[JournalRow]:
+        self, entries: Sequence[tuple[StoredObject | Ended, str]], *, cursors: Mapping[str, int],
+        holds: Callable[[str, str], bool] = lambda *_: True,
+    ) -> list[JournalRow]:  # fmt: skip
         """Take what was read from the receipts log, all of it or nothing; the fresh rows, in order.
 
         The same bytes of an instance are one row, however often they come. Each of them counts for its association,
-        but the same receipt (by its location) does not count twice.
+        but the receipt that made the row does not count twice. Where the bytes of the row are not there any more, those
+        that came now take their place: a fresh row, committed if the old one was.
 
         Parameters
         ----------
@@ -237,6 +239,8 @@ class Journal(JournalReader):
             In the order of the log, each with the name of its writer.
         cursors
             File -> offset behind the last of ``entries`` that came from it; no cursor ever goes back.
+        holds
+            Whether the bytes of that SHA-256 lie whole at a location; asked for those that come again.
 
         Raises
         ------
@@ -248,13 +252,18 @@ class Journal(JournalReader):
         associations = {
             s.association: (s.association, s.calling_ae, s.association_priority.value, writer) for s, writer in objects
         }
+        lost = self._lost([stored for stored, _ in objects], holds)  # reads files, so while no writer waits for it
         with self._transaction() as connection:
+            promised = self._drop_lost(connection, lost)
             rows, again = self._sorted_out(connection, [stored for stored, _ in objects])
             told = [*(row.stored for row in rows), *again]
             counts = Counter((s.association, s.study_instance_uid, s.series_instance_uid) for s in told)
             connection.executemany(INSERT, [(row.seq, row.last_at, *VALUES(row.stored)) for row in rows])
             connection.executemany(
-                "UPDATE objects SET last_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?",
+                "UPDATE objects SET committed_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?", promised
+            )
+            connection.executemany(
+                "UPDATE objects SET last_at = max(last_at, ?) WHERE sop_instance_uid = ? AND file_sha256 = ?",
                 [(s.received_at, s.sop_instance_uid, s.file_sha256) for s in again],
             )
             connection.executemany(TAKE_ASSOCIATION, associations.values())
@@ -387,10 +396,8 @@ class Journal(JournalReader):
             except sqlite3.Error as error:
                 raise OutOfResources(f"the journal cannot be written: {type(error).__name__}") from error
 
-    def _sorted_out(
-        self, connection: sqlite3.Connection, objects: Sequence[StoredObject]
-    ) -> tuple[list[JournalRow], list[StoredObject]]:
-        """``(fresh rows, objects whose bytes are there already)``; a receipt that comes twice is in neither again."""
+    def _places(self, connection: sqlite3.Connection, objects: Sequence[StoredObject]) -> dict[tuple[str, str], str]:
+        """SOP Instance UID and SHA-256 -> location, of the rows that these instances have."""
         known: dict[tuple[str, str], str] = {}
         for some in _parts([stored.sop_instance_uid for stored in objects]):
             marks = ", ".join("?" * len(some))
@@ -399,6 +406,42 @@ class Journal(JournalReader):
             )
             for instance, file_sha256, location in connection.execute(statement, some):
                 known[instance, file_sha256] = location
+        return known
+
+    def _lost(self, objects: Sequence[StoredObject], holds: Callable[[str, str], bool]) -> list[tuple[str, str, str]]:
+        """SOP Instance UID, SHA-256 and location of rows whose bytes come again and are not there any more."""
+        try:
+            with self._lock:
+                connection = self._reading()
+                known = self._places(connection, objects) if connection else {}
+        except sqlite3.Error as error:
+            raise OutOfResources(f"the journal cannot be read: {type(error).__name__}") from error
+        again = {
+            (stored.sop_instance_uid, stored.file_sha256)
+            for stored in objects
+            if known.get((stored.sop_instance_uid, stored.file_sha256), stored.location) != stored.location
+        }
+        return [(*key, known[key]) for key in again if not holds(known[key], key[1])]
+
+    @staticmethod
+    def _drop_lost(
+        connection: sqlite3.Connection, lost: Sequence[tuple[str, str, str]]
+    ) -> list[tuple[float, str, str]]:
+        """Remove these rows; of those that were committed: when, SOP Instance UID, SHA-256."""
+        which = "FROM objects WHERE sop_instance_uid = ? AND file_sha256 = ? AND location = ?"
+        promised = []
+        for row in lost:
+            for (committed_at,) in connection.execute(f"SELECT committed_at {which}", row).fetchall():
+                if committed_at is not None:
+                    promised.append((committed_at, row[0], row[1]))
+            connection.execute(f"DELETE {which}", row)
+        return promised
+
+    def _sorted_out(
+        self, connection: sqlite3.Connection, objects: Sequence[StoredObject]
+    ) -> tuple[list[JournalRow], list[StoredObject]]:
+        """``(fresh rows, objects whose bytes are there already)``; a receipt that comes twice is in neither again."""
+        known = self._places(connection, objects)
         newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'objects'").fetchone()
         seq = newest[0] if newest else 0
         rows: list[JournalRow] = []

@@ -264,6 +264,20 @@ def test_the_same_message_twice_changes_nothing() -> None:
     assert len(play.jobs) == 1
 
 
+def test_an_image_whose_bytes_were_lost_and_came_again_is_read_where_it_lies_now() -> None:
+    play = Play()
+    images = head()
+    play.bring(images[:5])
+    again = replace(images[2], location="elsewhere")
+    play.bring([again])
+    play.bring(images[5:])
+    play.study.receive([images[2]], association="a1", now=play.now)  # the first message, repeated
+    play.release()
+    (manifest,) = play.manifests
+    places = {i.sop_instance_uid: i.location for i in manifest.instances}
+    assert places == {i.sop_instance_uid: i.location for i in [*images, again]}
+
+
 def test_after_an_abort_only_silence_or_the_whole_again_completes() -> None:
     play = Play()
     slices = head()

@@ -380,6 +380,34 @@ def test_object_that_is_lost_has_no_row_and_one_that_cannot_be_read_has_a_defect
     assert running.end() is True
 
 
+@pytest.mark.parametrize("damage", ["gone", "zeros"])
+def test_object_whose_bytes_a_crash_took_is_told_anew_when_it_comes_again(
+    place: Path, log: ReceiptWriter, damage: str
+) -> None:
+    class AfterTheCrash(SpoolOfNames):
+        def open(self, location: str) -> BinaryIO:
+            if location == "7":
+                if damage == "gone":
+                    raise KeyError(location)
+                return io.BytesIO(bytes(1))
+            return super().open(location)
+
+    bus = RecordingBus()
+    write(log, stored(7), stored(8), ended())
+    first = Running(place, bus, patience=0.1)
+    bus.wait_for(lambda b: len(b.closed()) == 1)
+    first.end()
+    before = metrics.OBJECTS_LOST._value.get()
+    again = [stored(n, association="B")._replace(location=f"{n}@again", received_at=20.0) for n in (7, 8)]
+    write(log, *again, ended("B"))
+    second = Running(place, bus, spool=AfterTheCrash(), patience=0.1)
+    bus.wait_for(lambda b: len(b.closed()) == 2)
+    second.end()
+    assert [i.location for i in bus.instances()] == ["7", "8", "7@again"]
+    assert bus.closed()[1].counts == {"1.2.3.1": 2}
+    assert metrics.OBJECTS_LOST._value.get() == before + 1
+
+
 def test_a_stop_waits_for_what_living_writers_still_send(place: Path, log: ReceiptWriter) -> None:
     running = Running(place, RecordingBus())
     write(log, stored(1))

@@ -133,6 +133,42 @@ def test_a_receipt_that_is_read_twice_counts_once(journal: Journal) -> None:
     assert journal.open_associations()[0].counts == {"1.2.200": {"1.2.100": 1}}
 
 
+def test_what_comes_again_takes_the_place_of_bytes_that_are_gone(journal: Journal) -> None:
+    take(journal, *(stored(number) for number in (1, 2, 3)))
+    journal.commit_objects([(CT, "1.2.1")], 70.0, exists=lambda _: True)
+    old = journal.by_study("1.2.200")
+    asked: list[tuple[str, str]] = []
+
+    def holds(location: str, file_sha256: str) -> bool:
+        asked.append((location, file_sha256))
+        return location == stored(3).location
+
+    again = [stored(n, association="B", location=f"{SEGMENT}@{n}000+7", received_at=99.0) for n in (1, 2, 3)]
+    rows = journal.take([*((one, "v") for one in again), (stored(4), "v")], cursors={}, holds=holds)
+    assert sorted(asked) == [(stored(n).location, stored(n).file_sha256) for n in (1, 2, 3)]
+    assert [row.stored for row in rows] == [again[0], again[1], stored(4)]
+    now = journal.by_study("1.2.200")
+    assert [(row.stored.location, row.last_at) for row in now] == [
+        (stored(3).location, 99.0),
+        (again[0].location, 99.0),
+        (again[1].location, 99.0),
+        (stored(4).location, 12.5),
+    ]
+    assert [row.committed for row in now] == [False, True, False, False]
+    assert min(row.seq for row in rows) > max(row.seq for row in old)
+    assert not any(row.published or row.batch for row in now)
+    (_, second) = journal.open_associations()
+    assert second.counts == {"1.2.200": {"1.2.100": 3}}
+    journal.take([(again[0], "v")], cursors={}, holds=lambda *_: False)  # the same receipt again: its bytes are there
+    assert journal.by_study("1.2.200") == now
+
+
+def test_a_clock_that_goes_back_does_not_make_an_object_older(journal: Journal) -> None:
+    take(journal, stored())
+    take(journal, stored(location=f"{SEGMENT}@900+7", received_at=1.0))
+    assert [row.last_at for row in journal.by_instance("1.2.1")] == [12.5]
+
+
 def test_an_association_that_ends_with_its_objects_is_ended(journal: Journal) -> None:
     take(journal, stored(1), Ended("A", True, 50.0))
     (row,) = journal.open_associations()
