@@ -17,7 +17,8 @@ from typing import Protocol
 from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
-from ichor.cli.machine import Finding, Level, check_machine
+from ichor.cli.machine import Finding, Level, check_machine, existing
+from ichor.cli.receiving import check_receiving, check_watermarks
 from ichor.cli.supervisor import all_ready
 from ichor.config import Settings
 from ichor.errors import IchorError
@@ -26,6 +27,7 @@ from ichor.types import Destination
 _OLD_SECONDS = 600.0
 _SOON_DAYS = 30.0
 _ANSWER_SECONDS = 5.0
+_MOST_METRICS = 16 << 20
 
 
 class Dialogue(Protocol):
@@ -69,7 +71,10 @@ def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iter
     yield check_roles(settings, folder)
     yield from check_certificate(settings, now=time.time())
     yield check_listener(settings, folder, dialogue)
+    yield check_watermarks(settings.listener, existing(folder.spool))
     yield check_console(settings, folder)
+    if all_ready(folder.run, ["console"])[0]:
+        yield from check_receiving(_exposition(settings))
     yield from check_destinations(settings, dialogue)
     yield from _check_installed_models(folder)
     yield from _check_folder_bus(settings, folder)
@@ -155,16 +160,29 @@ def check_console(settings: Settings, folder: DataFolder) -> Finding:
     if taken != errno.EADDRINUSE or not serving:
         text = "taken by another program" if taken == errno.EADDRINUSE else f"cannot be used: {_name(taken)}"
         return Finding(Level.FAIL, what, text, "end that program or set `console.port`")
-    host = reachable(console.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{console.port}/readyz"
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS):
+        with urllib.request.urlopen(_url(settings, "readyz"), timeout=_ANSWER_SECONDS):
             return Finding(Level.OK, what, "serves; all roles are ready")
     except urllib.error.HTTPError as error:
         detail = error.read(300).decode(errors="replace").strip()
         return Finding(Level.FAIL, what, f"not ready: {detail}", "look into the log of that role")
     except OSError as error:
         return Finding(Level.FAIL, what, f"does not answer: {error}", "look into the log; restart `ichor serve`")
+
+
+def _url(settings: Settings, path: str) -> str:
+    host = reachable(settings.console.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.console.port}/{path}"
+
+
+def _exposition(settings: Settings) -> str:
+    """The text of /metrics; empty when the console does not give it, which `check_console` tells."""
+    try:
+        with urllib.request.urlopen(_url(settings, "metrics"), timeout=_ANSWER_SECONDS) as answer:
+            text: str = answer.read(_MOST_METRICS).decode(errors="replace")
+            return text
+    except OSError:
+        return ""
 
 
 def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.memory import MemoryBus
@@ -40,6 +41,7 @@ from ichor.cli.machine import (
     check_space,
     existing,
 )
+from ichor.cli.receiving import check_receiving, check_watermarks
 from ichor.clock import ManualClock
 from ichor.config import Settings
 from ichor.errors import CannotStart, TransientError
@@ -344,3 +346,41 @@ def test_doctor_reads_the_bus_that_is_there(
     assert "WARN  dead letters: 1 -> `ichor dlq list`" in capsys.readouterr().out
     folder.bus.write_bytes(b"no database" * 1000)
     assert doctor(settings(folder, listener={"port": free_port()}, console={"port": free_port()})) == 1
+
+
+# --- receive path ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "full", "level", "said"),
+    [("1MB", "1MB", Level.OK, "free"), ("1000TB", "1MB", Level.FAIL, "no association"),
+     ("1000TB", "999TB", Level.FAIL, "0xA700")],
+)  # fmt: skip
+def test_watermarks_that_are_reached_say_what_senders_hear(
+    folder: DataFolder, low: str, full: str, level: Level, said: str
+) -> None:
+    listener = settings(folder, listener={"disk_low": low, "disk_full": full}).listener
+    found = check_watermarks(listener, folder.spool)
+    assert found.level is level
+    assert said in found.text
+
+
+def exposed(*, fast: int, unread: int) -> str:
+    registry = CollectorRegistry()
+    path = Gauge("ichor_receive_path", "p", ["path"], registry=registry)
+    path.labels("fast").set(fast)
+    path.labels("plain").set(1 - fast)
+    lanes = Gauge("ichor_receipts_unread_bytes", "u", ["lane"], registry=registry)
+    lanes.labels("stat").set(0)
+    lanes.labels("routine").set(unread)
+    return generate_latest(registry).decode()
+
+
+def test_the_receive_path_and_what_the_relay_has_before_it_are_told() -> None:
+    path, relay = check_receiving(exposed(fast=1, unread=3 << 20))
+    assert (path.level, path.text) == (Level.OK, "fast")
+    assert (relay.level, relay.text) == (Level.OK, "3.0 MiB of the receipts log are not told yet")
+    path, relay = check_receiving(exposed(fast=0, unread=30 << 20))
+    assert (path.level, relay.level) == (Level.WARN, Level.WARN)
+    assert path.text.startswith("plain")
+    assert list(check_receiving("")) == list(check_receiving("ichor_receive_path{path=")) == []
