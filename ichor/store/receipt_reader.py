@@ -168,6 +168,7 @@ class ReceiptReader:
                 fresh.append(_Log(self._folder, name, match, start=self._cursors.get(name, 0)))
         for log in sorted(fresh, key=_order):
             self._known[log.name] = log
+            self._dead.discard(log.writer)  # it seemed so, as somebody had removed its files
             queue = self._queues[log.lane].setdefault(log.writer, [])
             queue.append(log)
             queue.sort(key=_order)

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from ichor import metrics
 from ichor.errors import OutOfResources
 from ichor.store import disk
 from ichor.store.receipt_codec import encode
@@ -20,6 +21,7 @@ from ichor.store.receipt_records import Lane, Record
 _LOG = logging.getLogger(__name__)
 _ROTATE_AT = 64 << 20  # bytes
 _KNOCK_AGAIN = 0.05  # seconds, when nobody waited
+_LOOK_AGAIN = 1.0  # seconds, whether the file that is written still has its name
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # nothing is lost by these: the same file goes on
 
 WAKE = "wake"
@@ -143,12 +145,14 @@ class _Log:
         self._carried = b""  # records that nobody waited for, from a file whose sync failed
         self._lost = False
         self._closed = False
+        self._look_at = time.monotonic() + _LOOK_AGAIN
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)  # no sync is under way
         self._file = self._create()
 
     def write(self, data: bytes, *, wait: bool) -> tuple[_File, int]:
         with self._lock:
+            self._look()
             while self._file.left or self._file.end >= _ROTATE_AT or self._carried or self._closed:
                 self._next()
             file = self._file
@@ -199,16 +203,46 @@ class _Log:
             while self._file.syncing:
                 self._quiet.wait()
             self._finish(self._file)
+            try:
+                if self._carried:
+                    self._renew()
+                    self._settle(self._file)
+            except (OutOfResources, OSError) as error:
+                metrics.RECEIPTS_DAMAGED.inc()
+                _LOG.error("records that nobody waited for are lost: %s", error)
             os.close(self._file.descriptor)
+
+    def _look(self) -> None:
+        """Now and then: leave a file that somebody removed; with the lock held."""
+        if time.monotonic() < self._look_at or self._closed:
+            return
+        self._look_at = time.monotonic() + _LOOK_AGAIN
+        if not self._file.left and not os.fstat(self._file.descriptor).st_nlink:
+            metrics.RECEIPTS_DAMAGED.inc()
+            _LOG.error("a file of the receipts log was removed while it was written; going on in a fresh one")
+            self._file.left = True
+
+    def _settle(self, file: _File) -> None:
+        """What is in a file is on the medium, and can be found there; or OSError."""
+        if not self._durable:
+            return
+        os.fdatasync(file.descriptor)
+        if not os.fstat(file.descriptor).st_nlink:
+            metrics.RECEIPTS_DAMAGED.inc()
+            raise OSError(errno.ENOENT, "its file was removed")
 
     def _sync(self, file: _File, mark: int) -> None:
         # Never two at a time: Linux tells an error of writing back to one fsync(2) of an open file only, so that
         # another one, under way at the same time, may return without error though its data is lost as well.
         try:
-            os.fdatasync(file.descriptor)
+            self._settle(file)
         except OSError as error:
             with self._lock:
                 self._fail(file, error)
+                # Now, and not with the next record: that may be long in coming, or never come.
+                if self._carried and self._file is file and not self._closed:
+                    with contextlib.suppress(OutOfResources):  # the next one, or `close`, tries again
+                        self._renew()
             raise _refusal(error) from error
         with self._lock:
             file.synced = mark
@@ -255,7 +289,11 @@ class _Log:
             self._quiet.wait()
             return
         self._finish(old)
-        fresh = self._create()
+        self._renew()
+
+    def _renew(self) -> None:
+        """A fresh file, with what was carried, in the place of one that is finished; with the lock held."""
+        old, fresh = self._file, self._create()
         try:
             if self._carried:
                 self._write(fresh, self._carried)
@@ -270,7 +308,7 @@ class _Log:
         file.left = True
         if self._durable and not file.failed and file.synced < file.end:
             try:
-                os.fdatasync(file.descriptor)
+                self._settle(file)
             except OSError as error:
                 self._fail(file, error)
                 return

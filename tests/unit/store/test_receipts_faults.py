@@ -387,6 +387,117 @@ def test_whatever_fails_acknowledged_is_read_and_refused_is_not(
     writer.close()
 
 
+# --- what nobody waits for, and files that somebody removes -----------------------------------------------------------
+
+
+def test_what_a_failed_sync_carries_over_is_there_at_once(tmp_path: Path, syncs: list[str]) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts")
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    writer.append(Lane.ROUTINE, stored(2), wait=False)
+    syncs.append("break the next")
+    with pytest.raises(OutOfResources):
+        writer.append(Lane.ROUTINE, stored(3))
+    reader = ReceiptReader(tmp_path / "receipts")
+    assert numbers(everything(reader)) == ["1.2.1", "1.2.2"]
+    reader.close()
+    writer.close()
+
+
+def test_what_is_carried_over_as_the_log_closes_is_not_lost(tmp_path: Path, syncs: list[str]) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts")
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    syncs.append("break the next")
+    writer.close()
+    assert syncs[-2:] == ["broken", "synced"]
+    reader = ReceiptReader(tmp_path / "receipts")
+    assert numbers(everything(reader)) == ["1.2.1"]
+    assert everything(reader, Lane.STAT) == []
+    assert reader.finished(writer.name)
+    reader.close()
+
+
+def test_what_could_not_be_carried_over_at_once_is_when_the_log_closes(
+    tmp_path: Path, syncs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts")
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    syncs.append("break the next")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", no_room)
+        with pytest.raises(OutOfResources):
+            writer.append(Lane.ROUTINE, stored(2))
+    writer.close()
+    reader = ReceiptReader(tmp_path / "receipts")
+    assert numbers(everything(reader)) == ["1.2.1"]
+    reader.close()
+
+
+def test_what_can_be_carried_over_nowhere_is_said(
+    tmp_path: Path, syncs: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts")
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    syncs.append("break the next")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", no_room)
+        writer.close()
+    assert "records that nobody waited for are lost" in caplog.text
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_writer_whose_files_are_removed_goes_on_in_fresh_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wait: bool
+) -> None:
+    monkeypatch.setattr(receipt_writer, "_LOOK_AGAIN", 0.0)
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder, durable=wait)
+    reader = ReceiptReader(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    assert numbers(everything(reader)) == ["1.2.1"]
+    for path in folder.glob("*.log"):
+        path.unlink()
+    assert reader.live_writers() == set()
+    writer.append(Lane.ROUTINE, stored(2))
+    assert "removed" in caplog.text
+    assert numbers(everything(reader)) == ["1.2.2"]
+    assert reader.live_writers() == {writer.name}
+    assert not reader.finished(writer.name)
+    reader.close()
+    writer.close()
+
+
+def test_a_receipt_in_a_file_that_was_removed_is_no_promise(tmp_path: Path) -> None:
+    writer = ReceiptWriter(tmp_path / "receipts")
+    writer.append(Lane.ROUTINE, stored(1), wait=False)
+    log_of(tmp_path / "receipts").unlink()
+    with pytest.raises(OutOfResources, match="removed"):
+        writer.append(Lane.ROUTINE, stored(2))
+    writer.append(Lane.ROUTINE, stored(3))
+    reader = ReceiptReader(tmp_path / "receipts")
+    assert numbers(everything(reader)) == ["1.2.1", "1.2.3"]
+    reader.close()
+    writer.close()
+
+
+def test_the_names_of_deleted_logs_are_off_the_medium_before_they_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, receipts = filled(tmp_path / "receipts", 3)
+    reader = ReceiptReader(path.parent)
+    everything(reader)
+    everything(reader, Lane.STAT)
+    there: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(receipt_reader.disk, "sync_directory", lambda folder: there.append(path in folder.iterdir()))
+        assert path.name in reader.forget({path.name: receipts[-1].end})
+    assert there == [False]
+    reader.close()
+
+
 # --- the reading side, when it is short of something ------------------------------------------------------------------
 
 
