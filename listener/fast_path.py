@@ -24,21 +24,23 @@ from pynetdicom.association import Association
 
 from ichor import metrics
 from listener import pdu
-from listener.reception import Arrival, Origin, Reception, StoreCommand, place_of
+from listener.commitment import MOST_BYTES
+from listener.reception import Arrives, Origin, Receives, StoreCommand, place_of
 
 _LOG = logging.getLogger(__name__)
 _BUFFER = 1 << 19  # bytes; only what is used takes memory
 _LITTLE_ROOM = 1 << 14
 _SLACK = 1024  # senders count a PDU's length in different ways
 _GOODBYE = 1.0  # seconds in which a peer can take our A-ABORT
-_LEAST_PEER_PDU = 512  # a response takes up to about 250 bytes
+_LEAST_PROGRESS = 1 << 14  # bytes that a sender brings within its time, or the whole of its message
+_SILENT, _SLOW = "a sender fell silent within a message", "a sender was too slow within a message"
 _DATA_TRANSFER = "Sta6"
 _CLOSED, _INVALID = "Evt17", "Evt19"
 
 
 def install(
-    association: Association, *, reception: Reception, origin: Origin, turn: Callable[[], None] = lambda: None,
-    finish: Callable[[Arrival], int] = lambda arrival: arrival.end(), tell: Callable[[str], None] = lambda _: None,
+    association: Association, *, reception: Receives, origin: Origin, turn: Callable[[], None] = lambda: None,
+    finish: Callable[[Arrives], int] = lambda arrival: arrival.end(), tell: Callable[[str], None] = lambda _: None,
     network_timeout: float = 60.0,
 ) -> bool:  # fmt: skip
     """Take over the C-STOREs of an association that is being accepted; call it from EVT_ACCEPTED's handler.
@@ -52,16 +54,14 @@ def install(
     tell
         Told why, before an association is aborted here; no PHI.
     network_timeout
-        Seconds that a sender may fall silent within a message.
+        Seconds in which a sender must bring 16 KiB of a message, or the rest of it.
 
     Returns
     -------
     bool
-        False where the plain path goes on to serve it: the peer takes PDUs so short that answers would have to be
-        split, we announced longer ones than are held here, or the system has no descriptor left.
+        False where the plain path goes on to serve it: we announced longer PDUs than are held here, or the system has
+        no descriptor left.
     """
-    if 0 < (association.requestor.maximum_length or 0) < _LEAST_PEER_PDU:
-        return False
     if not 0 < (association.acceptor.maximum_length or 0) <= _BUFFER // 2:
         return False
     try:
@@ -150,8 +150,8 @@ class _FastPath:
     """One association's; all in the library's DUL thread, except where its `_Checkpoint` is touched."""
 
     def __init__(
-        self, association: Association, reception: Reception, origin: Origin, turn: Callable[[], None],
-        finish: Callable[[Arrival], int], tell: Callable[[str], None], network_timeout: float,
+        self, association: Association, reception: Receives, origin: Origin, turn: Callable[[], None],
+        finish: Callable[[Arrives], int], tell: Callable[[str], None], network_timeout: float,
     ) -> None:  # fmt: skip
         self._association = association
         self._reception = reception
@@ -161,6 +161,7 @@ class _FastPath:
         self._tell = tell
         self._patience = network_timeout
         self._longest = (association.acceptor.maximum_length or 0) + _SLACK
+        self._peer_longest = association.requestor.maximum_length or 0
         self._contexts = {
             number: str(context.transfer_syntax[0]) for number, context in association._accepted_cx.items()
         }
@@ -179,8 +180,12 @@ class _FastPath:
         self._command_parts = b""
         self._command: pdu.Command | None = None
         self._context = 0  # of the message under way
-        self._arrival: Arrival | None = None
+        self._arrival: Arrives | None = None
         self._is_foreign = False  # a data set under way is the library's
+        self._foreign_bytes = 0  # of it, so far
+        self._received = 0  # bytes, in all
+        self._goal = 0  # how many there must be by `_deadline`; 0: a message begins
+        self._deadline = 0.0
         self._is_over = False
         self._checkpoint = association._reactor_checkpoint = _Checkpoint()
         self._poll = select.poll()
@@ -334,9 +339,12 @@ class _FastPath:
                 if control & pdu.LAST:
                     self._answer()
             elif self._is_foreign:
+                self._foreign_bytes += at - begin
+                if self._foreign_bytes > MOST_BYTES:  # the library gathers it in memory
+                    raise _Ended("a message longer than allowed")
                 self._is_foreign = not control & pdu.LAST
                 if not self._is_foreign:
-                    self._context = 0
+                    self._context = self._goal = 0
                 return self._hand_over(pdu.pdata(context, control, view[begin:at]))
             else:
                 raise _Ended("a data set without its command")
@@ -383,6 +391,7 @@ class _FastPath:
         if command.field not in pdu.KNOWN_COMMANDS:
             raise _Ended("an unknown command")
         self._is_foreign = command.has_data_set
+        self._foreign_bytes = self._goal = 0
         return self._hand_over(pdu.pdata(context, control, data))
 
     def _answer(self) -> None:
@@ -391,8 +400,8 @@ class _FastPath:
         assert command is not None
         self._arrival = None
         status = self._finish(arrival)
-        self._send(pdu.store_response(self._context, command, status))
-        self._context = 0
+        self._send(pdu.store_response(self._context, command, status, longest=self._peer_longest))
+        self._context = self._goal = 0
         self._dul._idle_timer.restart()
 
     # --- bytes --------------------------------------------------------------------------------------------------
@@ -417,6 +426,7 @@ class _FastPath:
                     if not count:
                         raise _Lost
                     self._filled += count
+                    self._received += count
                     within = True
                     continue
             receives = True
@@ -439,13 +449,17 @@ class _FastPath:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         timer = self._dul._idle_timer
         if within:
-            seconds: float | None = self._patience
+            now = time.monotonic()
+            if self._received >= self._goal:
+                self._goal, self._deadline = self._received + _LEAST_PROGRESS, now + self._patience
+            seconds: float | None = max(self._deadline - now, 0.0)
         else:
             seconds = None if timer.timeout is None else max(timer.remaining, 0.0) + 0.001
         events = self._poll.poll(None if seconds is None else seconds * 1000)
         if not events:
             if within:
-                raise _Ended("a sender fell silent within a message", reason=0)
+                silent = self._received + _LEAST_PROGRESS == self._goal
+                raise _Ended(_SILENT if silent else _SLOW, reason=0)
             return False
         return not self._checkpoint.is_asked
 

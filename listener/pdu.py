@@ -24,6 +24,8 @@ KNOWN_COMMANDS = frozenset(
 )
 NO_DATA_SET = 0x0101
 _HIGH = 1  # Priority, PS3.7 9.1.1.1
+_LONGEST_UID = 64  # PS3.5 9.1
+_PDV_HEAD_SIZE = 6
 
 _ELEMENT = struct.Struct("<HHI")  # Implicit VR Little Endian, PS3.7 6.3.1
 _US = struct.Struct("<H")
@@ -97,27 +99,45 @@ def text_of(uid: bytes | None) -> str:
     return (uid or b"").decode("ascii", "replace").rstrip("\0 ")
 
 
-known_text_of = functools.lru_cache(maxsize=1024)(text_of)  # of what many objects share
+def known_text_of(uid: bytes | None) -> str:
+    """`text_of`, for what many objects share."""
+    return _text_of(uid) if len(uid or b"") <= _LONGEST_UID else text_of(uid)
 
 
-def store_response(context: int, command: Command, status: int) -> bytes:
-    """The P-DATA-TF PDU of a C-STORE-RSP, PS3.7 9.3.1.2; UIDs are given back as they came."""
+_text_of = functools.lru_cache(maxsize=1024)(text_of)
+
+
+def store_response(context: int, command: Command, status: int, *, longest: int = 0) -> bytes:
+    """P-DATA-TF of a C-STORE-RSP, PS3.7 9.3.1.2; UIDs are given back as they came.
+
+    Parameters
+    ----------
+    longest
+        What the peer allows a PDU to hold; 0: any length (PS3.8 annex D.1). More PDUs than one where it is less.
+    """
     uid = _given_back(command.sop_instance)
-    before, after, instance = _around(context, command.sop_class, len(uid))
-    return b"".join((before, _US.pack(command.message_id or 0), after, _US.pack(status), instance, uid))
+    before, after, instance = _around(context, _given_back(command.sop_class), len(uid))
+    whole = b"".join((before, _US.pack(command.message_id or 0), after, _US.pack(status), instance, uid))
+    if not longest or len(whole) - 6 <= longest:
+        return whole
+    data, step = whole[_RESPONSE_HEAD.size :], max(longest - _PDV_HEAD_SIZE, 1)
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    return b"".join(
+        pdata(context, COMMAND | (LAST if number == len(pieces) else 0), piece)
+        for number, piece in enumerate(pieces, 1)
+    )
 
 
 def _given_back(uid: bytes | None) -> bytes:
     """Of an even length; what is too long for a UID is left out of a response, where both are optional."""
-    if uid is None or len(uid) > 64:
+    if uid is None or len(uid) > _LONGEST_UID:
         return b""
     return uid + b"\0" if len(uid) % 2 else uid
 
 
 @functools.lru_cache(maxsize=1024)
-def _around(context: int, sop_class: bytes | None, size: int) -> tuple[bytes, bytes, bytes]:
+def _around(context: int, sop_class: bytes, size: int) -> tuple[bytes, bytes, bytes]:
     """What stands before the message id, before the status, and before the SOP Instance UID of ``size`` bytes."""
-    sop_class = _given_back(sop_class)
     before = _ELEMENT.pack(0, 0x0002, len(sop_class)) + sop_class if sop_class else b""
     before += _ELEMENT.pack(0, 0x0100, 2) + _US.pack(0x8001) + _ELEMENT.pack(0, 0x0120, 2)
     after = _ELEMENT.pack(0, 0x0800, 2) + _US.pack(NO_DATA_SET) + _ELEMENT.pack(0, 0x0900, 2)

@@ -49,7 +49,7 @@ from listener.library import (
 )  # fmt: skip
 from listener.lobby import ABORT, Lobby, LogLimit
 from listener.pressure import DiskPressure
-from listener.reception import Arrival, Origin, Reception, Refusals, StoreCommand
+from listener.reception import Arrives, Origin, Reception, Refusals, StoreCommand
 from listener.tls import Certificates
 from listener.trial import is_fast_path_usable
 
@@ -402,7 +402,7 @@ class Receiver:
         arrival.feed(request.DataSet.getbuffer() if request.DataSet is not None else memoryview(b""))
         return self._finish(session, arrival)
 
-    def _finish(self, session: Session, arrival: Arrival) -> int:
+    def _finish(self, session: Session, arrival: Arrives) -> int:
         """End an object, and write its association's end where that was told meanwhile."""
         if session.origin is None or not session.may_store():
             arrival.cut()

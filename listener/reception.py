@@ -88,6 +88,28 @@ class Pressure(Protocol):
     def wrote(self, length: int) -> None: ...
 
 
+class Receives(Protocol):
+    """What a receive path asks of a `Reception`."""
+
+    def begin(self, command: StoreCommand, origin: Origin) -> Arrives:
+        """An object begins to arrive; never raises."""
+
+
+class Arrives(Protocol):
+    """What a receive path asks of an `Arrival`."""
+
+    @property
+    def is_held(self) -> bool: ...
+
+    def feed(self, part: memoryview) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def end(self) -> int: ...
+
+    def cut(self) -> None: ...
+
+
 class Refusals:
     """Tells what was refused: a log line, and a record for the relay. Safe from any thread, never raises."""
 

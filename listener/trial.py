@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from typing import cast
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
@@ -17,15 +16,17 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.transport import AddressInformation, AssociationSocket
+from pynetdicom.transport import AddressInformation
 
 from ichor import metrics
 from ichor.store.filemeta import IMPLEMENTATION_CLASS_UID
 from listener import fast_path, pdu
-from listener.reception import SUCCESS, Origin, Reception, StoreCommand
+from listener.connection import AdmittedSocket
+from listener.reception import SUCCESS, Origin, StoreCommand
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds
+_LONGEST = 16_384  # bytes of a PDU
 _VERIFICATION = "1.2.840.10008.1.1"
 _CLASS = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage
 _INSTANCE, _STUDY, _SERIES = "2.25.1", "2.25.2", "2.25.3"
@@ -47,7 +48,9 @@ def is_fast_path_usable() -> bool:
 
 
 class _Nowhere:
-    """A reception that keeps the bytes of the last object in memory, and counts nothing."""
+    """A reception, and its arrival, that keeps the bytes of the last object in memory, and counts nothing."""
+
+    is_held = False  # what is fed is copied
 
     def __init__(self) -> None:
         self.data = b""
@@ -111,8 +114,8 @@ def _acceptor(connection: socket.socket, nowhere: _Nowhere, ended: list[str]) ->
     ae = AE("TRIAL")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _PATIENCE
     association = Association(ae, "acceptor")
-    association.set_socket(AssociationSocket(association, client_socket=connection))
-    association.acceptor.maximum_length = 16_384
+    association.set_socket(AdmittedSocket(association, connection, request=b"", longest=_LONGEST + 6))
+    association.acceptor.maximum_length = _LONGEST
     association.acceptor.ae_title = "TRIAL"
     association.acceptor.address_info = association.requestor.address_info = AddressInformation("127.0.0.1", 0)
     association.acceptor.implementation_class_uid = ae.implementation_class_uid
@@ -120,10 +123,7 @@ def _acceptor(connection: socket.socket, nowhere: _Nowhere, ended: list[str]) ->
     origin = Origin(association="trial", calling_ae="TRIAL", called_ae="TRIAL")
 
     def accepted(event: evt.Event) -> None:
-        fast_path.install(
-            event.assoc, reception=cast(Reception, nowhere), origin=origin,
-            network_timeout=_PATIENCE,
-        )  # fmt: skip
+        fast_path.install(event.assoc, reception=nowhere, origin=origin, network_timeout=_PATIENCE)
 
     association.bind(evt.EVT_ACCEPTED, accepted)
     association.bind(evt.EVT_C_ECHO, lambda _: SUCCESS)
@@ -146,7 +146,7 @@ def _request() -> bytes:
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"
     primitive.calling_ae_title = primitive.called_ae_title = "TRIAL"
     length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
-    length.maximum_length_received = 16_384
+    length.maximum_length_received = _LONGEST
     implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     primitive.user_information = [length, implementation]
     primitive.presentation_context_definition_list = _contexts()

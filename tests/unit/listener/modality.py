@@ -27,7 +27,7 @@ class Scu:
 
     def __init__(
         self, port: int, *, called: str = "ICHOR", calling: str = "CT1",
-        contexts: Sequence[tuple[str, Sequence[str]]] = ((CT, (EXPLICIT,)),),
+        contexts: Sequence[tuple[str, Sequence[str]]] = ((CT, (EXPLICIT,)),), longest: int = 16384,
     ) -> None:  # fmt: skip
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -36,7 +36,7 @@ class Scu:
             body = struct.pack(">BBBB", 2 * number + 1, 0, 0, 0) + self._item(0x30, abstract.encode())
             body += b"".join(self._item(0x40, syntax.encode()) for syntax in syntaxes)
             items += self._item(0x20, body)
-        items += self._item(0x50, self._item(0x51, struct.pack(">I", 16384)) + self._item(0x52, b"1.2.3.4.5"))
+        items += self._item(0x50, self._item(0x51, struct.pack(">I", longest)) + self._item(0x52, b"1.2.3.4.5"))
         head = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16).encode(), calling.ljust(16).encode())
         self.pdu(1, head + items)
         kind, body = self.read()

@@ -9,6 +9,8 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -345,6 +347,21 @@ def test_sender_silent_within_an_object_is_aborted_and_leaves_nothing() -> None:
         assert server.stored() == []
 
 
+def test_sender_of_a_byte_now_and_then_is_aborted() -> None:
+    data = whole(SMALL[0], 1)
+    with Server(fast=True, network_timeout=0.3) as server:
+        scu = Scu(server.port, contexts=CONTEXTS)
+        with contextlib.suppress(ConnectionError):
+            for at in range(len(data)):
+                scu.socket.sendall(data[at : at + 1])
+                time.sleep(0.05)
+                if server.causes:
+                    break
+        scu.socket.close()
+        assert server.fate() == "aborted"
+        assert server.causes == ["a sender was too slow within a message"]
+
+
 @pytest.mark.parametrize(("response", "kind"), [("A-ABORT", 7), ("A-RELEASE", 5)])
 def test_idle_association_ends_as_on_the_plain_path(response: str, kind: int) -> None:
     with Server(fast=True, idle_timeout=0.4, idle_response=response) as server:
@@ -409,14 +426,48 @@ def test_request_of_our_own_is_the_librarys() -> None:
         scu.socket.close()
 
 
-def test_peer_of_tiny_pdus_is_left_to_the_plain_path() -> None:
-    class Requestor:
-        maximum_length = 128
+@pytest.mark.parametrize("longest", [7, 64, 128, 511])
+def test_peer_of_tiny_pdus_gets_its_answers_in_pieces_as_from_the_library(longest: int) -> None:
+    commands = []
+    for fast in (False, True):
+        with Server(fast=fast) as server:
+            scu = Scu(server.port, contexts=CONTEXTS, longest=longest)
+            scu.socket.sendall(whole(SMALL[0], 1))
+            said, control = b"", 0
+            while not control & pdu.LAST:
+                kind, body = scu.read()
+                assert (kind, len(body) <= longest) == (4, True)
+                control, said = body[5], said + body[6:]
+            commands.append(said)
+            scu.release()
+            assert len(server.stored()) == 1
+    assert commands[0] == commands[1]
 
-    class Asked:
-        requestor = Requestor()
 
-    assert fast_path.install(Asked(), reception=None, origin=None) is False  # type: ignore[arg-type]
+def test_long_uids_do_not_stay_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            uid = b"1.%060000d" % number
+            pdu.known_text_of(uid)
+            pdu.store_response(1, pdu.Command(pdu.C_STORE_RQ, True, 1, False, uid, uid), 0)
+        del uid
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_message_of_the_librarys_is_bounded_as_it_is_handed_over() -> None:
+    asked = command(field=0x30, sop_class=ECHO.encode() + b"\0")
+    with Server(fast=True) as server:
+        scu = Scu(server.port, contexts=CONTEXTS)
+        scu.socket.sendall(p_data(value(3, 3, asked)))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                scu.socket.sendall(p_data(value(3, 0, bytes(120_000))))
+        scu.socket.close()
+        assert server.fate() == "aborted"
+        assert server.causes == ["a message longer than allowed"]
 
 
 def test_library_as_a_sender_is_served() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from typing import Any
+
 import pytest
 from prometheus_client import REGISTRY
 from pynetdicom.dul import DULServiceProvider
@@ -16,6 +20,27 @@ def served() -> dict[str, float | None]:
 def test_fast_path_serves_with_the_library_that_is_installed() -> None:
     assert trial.is_fast_path_usable()
     assert served() == {"fast": 1.0, "plain": 0.0}
+
+
+def test_fast_path_passes_where_the_bytes_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        def __init__(self, connection: socket.socket) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+        def sendall(self, data: bytes) -> None:
+            time.sleep(0.05)
+            self._connection.sendall(data)
+
+    def pair() -> tuple[Any, socket.socket]:
+        ours, theirs = real()
+        return Slow(ours), theirs
+
+    real = socket.socketpair
+    monkeypatch.setattr(socket, "socketpair", pair)
+    assert trial.is_fast_path_usable()
 
 
 def test_private_name_that_is_gone_means_the_plain_path(
