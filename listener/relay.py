@@ -17,7 +17,7 @@ from typing import Protocol
 from ichor import metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
-from ichor.errors import CannotStart
+from ichor.errors import CannotStart, IchorError
 from ichor.messages import EVENTS, INSTANCES, Envelope, ReceiveRefused, seal
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, Refused, Stored
@@ -110,7 +110,9 @@ class Relay:
                 pause = _FIRST_PAUSE
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
                 metrics.LOOP_ERRORS.labels("relay").inc()
-                _LOG.warning("relay waits %.1f s: %s", pause, type(error).__name__)
+                _LOG.warning(
+                    "relay waits %.1f s: %s", pause, error if isinstance(error, IchorError) else type(error).__name__
+                )
                 self._untold, busy = True, True
                 if self._stopping:
                     threading.Event().wait(_PAUSE_WHILE_STOPPING)

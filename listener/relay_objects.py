@@ -6,10 +6,10 @@ import hashlib
 import logging
 from collections.abc import Callable
 from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from ichor import metrics
-from ichor.errors import Unreadable
+from ichor.errors import TransientError, Unreadable
 from ichor.reasons import Reason
 from ichor.series.facts import without_header
 from ichor.store.journal import StoredObject
@@ -25,8 +25,15 @@ _TRIES = 5  # to read an object that the disk does not give
 ReadFacts = Callable[[BinaryIO, StoredObject], Instance]
 
 
+class RelaySpool(SpoolReader, Protocol):
+    """A spool that may be away for a while."""
+
+    def is_there(self) -> bool:
+        """False while its volume is not mounted: then nothing can be said of what is absent."""
+
+
 class Objects:
-    """Reads objects of a spool; one thread.
+    """Reads objects of a spool; one thread. TransientError while something is absent because the spool is.
 
     Parameters
     ----------
@@ -34,10 +41,11 @@ class Objects:
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
     """
 
-    def __init__(self, spool: SpoolReader, read_facts: ReadFacts) -> None:
+    def __init__(self, spool: RelaySpool, read_facts: ReadFacts) -> None:
         self._spool = spool
         self._read_facts = read_facts
         self._failures = 0
+        self._seen = False
 
     def look_into(self, record: Stored) -> tuple[StoredObject, Instance] | None:
         """Digest and facts of an object that is new; None when it is lost.
@@ -46,7 +54,11 @@ class Objects:
         ------
         OSError
             When the disk does not give it; after a few times it is taken as unreadable.
+        TransientError
+            When the spool is not there.
         """
+        if not self._seen:
+            self._seen = self._spool.is_there()
         try:
             if record.length <= _WHOLE:
                 data = self._spool.read_range(record.location, 0, record.length)
@@ -59,6 +71,7 @@ class Objects:
                 stored = _named(record, total.hexdigest())
                 return stored, self._facts(file, stored)
         except (KeyError, Unreadable):
+            self._check_spool()
             # Only a crash of the machine at the levels "association" and "none" can do that. No row: the same object,
             # sent again, is then not taken for another version of it.
             metrics.OBJECTS_LOST.inc()
@@ -85,7 +98,7 @@ class Objects:
                 if hashlib.file_digest(file, "sha256").hexdigest() == file_sha256:  # type: ignore[arg-type]
                     return True
         except (KeyError, OSError):
-            pass
+            self._check_spool()
         metrics.OBJECTS_LOST.inc()
         _LOG.error("an acknowledged object is not in the spool any more; it came again, and is taken anew")
         return False
@@ -96,8 +109,13 @@ class Objects:
             with self._spool.open(stored.location) as file:
                 return self._facts(file, stored)
         except (KeyError, OSError) as error:
+            self._check_spool()
             _LOG.error("object %s cannot be read: %s", stored.sop_instance_uid, type(error).__name__)
             return _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+
+    def _check_spool(self) -> None:
+        if not self._spool.is_there():
+            raise TransientError("the spool is not there")
 
     def _facts(self, file: BinaryIO, stored: StoredObject) -> Instance:
         try:

@@ -13,7 +13,6 @@ from ichor.clock import Clock
 from ichor.config import Settings
 from ichor.series.facts import FactsReader
 from ichor.store.journal import Journal
-from ichor.store.protocol import SpoolReader
 from ichor.store.receipts import ReceiptReader, ReceiptWriter
 from ichor.store.spool import FileSpool
 from listener.commitment import report_addresses
@@ -67,7 +66,7 @@ def run_receiver(
 
 
 def run_relay(
-    *, settings: Settings, receipts: Path, journal: Journal, spool: SpoolReader, bus: Bus, clock: Clock,
+    *, settings: Settings, receipts: Path, journal: Journal, spool: FileSpool, bus: Bus, clock: Clock,
     stop: threading.Event, on_ready: Callable[[], None],
 ) -> None:  # fmt: skip
     """Tell the bus what is received until ``stop``, then what is left, for at most 8 s. Closes nothing that it was given.
@@ -76,11 +75,6 @@ def run_relay(
     ----------
     receipts
         Folder of the receipts log, which nobody else reads for this purpose.
-
-    Raises
-    ------
-    CannotStart
-        When a newer version of Ichor wrote the log.
     """
     facts = FactsReader()
     commitments = Commitments(

@@ -68,6 +68,7 @@ class FileSpool:
             raise ValueError(f"not a writer id: {writer!r}")
         self._root = root
         self._level = durability
+        self._volume: int | None = None  # st_dev
         self._pool = Pool(root, writer=writer, deferred=durability == "association")
 
     def begin(self, address: Address) -> Incoming:
@@ -223,6 +224,17 @@ class FileSpool:
     def seal(self, *, idle_for: float = SEAL_IDLE) -> None:
         """Seal segments that nobody has appended to for so many seconds (also done whenever an object comes in)."""
         self._pool.seal(idle_for=idle_for)
+
+    def is_there(self) -> bool:
+        """Can the spool be seen, on the volume on which it was first, with something in it? Not while that is unmounted."""
+        try:
+            volume = self._root.stat().st_dev
+            filled = any(True for _ in os.scandir(self._root))
+        except OSError:
+            return False
+        if self._volume is None and filled:
+            self._volume = volume
+        return filled and volume == self._volume
 
     def free_bytes(self) -> int:
         """Free bytes for us where the spool lies."""

@@ -15,8 +15,9 @@ from unit.listener.site import RecordingBus
 
 from ichor import metrics
 from ichor.clock import SystemClock
-from ichor.errors import TransientError, Unreadable
+from ichor.errors import CannotStart, TransientError, Unreadable
 from ichor.messages import Envelope, InstancesReceived
+from ichor.store import receipt_codec
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipts import (
     CommitmentRequested,
@@ -63,6 +64,9 @@ class SpoolOfNames:
 
     def read_range(self, location: str, offset: int, length: int) -> bytes:
         return location.partition("@")[0].encode()[offset : offset + length]
+
+    def is_there(self) -> bool:
+        return True
 
 
 class Requests:
@@ -406,6 +410,71 @@ def test_object_whose_bytes_a_crash_took_is_told_anew_when_it_comes_again(
     assert [i.location for i in bus.instances()] == ["7", "8", "7@again"]
     assert bus.closed()[1].counts == {"1.2.3.1": 2}
     assert metrics.OBJECTS_LOST._value.get() == before + 1
+
+
+class UnmountedSpool(SpoolOfNames):
+    """Its volume is away until ``mounted``."""
+
+    def __init__(self) -> None:
+        self.mounted = threading.Event()
+        self.asked = threading.Event()
+
+    def read_range(self, location: str, offset: int, length: int) -> bytes:
+        if not self.mounted.is_set():
+            raise KeyError(location)
+        return super().read_range(location, offset, length)
+
+    def is_there(self) -> bool:
+        self.asked.set()
+        return self.mounted.is_set()
+
+
+def test_no_object_is_lost_while_the_spool_is_not_mounted(place: Path, log: ReceiptWriter) -> None:
+    lost = metrics.OBJECTS_LOST._value.get()
+    write(log, stored(1), stored(2), ended())
+    spool = UnmountedSpool()
+    running = Running(place, RecordingBus(), spool=spool)
+    for _ in range(3):
+        spool.asked.clear()
+        assert spool.asked.wait(60)
+    assert running.journal.cursors() == {}
+    spool.mounted.set()
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert uids(running.bus) == ["1.2.1", "1.2.2"]
+    assert metrics.OBJECTS_LOST._value.get() == lost
+    log.close()
+    assert running.end() is True
+
+
+def test_what_a_newer_version_wrote_waits_and_everything_else_is_told(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = receipt_codec.decode
+
+    def decode(body: bytes) -> Record:
+        record = known(body)
+        if isinstance(record, Ended) and record.association == "Z":
+            raise CannotStart("the receipts log has a record that this version of Ichor cannot read")
+        return record
+
+    monkeypatch.setattr("ichor.store.receipt_reader.decode", decode)
+    newer = ReceiptWriter(place / "receipts", durable=False)
+    for lane in Lane:
+        write(newer, ended("Z"), stored(9, association="N"), lane=lane)
+    errors = metrics.LOOP_ERRORS.labels("relay")._value.get()
+    write(log, stored(1), ended())
+    running = Running(place, RecordingBus(), patience=0.1)
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    write(log, stored(2, association="B"), ended("B"))
+    running.bus.wait_for(lambda b: len(b.closed()) == 2)
+    assert uids(running.bus) == ["1.2.1", "1.2.2"]
+    assert metrics.LOOP_ERRORS.labels("relay")._value.get() == errors + 1
+    newer.close()
+    log.close()
+    assert running.end() is False
+    reader = ReceiptReader(place / "receipts")
+    assert any(name.startswith(newer.name) for name in reader.ends())
+    reader.close()
 
 
 def test_a_stop_waits_for_what_living_writers_still_send(place: Path, log: ReceiptWriter) -> None:

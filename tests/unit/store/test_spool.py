@@ -567,3 +567,15 @@ def test_a_reader_in_another_process_sees_what_is_finished_at_once(tmp_path: Pat
     )
     assert seen.stdout.split("\n")[0] == "finished [1] [False]"
     half.finish()
+
+
+def test_a_spool_is_there_while_its_volume_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "spool"
+    spool = FileSpool(root)
+    assert not spool.is_there()
+    root.mkdir()
+    assert not spool.is_there()  # where a volume is to be mounted
+    (root / "1.2").mkdir()
+    assert spool.is_there()
+    monkeypatch.setattr(spool, "_volume", root.stat().st_dev + 1)
+    assert not spool.is_there()
