@@ -34,6 +34,7 @@ _MOST_LABELS = 100
 _MOST_HEAD = 1 << 20  # bytes in which an object's UIDs must be
 _MOST_HELD = 1 << 18  # bytes that are kept before they are written: the end of a long object then has little to do
 _MOST_PARTS = 512
+_ASKED_EVERY = 1 << 23  # bytes of one object after which it is asked whether there is room for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,8 @@ class Arrival:
     """
 
     __slots__ = (
-        "_command", "_held", "_incoming", "_joined", "_origin", "_parts", "_reception", "_refusal", "_searched", "_series", "_study",
+        "_command", "_counted", "_held", "_incoming", "_joined", "_origin", "_parts", "_reception", "_refusal",
+        "_searched", "_series", "_study", "_uncounted",
     )  # fmt: skip
 
     def __init__(self, reception: Reception, command: StoreCommand, origin: Origin) -> None:
@@ -193,6 +195,7 @@ class Arrival:
         self._held = 0  # bytes in them
         self._joined = 0  # bytes in the first of them, which is a copy then
         self._searched = 0  # bytes in which the UIDs were looked for in vain
+        self._counted = self._uncounted = 0  # bytes that were written
         self._incoming: Incoming | None = None
         self._study = ""
         self._series = ""
@@ -232,6 +235,7 @@ class Arrival:
                     return
                 self._incoming = self._begin(said)
             self._incoming.write(parts)
+            self._count(self._held)
         except StoreRefused as refusal:
             self._give_up(refusal)
         except Exception as error:  # noqa: BLE001 - the edge of one request: the sender is told, the association goes on
@@ -268,8 +272,18 @@ class Arrival:
             incoming = self._incoming = self._begin(self._search(last=True) or Identifiers())
         placed = incoming.finish(self._parts, confirm=self._write_receipt)
         if reception.pressure is not None:
-            reception.pressure.wrote(placed.length)
+            reception.pressure.wrote(placed.length - self._counted)
         return placed.length
+
+    def _count(self, length: int) -> None:
+        """Of a long object: what was written counts at once, and one without end does not pass the watermarks."""
+        pressure = self._reception.pressure
+        self._uncounted += length
+        if pressure is not None and self._uncounted >= _ASKED_EVERY:
+            pressure.wrote(self._uncounted)
+            self._counted += self._uncounted
+            self._uncounted = 0
+            pressure.check()
 
     def _write_receipt(self, placed: Placed) -> None:
         reception, command, origin = self._reception, self._command, self._origin

@@ -157,6 +157,30 @@ def test_disk_pressure_is_a700_and_counts_what_was_stored(desk: Desk) -> None:
     assert pressure.written == desk.stored()[0].length
 
 
+def test_object_without_end_is_cut_where_the_disk_is_nearly_full(desk: Desk) -> None:
+    class Pressure:
+        room = 30_000_000
+
+        def check(self) -> None:
+            if self.room <= 0:
+                raise OutOfResources("the disk is nearly full")
+
+        def wrote(self, length: int) -> None:
+            self.room -= length
+
+    pressure = desk.reception.pressure = Pressure()
+    fits = encode(image(pixels=bytes(20_000_000)))
+    pieces = [fits[at : at + 1_000_000] for at in range(0, len(fits), 1_000_000)]
+    assert send(desk.reception, COMMAND, pieces) == 0x0000
+    assert pressure.room == 30_000_000 - desk.stored()[0].length
+    arrival = desk.reception.begin(COMMAND, ORIGIN)
+    for piece in pieces + [bytes(1_000_000)] * 80:
+        arrival.feed(memoryview(piece))
+        assert sum(size for _, size in desk.spool.segments()) < 50_000_000
+    assert arrival.end() == 0xA700
+    assert [len(list(desk.spool.objects(name))) for name, _ in desk.spool.segments()] == [1]
+
+
 def test_receipt_that_cannot_be_written_is_a700(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OutOfResources("a receipt cannot be written (EIO)")
