@@ -56,6 +56,12 @@ class Segment:
     def sync(self) -> None:
         """The bytes written so far are on the medium; not the entries that lead here."""
         disk.sync(self._descriptor)
+        if self.is_removed():
+            raise FileNotFoundError(errno.ENOENT, "the segment was removed")
+
+    def is_removed(self) -> bool:
+        """Did somebody take its name away? What is written then, nobody finds."""
+        return not os.fstat(self._descriptor).st_nlink
 
     def close(self) -> None:
         """Also lets the lock go."""
@@ -93,12 +99,19 @@ class Pool:
 
     def check_out(self, key: Key) -> Segment:
         """A segment of this series, for the caller alone; OSError when none can be made."""
+        removed = []
         with self._lock:
-            idle = self._idle.get(key)
-            if idle:
-                segment = idle[-1]
-                self._take(segment)
-                return segment
+            while idle := self._idle.get(key):
+                segment = self._take(idle[-1])
+                if not segment.is_removed():
+                    return segment
+                self._open -= 1
+                segment.failed = True
+                removed.append(segment)
+        for segment in removed:
+            log.error("spool: a segment was removed while it was open; going on in another")
+            self._seal(segment)
+        with self._lock:
             full = self._open >= MOST_OPEN and self._used
             oldest = self._take(next(iter(self._used))) if full else None
             self._open += 0 if full else 1

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,6 +322,33 @@ def test_level_association_syncs_a_segment_before_it_is_sealed(tmp_path: Path, s
     synced.clear()
     spool.sync()
     assert synced == []
+
+
+@pytest.mark.parametrize("level", ["instance", "association", "none"])
+def test_a_segment_whose_folder_was_removed_is_not_written_again(tmp_path: Path, level: str) -> None:
+    spool = FileSpool(tmp_path / "spool", durability=level)
+    losses = spool.losses
+    before = spool.put(ADDRESS, [b"before"])
+    shutil.rmtree(tmp_path / "spool" / ADDRESS.study_instance_uid)
+    placed = spool.put(ADDRESS, [b"after"])
+    assert segment_of(placed.location) != segment_of(before.location)
+    assert data_set(spool, placed.location) == b"after"
+    if level == "association":  # the first one was acknowledged, and is on no medium
+        with pytest.raises(OutOfResources):
+            spool.sync(losses=losses)
+        spool.sync(losses=spool.losses)
+    spool.close()
+
+
+def test_an_object_whose_segment_is_removed_while_it_is_written_is_refused(tmp_path: Path) -> None:
+    spool = FileSpool(tmp_path / "spool")
+    incoming = spool.begin(ADDRESS)
+    incoming.write([b"some of it"])
+    shutil.rmtree(tmp_path / "spool" / ADDRESS.study_instance_uid)
+    with pytest.raises(OutOfResources, match="ENOENT"):
+        incoming.finish([b"the rest"])
+    assert data_set(spool, spool.put(ADDRESS, [b"again"]).location) == b"again"
+    spool.close()
 
 
 def test_level_association_tells_everybody_whose_objects_a_failed_sync_left_in_doubt(
