@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ichor import metrics
+from listener.log_limit import LogLimit
 from listener.tls import failure
 
 _LOG = logging.getLogger(__name__)
@@ -45,28 +46,6 @@ TLS_ON_PLAIN = "TLS on a port without TLS"
 CROWDED_OUT = "too many connections without a request"
 # Port scans and health checks of load balancers: counted, not logged.
 _QUIET = frozenset({CLOSED})
-
-_LOGGED_AT_ONCE = 10
-_LOGGED_EVERY = 10.0
-
-
-class LogLimit:
-    """Lets the first lines of a kind pass, then one each ``_LOGGED_EVERY`` seconds. Safe from any thread."""
-
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._kinds: dict[str, tuple[float, float]] = {}  # kind -> (lines in hand, when that was)
-
-    def allows(self, kind: str) -> bool:
-        """Take one line of ``kind``, which must be one of few; False: say nothing."""
-        now = self._monotonic()
-        with self._lock:
-            lines, since = self._kinds.get(kind, (float(_LOGGED_AT_ONCE), now))
-            lines = min(_LOGGED_AT_ONCE, lines + (now - since) / _LOGGED_EVERY)
-            allowed = lines >= 1
-            self._kinds[kind] = (lines - 1 if allowed else lines, now)
-        return allowed
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -47,7 +47,8 @@ from listener.library import (
     say_goodbye,
     socket_of,
 )  # fmt: skip
-from listener.lobby import ABORT, Lobby, LogLimit
+from listener.lobby import ABORT, Lobby
+from listener.log_limit import LogLimit
 from listener.pressure import DiskPressure
 from listener.reception import Arrives, Origin, Reception, Refusals, StoreCommand
 from listener.tls import Certificates

@@ -27,6 +27,7 @@ from ichor.types import Priority, Stage
 from ichor.uids import is_valid_uid
 from listener.classes import is_storage_class
 from listener.identifiers import Identifiers, find_identifiers
+from listener.log_limit import LogLimit
 
 _LOG = logging.getLogger(__name__)
 SUCCESS = 0x0000
@@ -112,13 +113,19 @@ class Arrives(Protocol):
 
 
 class Refusals:
-    """Tells what was refused: a log line, and a record for the relay. Safe from any thread, never raises."""
+    """Tells what was refused: a log line, and a record for the relay. Safe from any thread, never raises.
+
+    Of the same reason and calling AE title ten at once, then one each 10 s: metrics count all.
+    """
 
     def __init__(self, clock: Clock, receipts: Receipts) -> None:
         self._clock = clock
         self._receipts = receipts
+        self._limit = LogLimit(monotonic=clock.monotonic)
 
     def add(self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "") -> None:
+        if not self._limit.allows(f"{calling_ae}\n{status}\n{reason}"):
+            return
         _LOG.warning("refused: status=%s calling_ae=%s reason=%s", status, calling_ae, reason)
         try:
             self._receipts.append(

@@ -24,7 +24,8 @@ from ichor.config import SenderSettings, Settings
 from ichor.errors import CannotStart, OutOfResources
 from ichor.store.receipts import Ended, Lane, ReceiptWriter
 from ichor.store.spool import FileSpool
-from listener.lobby import CLOSED, CROWDED_OUT, TOO_LATE, LogLimit
+from listener.lobby import CLOSED, CROWDED_OUT, TOO_LATE
+from listener.log_limit import LogLimit
 from listener.multipart import Malformed, MultipartReader
 from listener.pressure import DiskPressure
 from listener.reception import Origin, Reception, Refusals

@@ -13,7 +13,8 @@ from unit.listener.requests import request
 
 from ichor import metrics
 from listener import lobby
-from listener.lobby import ABORT, Lobby, LogLimit
+from listener.lobby import ABORT, Lobby
+from listener.log_limit import LogLimit
 
 
 class Door:
@@ -242,6 +243,11 @@ def test_a_flood_of_one_kind_is_logged_a_few_times_and_again_later() -> None:
     assert sum(limit.allows("probe") for _ in range(10_000)) == 10
     now = 111.0
     assert sum(limit.allows("probe") for _ in range(10_000)) == 1
+
+
+def test_kinds_beyond_a_thousand_are_one() -> None:
+    limit = LogLimit(monotonic=lambda: 0.0)
+    assert sum(limit.allows(f"kind {number}") for number in range(50_000)) == 1010
 
 
 def test_ten_thousand_probes_leave_memory_flat_and_others_in(door: Callable[..., Door]) -> None:

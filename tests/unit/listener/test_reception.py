@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from unit.listener.modality import CT, EXPLICIT, encode, image
 from unit.listener.paths import MemoryReceipts, MemorySpool
 
+from ichor import metrics
 from ichor.clock import ManualClock
 from ichor.errors import OutOfResources
 from ichor.reasons import Reason
@@ -155,6 +156,24 @@ def test_disk_pressure_is_a700_and_counts_what_was_stored(desk: Desk) -> None:
     pressure.is_full = False
     assert desk.receive(encode(image())) == 0x0000
     assert pressure.written == desk.stored()[0].length
+
+
+def test_refusals_of_a_kind_are_told_ten_times_then_now_and_then_and_all_counted(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def counted() -> float:
+        return float(metrics.STORES_REFUSED.labels("0xA900")._value.get())
+
+    before = counted()
+    for _ in range(200):
+        desk.receive(b"", sop_instance="not a UID")
+    assert (counted() - before, len(desk.refused()), len(caplog.messages)) == (200, 10, 10)
+    desk.receive(encode(image()), sop_class="1.2.3")  # of another kind
+    assert len(desk.refused()) == 11
+    desk.clock.advance(25)
+    for _ in range(10):
+        desk.receive(b"", sop_instance="not a UID")
+    assert len(desk.refused()) == 13
 
 
 def test_object_without_end_is_cut_where_the_disk_is_nearly_full(desk: Desk) -> None:
