@@ -44,6 +44,7 @@ _MOST_ATTEMPTS = 5  # only a crash or an error of ours counts
 _POLL = 0.5
 _PAUSE = 1.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
+_MOST_WAITING = 256  # more requests look at the whole log again
 _PAIRS_AT_ONCE = 500  # the journal's other writers wait for so many
 
 _Pair = tuple[str, str]
@@ -76,6 +77,7 @@ class Commitments:
         self._reporter = Reporter(addresses=addresses, clock=clock, send=send)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._behind: dict[str, dict[str, int]] = {}  # request that waits -> up to where the log must be taken for it
 
     def requested(self, receipt: Receipt) -> None:
         """Take a `CommitmentRequested` over; durable when it returns, and again is harmless.
@@ -148,22 +150,28 @@ class Commitments:
             self._publish_decision(delivery, data, committed=[])
             delivery.ack()
         else:
-            known = self._known(data)
+            known = self._known(data, delivery.envelope.id)
             if known is None:
                 age = self._clock.time() - data.at
                 wait = min(max(age, _SHORTEST_WAIT), _LONGEST_WAIT)
                 delivery.retry(wait, reason="not all that was received before is told", count=False)
                 return
+            self._behind.pop(delivery.envelope.id, None)
             self._announce(delivery, data, known)
             self._publish_decision(delivery, data, committed=self._commit(data), known=known)
             delivery.ack()
 
-    def _known(self, asked: CommitmentAsked) -> _Known | None:
-        """What the journal knows of the objects; None while some were received before and are not told to the bus."""
+    def _known(self, asked: CommitmentAsked, request: str) -> _Known | None:
+        """What the journal knows of the objects; None while some were received before and are not told to the bus.
+
+        The log is searched when a request is looked at first: what comes later does not delay it.
+        """
         # Opened before the cursors are read: what is taken meanwhile is seen twice, never not at all.
         unread = Unread(self._receipts)
         try:
             cursors = self._journal.cursors()
+            if not unread.passed(self._behind.get(request, {}), cursors):
+                return None
             known = _Known()
             # Backwards, as those that came last are told last.
             for instance in dict.fromkeys(instance for _, instance in reversed(asked.referenced)):
@@ -177,8 +185,11 @@ class Commitments:
                 else:
                     known.unknown.add(instance)
             missing = {i for c, i in asked.referenced if c not in known.classes.get(i, ())}
-            if missing and any(stored.sop_instance_uid in missing for stored in unread.about("", cursors)):
-                return None
+            if missing and request not in self._behind:
+                while len(self._behind) >= _MOST_WAITING:
+                    del self._behind[next(iter(self._behind))]
+                behind = self._behind[request] = unread.ends_of(missing, cursors)
+                return None if behind else known
             return known
         finally:
             unread.close()

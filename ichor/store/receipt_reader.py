@@ -9,7 +9,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from ichor import metrics
@@ -383,14 +383,27 @@ class Unread:
 
     def about(self, uid: str, cursors: Mapping[str, int]) -> Iterator[Stored]:
         """Objects in whose record ``uid`` stands, file by file."""
-        needle = uid.encode()
+        return (record for _, _, record in self._objects(uid, cursors))
+
+    def ends_of(self, instances: Container[str], cursors: Mapping[str, int]) -> dict[str, int]:
+        """File -> where the last record of one of these SOP Instance UIDs ends; see `passed`. Decodes all there is."""
+        return {name: end for name, end, record in self._objects("", cursors) if record.sop_instance_uid in instances}
+
+    def passed(self, ends: Mapping[str, int], cursors: Mapping[str, int]) -> bool:
+        """Is all that lies before these `ends_of` taken? Decodes nothing."""
+        there = {name for name, _ in self._files}
+        return all(cursors.get(name, 0) >= end or name not in there for name, end in ends.items())
+
+    def _objects(self, text: str, cursors: Mapping[str, int]) -> Iterator[tuple[str, int, Stored]]:
+        """File, end of the record, and the record, where ``text`` stands in it."""
+        needle = text.encode()
         for name, descriptor in self._files:
             tail = Tail(descriptor, cursors.get(name, 0))
             while bodies := tail.bodies(1000, final=True):
-                for _, body in bodies:
+                for end, body in bodies:
                     record = decode(body) if needle in body else None
                     if isinstance(record, Stored):
-                        yield record
+                        yield name, end, record
 
     def close(self) -> None:
         for _, descriptor in self._files:

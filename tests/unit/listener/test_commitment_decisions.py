@@ -19,9 +19,10 @@ from ichor.clock import SystemClock
 from ichor.errors import TransientError
 from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
 from ichor.retention import Ages, sweep
+from ichor.store import receipt_reader
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
-from ichor.store.receipts import CommitmentRequested, Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
+from ichor.store.receipts import CommitmentRequested, Lane, Receipt, ReceiptReader, ReceiptWriter, Record, Stored
 from ichor.store.spool import Address, FileSpool
 from listener.commitment import ReportAddress
 from listener.commitment_decisions import Commitments
@@ -163,6 +164,38 @@ def test_nothing_is_decided_before_all_that_was_received_before_is_told(desk: De
     (announced,) = desk.announced()
     assert set(announced.sop_instance_uids) == {"1.2.3.4.1", "1.2.3.4.2"}
     assert (announced.association, announced.calling_ae, announced.unknown) == ("a1", "CT1", 0)
+
+
+def test_a_request_that_waits_reads_the_log_once_and_waits_for_nothing_that_came_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        desk.store(f"1.2.3.4.{number}")
+    decoded: list[bytes] = []
+    looks: list[int] = []
+    real, cursors = receipt_reader.decode, desk.journal.cursors
+
+    def decode(body: bytes) -> Record:
+        if threading.current_thread().name == "commitment.decide":
+            decoded.append(body)
+        return real(body)
+
+    def look() -> dict[str, int]:
+        looks.append(len(decoded))
+        return cursors()
+
+    monkeypatch.setattr(receipt_reader, "decode", decode)
+    monkeypatch.setattr(desk.journal, "cursors", look)
+    desk.start().requested(desk.ask((CT, "1.2.3.4.3"), (CT, "1.2.77")))
+    desk.until(lambda: len(looks) > 3)
+    assert (looks[0], set(looks[1:])) == (0, {5})
+    assert desk.sent == []
+    desk.take()
+    desk.store("1.2.77")
+    desk.until(lambda: desk.sent)
+    assert desk.sent[0].committed == ((CT, "1.2.3.4.3"),)
+    assert [pair[1] for pair in desk.sent[0].failed] == ["1.2.77"]
+    assert len(decoded) == 5
 
 
 def test_what_is_off_or_has_no_address_is_evidence_and_keeps_nothing(desk: Desk) -> None:
