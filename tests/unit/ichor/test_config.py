@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +195,25 @@ def test_the_token_of_stow_is_read_from_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"listener\.stow\.token_file"):
         settings.stow_token()
+
+
+def test_the_contract_file_says_the_defaults_and_its_examples_are_settings(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "ichor.toml").read_text()
+    own, defaults = config.load(_written(tmp_path, text), environ={}), config.Settings()
+    assert own.model_dump(exclude={"destinations"}) == defaults.model_dump(exclude={"destinations"})
+    given = tomllib.loads(text)
+    for table in ("listener", "console", "bus", "store", "study", "retention"):
+        optional = {"tls", "stow"} if table == "listener" else set()
+        assert set(given[table]) == set(type(getattr(own, table)).model_fields) - optional
+    examples = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    whole = config.load(_written(tmp_path, examples), environ={})
+    assert whole.listener.tls is not None
+    assert whole.listener.stow == config.StowSettings()
+    assert whole.senders[0].model_fields_set == set(config.SenderSettings.model_fields)
+    assert [rule.name for rule in whole.rules] == ["t1_research"]
+
+
+def _written(folder: Path, text: str) -> Path:
+    file = folder / "ichor.toml"
+    file.write_text(text)
+    return file
