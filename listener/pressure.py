@@ -35,9 +35,9 @@ class DiskPressure:
         self._looked = float("-inf")
         self._level = ""
 
-    def is_low(self) -> bool:
-        """True while no further association should be taken."""
-        return self._now_free() < self._low
+    def is_low(self, *, look: bool = True) -> bool:
+        """True while no further association should be taken. Without ``look``: by the last answer, and never waits."""
+        return (self._now_free() if look else self._free) < self._low
 
     def check(self) -> None:
         """Before an object is stored.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import queue
 import resource
 import socket
 import ssl
@@ -61,9 +62,10 @@ _DESCRIPTORS = 65_536
 _N_EVENT_REPORT_RQ = 0x0100
 _P_DATA = b"\x04"  # PDU types, PS3.8 9.3.5 and 9.3.8
 _A_ABORT = b"\x07"
+_ENDED = "the association has been ended"
 _UNREADABLE_REQUEST = "the association request cannot be read"
+_MOST_REJECTED = 1000  # that wait to be written down
 _HIGH = 1  # Priority (0000,0700), PS3.7 9.1.1.1
-_URGENT = frozenset({Priority.STAT, Priority.HIGH})
 
 
 class Session:
@@ -113,7 +115,9 @@ class Receiver:
     receipts
         Gets an `Ended` for each association that was accepted, after everything that it stored.
     spool
-        Asked for free space, and synced before a release at level ``association``.
+        Synced before a release at level ``association``.
+    pressure
+        Whether further associations are taken; looked at by `sweep`, so that the lobby never waits for a file system.
     new_id
         Gives each association its name.
     fast
@@ -127,7 +131,7 @@ class Receiver:
 
     def __init__(
         self, *, settings: ListenerSettings, senders: Sequence[SenderSettings] = (), reception: Reception,
-        refusals: Refusals, receipts: ReceiptWriter, spool: FileSpool, clock: Clock,
+        refusals: Refusals, receipts: ReceiptWriter, spool: FileSpool, pressure: DiskPressure, clock: Clock,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex, fast: bool | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
@@ -138,16 +142,17 @@ class Receiver:
         self._clock = clock
         self._new_id = new_id
         self._fast = fast
-        pressure = DiskPressure(spool.free_bytes, low=settings.disk_low, full=settings.disk_full, clock=clock)
-        reception.pressure = pressure
+        self._pressure = pressure
         self._admission = Admission(
             titles={settings.ae_title: None} | dict.fromkeys(settings.stat_ae_titles, Priority.STAT),
-            senders=senders, most=settings.associations, is_congested=pressure.is_low,
+            senders=senders, most=settings.associations, is_congested=functools.partial(pressure.is_low, look=False),
         )  # fmt: skip
         self._report_addresses = report_addresses(senders)
         self._turns = Turns(clock)
         self._certificates = Certificates(settings.tls) if settings.tls is not None else None
         self._log_limit = LogLimit()
+        self._rejected: queue.Queue[tuple[str, str] | None] = queue.Queue(_MOST_REJECTED)
+        self._telling = threading.Thread(target=self._tell_rejected, name="rejected", daemon=True)
         self._sessions: dict[Association, Session] = {}
         self._lock = threading.Lock()
         self._server: Server | None = None
@@ -168,6 +173,7 @@ class Receiver:
         CannotStart
             When the address cannot be had.
         """
+        self._pressure.is_low()
         configure_library()
         _raise_descriptor_limit()
         if self._fast is None:
@@ -206,6 +212,7 @@ class Receiver:
             tls=self._certificates.current if self._certificates is not None else None,
             patience=self._settings.request_timeout, log_limit=self._log_limit,
         )  # fmt: skip
+        self._telling.start()
         self._lobby.start()
 
     def open_associations(self) -> int:
@@ -213,7 +220,8 @@ class Receiver:
             return len(self._sessions)
 
     def sweep(self) -> None:
-        """End what the library let go without telling: a thread that died leaves a peer that waits for an answer."""
+        """Once a second: look at the disk; end what the library let go without telling, for a peer waits there."""
+        self._pressure.is_low()
         with self._lock:
             gone = [a for a in self._sessions if not a.is_alive() and a.ident is not None]
         for association in gone:
@@ -228,6 +236,9 @@ class Receiver:
         if self._lobby is None:
             return
         self._lobby.close()
+        with contextlib.suppress(queue.Full):
+            self._rejected.put(None, timeout=1.0)
+        self._telling.join(1.0)
         deadline = self._clock.monotonic() + patience
         while self.open_associations() and self._clock.monotonic() < deadline:
             time.sleep(0.02)
@@ -268,7 +279,14 @@ class Receiver:
         metrics.ASSOCIATIONS_REJECTED.labels(words).inc()
         # Whoever connects decides how often this comes: the metric counts all, log and list take some.
         if self._log_limit.allows(words):
-            self._refusals.add(calling_ae=printable(request[26:42]), status="rejected", reason=words)
+            with contextlib.suppress(queue.Full):
+                self._rejected.put_nowait((printable(request[26:42]), words))
+
+    def _tell_rejected(self) -> None:
+        """In a thread of its own: the receipts log may wait for the disk, the lobby must not."""
+        while (rejected := self._rejected.get()) is not None:
+            calling_ae, words = rejected
+            self._refusals.add(calling_ae=calling_ae, status="rejected", reason=words)
 
     def _open(self, connection: socket.socket, address: Any, request: bytes, admitted: Admitted) -> None:
         """In a thread of its own, shortly: what the library does to begin an association takes milliseconds."""
@@ -373,11 +391,11 @@ class Receiver:
         if session is None:
             return
         admitted = session.admitted
-        urgent = (admitted.sender_priority or admitted.called_priority) in _URGENT
+        priority = admitted.sender_priority or admitted.called_priority
         session.origin = Origin(
             association=self._new_id(), calling_ae=admitted.calling_ae, called_ae=admitted.called_ae,
             sender_priority=admitted.sender_priority, called_priority=admitted.called_priority,
-            lane=Lane.STAT if urgent else Lane.ROUTINE,
+            lane=Lane(priority.lane) if priority is not None else Lane.ROUTINE,
         )  # fmt: skip
         if self._fast:
             fast_path.install(
@@ -390,7 +408,7 @@ class Receiver:
     def _c_store(self, event: evt.Event) -> int:
         session = self._session(event.assoc)
         if session is None or session.origin is None:
-            return 0xA700  # it is being drained: nobody would tell of this object's association
+            return self._refuse_late(str(event.assoc.requestor.ae_title))
         request = cast(C_STORE, event.request)
         command = StoreCommand(
             sop_class_uid=str(request.AffectedSOPClassUID or ""),
@@ -407,13 +425,20 @@ class Receiver:
         """End an object, and write its association's end where that was told meanwhile."""
         if session.origin is None or not session.may_store():
             arrival.cut()
-            return OutOfResources.status
+            return self._refuse_late(session.admitted.calling_ae)
         try:
             return arrival.end()
         finally:
             released = session.stored()
             if released is not None:
                 self._write_end(session.origin, released=released)
+
+    def _refuse_late(self, calling_ae: str) -> int:
+        """It is being drained, and its end was told: nobody would tell of an object that came behind it."""
+        status = OutOfResources.status
+        metrics.STORES_REFUSED.labels(f"0x{status:04X}").inc()
+        self._refusals.add(calling_ae=printable(calling_ae.encode()), status=f"0x{status:04X}", reason=_ENDED)
+        return status
 
     def _n_action(self, event: evt.Event) -> tuple[int, None]:
         session = self._session(event.assoc)

@@ -144,14 +144,17 @@ class Reception:
         Where it goes, in this order.
     refusals
         Told of every failing answer.
+    pressure
+        Asked before and within each object, and told what was written.
     waits
         A receipt is on the medium before Success. False at the levels ``association`` and ``none``.
     """
 
     def __init__(
-        self, *, spool: Spool, receipts: Receipts, clock: Clock, refusals: Refusals, waits: bool = True
-    ) -> None:
-        self.pressure: Pressure | None = None
+        self, *, spool: Spool, receipts: Receipts, clock: Clock, refusals: Refusals, pressure: Pressure | None = None,
+        waits: bool = True,
+    ) -> None:  # fmt: skip
+        self.pressure = pressure
         self.spool = spool
         self.receipts = receipts
         self.clock = clock

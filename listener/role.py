@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ichor import metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
 from ichor.config import Settings
@@ -17,6 +16,7 @@ from ichor.store.receipts import ReceiptReader, ReceiptWriter
 from ichor.store.spool import FileSpool
 from listener.commitment import report_addresses
 from listener.commitment_decisions import Commitments
+from listener.pressure import DiskPressure
 from listener.receiver import Receiver
 from listener.reception import Reception, Refusals
 from listener.relay import Relay
@@ -48,20 +48,22 @@ def run_receiver(
         When a certificate, key or passcode cannot be used.
     """
     refusals = Refusals(clock, receipts)
+    pressure = DiskPressure(
+        spool.free_bytes, low=settings.listener.disk_low, full=settings.listener.disk_full, clock=clock
+    )
     reception = Reception(
-        spool=spool, receipts=receipts, clock=clock, refusals=refusals,
+        spool=spool, receipts=receipts, clock=clock, refusals=refusals, pressure=pressure,
         waits=settings.listener.durability == "instance",
     )  # fmt: skip
     receiver = Receiver(
         settings=settings.listener, senders=settings.senders, reception=reception, refusals=refusals,
-        receipts=receipts, spool=spool, clock=clock,
+        receipts=receipts, spool=spool, pressure=pressure, clock=clock,
     )  # fmt: skip
     receiver.start()
     _LOG.info("receiving on %s:%d as %s", settings.listener.host, receiver.port, settings.listener.ae_title)
     on_ready()
     while not stop.wait(1.0):
         receiver.sweep()
-        metrics.SPOOL_FREE_BYTES.set(spool.free_bytes())
     receiver.drain(_SENDERS_PATIENCE)
 
 

@@ -88,14 +88,13 @@ class StowServer:
         self._receipts = receipts
         self._clock = clock
         self._refusals = Refusals(clock, receipts)
-        self._reception = Reception(
-            spool=spool, receipts=receipts, clock=clock, refusals=self._refusals,
-            waits=listener.durability == "instance",
-        )  # fmt: skip
         self._pressure = DiskPressure(
             spool.free_bytes, low=listener.disk_low, full=listener.disk_full, clock=clock
         )  # fmt: skip
-        self._reception.pressure = self._pressure
+        self._reception = Reception(
+            spool=spool, receipts=receipts, clock=clock, refusals=self._refusals, pressure=self._pressure,
+            waits=listener.durability == "instance",
+        )  # fmt: skip
         self._desk = Desk(
             token=settings.stow_token(), senders=settings.senders, is_congested=self._pressure.is_low,
             room=lambda: spool.free_bytes() - listener.disk_full,

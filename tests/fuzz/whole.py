@@ -15,6 +15,7 @@ from ichor.clock import SystemClock
 from ichor.store.receipts import Ended, Lane, ReceiptReader, ReceiptWriter, Record, Stored
 from ichor.store.segments import end_of, segment_of
 from ichor.store.spool import FileSpool
+from listener.pressure import DiskPressure
 from listener.receiver import Receiver
 from listener.reception import Reception, Refusals
 
@@ -66,6 +67,7 @@ class Whole:
         self._receiver = Receiver(
             settings=settings, reception=Reception(spool=self._spool, receipts=self._receipts, clock=clock, refusals=refusals),
             refusals=refusals, receipts=self._receipts, spool=self._spool, clock=clock, fast=fast,
+            pressure=DiskPressure(self._spool.free_bytes, low=0, full=0, clock=clock),
         )  # fmt: skip
         self._receiver.start()
         self._associate = _associate()

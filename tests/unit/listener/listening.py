@@ -10,6 +10,7 @@ from ichor.clock import SystemClock
 from ichor.config import ListenerSettings, SenderSettings
 from ichor.errors import OutOfResources
 from ichor.store.receipts import Lane, Record
+from listener.pressure import DiskPressure
 from listener.receiver import Receiver
 
 
@@ -113,9 +114,12 @@ class Listening:
     def __init__(self, *, senders: Sequence[SenderSettings] = (), **settings: Any) -> None:
         self.receipts, self.reception, self.refusals = ListedReceipts(), ListedReception(), ListedRefusals()
         self.spool = RoomySpool()
+        limits = ListenerSettings(port=0, stat_ae_titles=("ICHOR_STAT",), **settings)
+        pressure = DiskPressure(self.spool.free_bytes, low=limits.disk_low, full=limits.disk_full, clock=SystemClock())
+        self.reception.pressure = pressure
         names = iter(range(1, 1_000_000))
         self.receiver = Receiver(
-            settings=ListenerSettings(port=0, stat_ae_titles=("ICHOR_STAT",), **settings), senders=senders,
+            settings=limits, senders=senders, pressure=pressure,
             reception=self.reception, refusals=self.refusals, receipts=self.receipts, spool=self.spool,  # type: ignore[arg-type]
             clock=SystemClock(), new_id=lambda: f"association-{next(names)}", fast=Listening.fast,
         )  # fmt: skip

@@ -6,6 +6,7 @@ import logging
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_who_does_not_get_in(
             assert say(listening.port, sent) == answer
         wait_until(lambda: count(metric, label) == before + 1)
         # The list writes the log line of what is listed.
-        assert [reason for _, _, reason in listening.refusals.listed] == [label] * listed
+        assert [reason for _, _, reason in listening.refusals.wait_for(int(listed))] == [label] * listed
         assert len(caplog.messages) == (0 if listed or label == lobby.CLOSED else 1)
         assert "SECRET" not in caplog.text + str([r for _, _, r in listening.refusals.listed])
         Scu(listening.port).release()
@@ -210,11 +211,48 @@ def test_most_associations_at_once_and_of_one_sender() -> None:
         Scu(listening.port).release()
 
 
+def test_lobby_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck, goes_on = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> int:
+        stuck.set()
+        assert goes_on.wait(60)
+        return 1 << 50
+
+    with Listening(senders=LISTED) as listening:
+        monkeypatch.setattr("listener.pressure._LOOK_AGAIN", 0.0)
+        monkeypatch.setattr(listening.reception.pressure, "_free_bytes", hang)
+        monkeypatch.setattr(listening.refusals, "add", hang)
+        try:
+            threading.Thread(target=listening.receiver.sweep, daemon=True).start()
+            assert stuck.wait(60)
+            for _ in range(3):
+                with pytest.raises(Rejected):
+                    Scu(listening.port, calling="STRANGER")
+            Scu(listening.port).release()
+        finally:
+            goes_on.set()
+
+
+def test_object_of_an_ended_association_is_refused_counted_and_told() -> None:
+    with Listening() as listening:
+        scu = Scu(listening.port)
+        wait_until(lambda: any(s.origin for s in listening.receiver._sessions.values()))
+        (session,) = listening.receiver._sessions.values()
+        session.ended(released=False)
+        before = count(metrics.STORES_REFUSED, "0xA700")
+        assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0xA700
+        assert count(metrics.STORES_REFUSED, "0xA700") == before + 1
+        assert listening.refusals.wait_for(1) == [("CT1", "0xA700", "the association has been ended")]
+        scu.abort()
+
+
 def test_a_full_disk_turns_away_associations_first_and_recovers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("listener.pressure._LOOK_AGAIN", 0.0)
     with Listening(disk_low=1000, disk_full=100) as listening:
         scu = Scu(listening.port)
         listening.spool.free = 500
+        listening.receiver.sweep()
         with pytest.raises(Rejected) as rejected:
             Scu(listening.port)
         assert rejected.value.args[0] == (2, 3, 1)  # rejected for the moment, temporary congestion
@@ -223,6 +261,7 @@ def test_a_full_disk_turns_away_associations_first_and_recovers_alone(monkeypatc
         with pytest.raises(OutOfResources):
             listening.reception.pressure.check()
         listening.spool.free = 5000
+        listening.receiver.sweep()
         listening.reception.pressure.check()
         Scu(listening.port).release()
         scu.release()
