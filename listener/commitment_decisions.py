@@ -214,7 +214,7 @@ class Commitments:
         if self._enabled and asked.calling_ae in self._addresses:
             for start in range(0, len(asked.referenced), _PAIRS_AT_ONCE):
                 some = asked.referenced[start : start + _PAIRS_AT_ONCE]
-                committed += self._journal.commit_objects(some, self._clock.time(), exists=self._is_there)[0]
+                committed += self._journal.commit_objects(some, self._clock.time(), exists=self._is_there)
         return committed
 
     def _is_there(self, location: str) -> bool:

@@ -97,10 +97,9 @@ class JournalReader:
             stored.series_instance_uid,
         )
 
-    def unassigned(self, *, after: int = 0, limit: int = 500) -> list[JournalRow]:
-        """The first rows with ``seq`` > ``after`` that no message carries yet, in order of acknowledgement."""
-        where = "WHERE published = 0 AND batch IS NULL AND seq > ? ORDER BY seq LIMIT ?"
-        return self._rows(where, after, limit)
+    def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
+        """The first rows that no message carries yet, in order of acknowledgement."""
+        return self._rows("WHERE published = 0 AND batch IS NULL ORDER BY seq LIMIT ?", limit)
 
     def unpublished_batches(self) -> list[list[JournalRow]]:
         """Messages that were assigned and that the bus may not have, each with all its rows, in order."""
@@ -285,10 +284,6 @@ class Journal(JournalReader):
         with self._transaction() as connection:
             connection.executemany("UPDATE objects SET batch = ? WHERE seq = ?", arguments)
 
-    def assign_batch(self, batch: str, rows: Sequence[JournalRow]) -> None:
-        """As `assign_batches`, for one."""
-        self.assign_batches({batch: rows})
-
     def mark_published(self, rows: Sequence[JournalRow]) -> None:
         """The bus has these rows. Not synced: a repetition after a crash is harmless."""
         with self._transaction(synced=False) as connection:
@@ -315,8 +310,8 @@ class Journal(JournalReader):
 
     def commit_objects(
         self, pairs: Sequence[tuple[str, str]], at: float, *, exists: Callable[[str], bool]
-    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """Promise to keep what is there: ``(committed, missing)``, durable when it returns.
+    ) -> list[tuple[str, str]]:
+        """Promise to keep those that are there, and give them; durable when it returns.
 
         Parameters
         ----------
@@ -340,7 +335,7 @@ class Journal(JournalReader):
                 "UPDATE objects SET committed_at = coalesce(committed_at, ?) WHERE seq = ?", [(at, seq) for seq in kept]
             )
         there = set(kept.values())
-        return [pair for pair in pairs if pair in there], [pair for pair in pairs if pair not in there]
+        return [pair for pair in pairs if pair in there]
 
     def segment_ends(self, study_instance_uid: str | None = None) -> dict[str, int]:
         """Segment of the spool -> highest end of an object in it that was ever taken, duplicates too; of all studies or one."""

@@ -93,11 +93,6 @@ class ReceiptReader:
             for lane, queues in self._queues.items()
         }
 
-    def ends(self) -> dict[str, int]:
-        """File -> its size now: whatever was acknowledged before lies before these."""
-        self._list()
-        return {log.name: log.size() for log in self._known.values()}
-
     def live_writers(self) -> set[str]:
         self._list()
         return {writer for writer in self._writers() if self._lives(writer)}

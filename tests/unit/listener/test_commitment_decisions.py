@@ -94,7 +94,7 @@ class Desk:
                 digest = hashlib.sha256(file.read()).hexdigest()
             entries.append((StoredObject(file_sha256=digest, **receipt.record._asdict()), receipt.writer))
         rows = self.journal.take(entries, cursors={receipt.file: receipt.end for receipt in receipts})
-        self.journal.assign_batch(f"batch-{time.time_ns()}", rows)
+        self.journal.assign_batches({f"batch-{time.time_ns()}": rows})
         if publish:
             self.journal.mark_published(rows)
         return rows
