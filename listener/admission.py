@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,9 +176,17 @@ class Admission:
 
 
 class Hosts:
-    """Addresses of hosts that are configured, by address or by name. Names are looked up in a thread of their own."""
+    """Addresses of hosts that are configured, by address or by name. Names are looked up in a thread of their own.
 
-    def __init__(self, hosts: Sequence[str], *, look_up: Callable[[str], set[str]] | None = None) -> None:
+    Parameters
+    ----------
+    patience
+        Seconds that the start waits for the first answers: until they come, a sender given by name is unknown.
+    """
+
+    def __init__(
+        self, hosts: Sequence[str], *, look_up: Callable[[str], set[str]] | None = None, patience: float = 2.0
+    ) -> None:
         self._look_up = look_up or _look_up
         self._known: dict[str, frozenset[str]] = {}
         self._names = []
@@ -186,9 +195,11 @@ class Hosts:
                 self._known[host] = frozenset({str(ipaddress.ip_address(host))})
             except ValueError:
                 self._names.append(host)
-        self.refresh()
+        self._looked_up = threading.Event()
         if self._names:
             threading.Thread(target=self._keep, name="sender-names", daemon=True).start()
+            if not self._looked_up.wait(patience):
+                _LOG.warning("the addresses of senders are not found yet: those given by name are unknown until then")
 
     def has(self, host: str, address: str) -> bool:
         """True when ``address`` is one of ``host``."""
@@ -204,13 +215,14 @@ class Hosts:
         for name in self._names:
             try:
                 self._known[name] = frozenset(self._look_up(name))
-            except OSError:
-                _LOG.warning("the address of a sender cannot be found: %s", name)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: UnicodeError, for one, is no OSError
+                _LOG.warning("the address of a sender cannot be found: %s (%s)", name, type(error).__name__)
 
     def _keep(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(_LONGEST_LOOK_UP_AGE):
+        while True:
             self.refresh()
+            self._looked_up.set()
+            time.sleep(_LONGEST_LOOK_UP_AGE)
 
 
 class _Identity(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,29 @@ def test_hosts_by_name_are_looked_up_anew_and_keep_what_they_had() -> None:
     hosts.refresh()
     assert [hosts.has("ct.example", a) for a in ("10.0.0.1", "10.0.0.2")] == [False, True]
     assert hosts.has("10.0.0.9", "10.0.0.9")
+
+
+def test_name_that_cannot_be_looked_up_stops_neither_the_start_nor_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    def look_up(name: str) -> set[str]:
+        if name == "broken.example":
+            raise UnicodeError("label too long")
+        return {"10.0.0.1"}
+
+    hosts = Hosts(["broken.example", "ct.example"], look_up=look_up)
+    assert hosts.has("ct.example", "10.0.0.1")
+    assert not hosts.has("broken.example", "10.0.0.1")
+    assert "the address of a sender cannot be found: broken.example (UnicodeError)" in caplog.messages
+
+
+def test_start_does_not_wait_for_a_server_of_names_that_is_silent() -> None:
+    answers = threading.Event()
+
+    def look_up(_: str) -> set[str]:
+        assert answers.wait(60)
+        return {"10.0.0.1"}
+
+    hosts = Hosts(["ct.example"], look_up=look_up, patience=0.01)
+    assert not hosts.has("ct.example", "10.0.0.1")
+    answers.set()
+    assert hosts._looked_up.wait(60)
+    assert hosts.has("ct.example", "10.0.0.1")
