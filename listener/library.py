@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 # DCMTK senders cap at 131072; larger ones were measured slower.
 MAXIMUM_PDU = 131_072
 _MOST_COMMAND_BYTES = 65_536
+# Of one object on the plain path, which gathers it in memory: enhanced CTs of 1000 frames have half of it.
+_MOST_OBJECT_BYTES = 1 << 30
 _RELEASE_TIMEOUT = 30.0
 _GOODBYE_SECONDS = 2.0
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -79,15 +81,14 @@ def say_goodbye(connection: socket.socket, answer: bytes) -> None:
 
 
 def is_too_much(message: Any) -> bool:
-    """A message under way that is no C-STORE's, or a command set, of more than it can need."""
+    """A message under way that is longer than it can need, or, a C-STORE's, than is gathered in memory."""
     if message.encoded_command_set.tell() > _MOST_COMMAND_BYTES:
         return True
     command = message.command_set
-    return (
-        command is not None
-        and command.get("CommandField") != _C_STORE_RQ
-        and bool(message.data_set.tell() > MOST_BYTES)
-    )
+    if command is None:
+        return False
+    most = _MOST_OBJECT_BYTES if command.get("CommandField") == _C_STORE_RQ else MOST_BYTES
+    return bool(message.data_set.tell() > most)
 
 
 def complete(command: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import struct
@@ -209,6 +210,22 @@ def test_most_associations_at_once_and_of_one_sender() -> None:
             scu.abort()
         wait_until(lambda: listening.receiver.open_associations() == 0)
         Scu(listening.port).release()
+
+
+def test_object_that_memory_should_not_hold_ends_the_association_on_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(library, "_MOST_OBJECT_BYTES", 1_000_000)
+    monkeypatch.setattr(Listening, "fast", False)
+    cause = "a message longer than allowed"
+    before = count(metrics.ASSOCIATIONS_ABORTED, cause)
+    with Listening() as listening:
+        scu = Scu(listening.port)
+        assert scu.store(encode(image(pixels=bytes(900_000))), sop_instance="1.2.3.4.1") == 0
+        with contextlib.suppress(ConnectionError):
+            scu.send_part_of_store(bytes(16_000_000), 16_000_000, sop_instance="1.2.3.4.2")
+        wait_until(lambda: count(metrics.ASSOCIATIONS_ABORTED, cause) == before + 1)
+        assert len(listening.reception.arrivals) == 1
 
 
 def test_lobby_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
