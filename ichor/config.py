@@ -119,7 +119,7 @@ class ListenerSettings(_Table):
 class SenderSettings(_Table):
     ae_title: AETitle
     host: str
-    port: Port = 104
+    port: Port | None = None  # where reports of storage commitment go; absent: none can
     priority: Priority | None = None
     # Most of its associations at once; absent: as many as the listener takes.
     associations: Annotated[int, Field(ge=1)] | None = None

@@ -49,7 +49,7 @@ def report_addresses(senders: Sequence[SenderSettings]) -> dict[str, ReportAddre
     """
     found: dict[str, set[ReportAddress]] = {}
     for sender in senders:
-        if "port" in sender.model_fields_set:
+        if sender.port is not None:
             found.setdefault(sender.ae_title.strip(), set()).add(ReportAddress(sender.host, sender.port))
     return {title: next(iter(places)) for title, places in found.items() if len(places) == 1}
 
