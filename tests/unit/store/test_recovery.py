@@ -10,7 +10,7 @@ import pytest
 from ichor.store.journal import Journal, JournalRow, StoredObject
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.recovery import Recovered, recover
-from ichor.store.segments import FOOTER_SIZE, segment_of
+from ichor.store.segments import FOOTER_SIZE, footer, segment_of
 from ichor.store.spool import Address, FileSpool, Placed
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
@@ -259,3 +259,30 @@ def test_bytes_that_say_nothing_stay_and_bring_nothing(site: Site) -> None:
     site.lose_journal()
     assert site.recover() == Recovered()
     assert path.read_bytes() == data
+
+
+def test_what_grows_while_it_is_looked_at_is_not_cut(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that was not known of when the look began may have finished an object since."""
+    (first,) = site.receive(1)
+    site.settle()
+    segment = site.folder / "spool" / segment_of(first.location)
+    whole = segment.read_bytes()
+    offset = len(whole)
+    later = f"{segment_of(first.location)}@{offset}+{first.length}"
+    with segment.open("ab") as file:
+        file.write(b"torn")
+    written_at = site.spool.written_at
+
+    def grows(name: str) -> float:
+        with segment.open("r+b") as file:
+            file.seek(offset)
+            file.write(whole[: first.length] + footer(later, first.length))
+        return written_at(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.spool, "written_at", grows)
+        site.recover()
+    size = offset + first.length + FOOTER_SIZE
+    assert site.sizes() == {segment_of(first.location): size}
+    site.recover()
+    assert site.sizes() == {segment_of(first.location): size}
