@@ -136,9 +136,9 @@ class Pool:
             segment.end = end
             if self._deferred and not segment.failed:
                 self._dirty[segment] = None
-            sealed = self._back(segment)
-        for old in sealed:
-            self._seal(old)
+            over = self._back(segment)
+        if over:
+            self._seal(segment)
 
     def cut_off(self, segment: Segment, *, failed: bool) -> None:
         """Back, without the object that was under way. ``failed``: it is not written again. Never raises."""
@@ -149,9 +149,9 @@ class Pool:
             log.warning("spool: a segment keeps a torn end (%s)", errno.errorcode.get(error.errno or 0, "unknown"))
         with self._lock:
             segment.failed |= failed
-            sealed = self._back(segment)
-        for old in sealed:
-            self._seal(old)
+            over = self._back(segment)
+        if over:
+            self._seal(segment)
 
     def commit(self, segment: Segment) -> None:
         """Everything written to a segment so far is on the medium, also the entries that lead there; or OSError.
@@ -215,14 +215,14 @@ class Pool:
         self._open -= len(stale)
         return stale
 
-    def _back(self, segment: Segment) -> list[Segment]:
-        """What is to be sealed now."""
+    def _back(self, segment: Segment) -> bool:
+        """True when it is to be sealed now."""
         if segment.failed or self._closed or segment.end >= SEAL_SIZE:
             self._open -= 1
-            return [segment, *self._stale(SEAL_IDLE)]
+            return True
         self._idle.setdefault(segment.key, []).append(segment)
         self._used[segment] = time.monotonic()
-        return self._stale(SEAL_IDLE)
+        return False
 
     def _seal(self, segment: Segment) -> None:
         try:

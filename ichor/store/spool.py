@@ -222,7 +222,7 @@ class FileSpool:
         return True
 
     def seal(self, *, idle_for: float = SEAL_IDLE) -> None:
-        """Seal segments that nobody has appended to for so many seconds (also done whenever an object comes in)."""
+        """Seal segments that nobody has appended to for so many seconds; for a clock's thread."""
         self._pool.seal(idle_for=idle_for)
 
     def is_there(self) -> bool:

@@ -400,12 +400,12 @@ def test_more_under_way_than_may_be_open_are_all_taken(tmp_path: Path, monkeypat
     assert [data_set(spool, p.location) for p in places] == [bytes([n]) for n in range(6)]
 
 
-def test_idle_segments_are_sealed_when_another_object_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_that_were_idle_for_so_long_are_sealed(tmp_path: Path) -> None:
     spool = FileSpool(tmp_path)
     idle = segment_of(spool.put(ADDRESS, [b"x"]).location)
+    spool.seal()
     assert spool.reclaim(idle) is False
-    monkeypatch.setattr(pool, "SEAL_IDLE", -1.0)
-    spool.put(ADDRESS._replace(series_instance_uid="1.2.9"), [b"x"])
+    spool.seal(idle_for=-1.0)
     assert spool.reclaim(idle) is True
 
 
