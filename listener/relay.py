@@ -29,6 +29,10 @@ from listener.relay_objects import Objects, ReadFacts, RelaySpool
 _LOG = logging.getLogger(__name__)
 _MOST_PER_BATCH = 500
 _LONGEST_WORK, _WORK_BESIDE_STAT = 0.020, 0.005  # seconds on one batch of a lane
+# While senders push faster than this tells, in fewer transactions: each one's syncs make theirs wait.
+_WORK_WHEN_BEHIND = 0.100
+_BEHIND = 1 << 14  # unread bytes, some 40 objects
+_LOOK_FOR_STAT_EVERY = 8  # objects
 _COLLECTION = 0.020  # seconds from one batch of a lane to the next, unless something is in a hurry
 _READ_AT_ONCE = 64
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_WHILE_STOPPING = 0.1, 5.0, 0.2
@@ -130,7 +134,9 @@ class Relay:
         if self._untold:
             self._tell_what_is_left()
         urgent = self._relay(Lane.STAT, _LONGEST_WORK)
-        busy = self._relay(Lane.ROUTINE, _WORK_BESIDE_STAT if urgent else _LONGEST_WORK) or urgent
+        behind = self._reader.backlog()[Lane.ROUTINE] > _BEHIND
+        budget = _WORK_BESIDE_STAT if urgent else _WORK_WHEN_BEHIND if behind else _LONGEST_WORK
+        busy = self._relay(Lane.ROUTINE, budget) or urgent
         if self._clock.monotonic() >= self._look_at:
             self._look_round()
         return busy
@@ -163,6 +169,8 @@ class Relay:
                     self._unread[lane].appendleft(receipt)
                     raise
                 if self._clock.monotonic() >= deadline:
+                    break
+                if lane is Lane.ROUTINE and batch.size % _LOOK_FOR_STAT_EVERY == 0 and self._waits(Lane.STAT):
                     break
                 continue
             left = min(gathered_by, deadline) - self._clock.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from ichor.store.receipts import ReceiptWriter
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
+# Relay and worker alike, so that neither starves the other: on a machine that is all busy, senders are answered first.
+_BEHIND_RECEIVING = 10
 # What each role needs that takes long to import.
 _PRELOADED = {
     "receive": ("listener.role",),
@@ -149,6 +152,7 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from listener.role import run_relay
 
+        os.nice(_BEHIND_RECEIVING)
         folder.lock("run/relay.lock", alone=True)
         journal = Journal(folder.journal, durable=settings.listener.durability != "none")
         spool = FileSpool(folder.spool)
@@ -212,6 +216,7 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
         from ichor.cli.models import load_engines
         from pipelines.worker import run_worker
 
+        os.nice(_BEHIND_RECEIVING)
         pipelines = tuple(installed())
         spool = FileSpool(folder.spool)
         encoder = DicomEncoder(spool, software_version=__version__)
