@@ -286,3 +286,25 @@ def test_what_grows_while_it_is_looked_at_is_not_cut(site: Site, monkeypatch: py
     assert site.sizes() == {segment_of(first.location): size}
     site.recover()
     assert site.sizes() == {segment_of(first.location): size}
+
+
+def test_what_a_living_writer_may_still_acknowledge_is_left_alone(site: Site) -> None:
+    placed = site.put(1)
+    site.spool.seal(idle_for=0.0)
+    assert site.recover() == Recovered()
+    site.acknowledge(1, placed)
+    site.relay()
+    assert [row.stored.calling_ae for row in site.rows()] == ["CT1"]
+
+
+def test_a_gap_is_filled_once_also_with_what_retention_let_go_of(site: Site) -> None:
+    first = site.put(1)
+    site.receive(2)
+    site.settle()
+    site.journal.forget(site.rows())
+    assert site.recover() == Recovered(objects=2)
+    assert site.journal.gaps() == set()
+    site.relay()
+    assert {row.stored.location for row in site.rows()} > {first.location}
+    site.journal.forget(site.rows())
+    assert site.recover() == Recovered()
