@@ -254,10 +254,7 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 def seal(data: Data, *, source: str, time: float, id: str | None = None, priority: Priority | None = None) -> Envelope:
     """Put ``data`` into an envelope. Give a stable ``id`` wherever a retry may publish the same thing again."""
-    if isinstance(data, CommitmentAsked | CommitmentDecided):
-        subject = data.transaction_uid
-    else:
-        subject = data.study_instance_uid
+    subject = data.transaction_uid if isinstance(data, CommitmentAsked | CommitmentDecided) else data.study_instance_uid
     urgent = priority or getattr(data, "priority", None) or Priority.ROUTINE
     return Envelope(
         id=id or str(uuid.uuid4()), source=source, type=_NAMES[type(data)], time=time,
