@@ -26,7 +26,7 @@ _LONGEST_BODY = 4096  # bytes; an Accession Number has 16 characters
 def routes(sources: Sources) -> list[Route]:
     """Every path of the API, and the three that probes and scrapers ask."""
     projection = sources.projection
-    exposition = Exposition(sources.bus)
+    exposition = Exposition(sources.bus, sources.waiting)
 
     def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,16 +1,18 @@
-"""/metrics: what all processes counted, and how far the bus is behind, asked at each scrape. Declares no metric."""
+"""/metrics: what all processes counted, and how far bus and relay are behind, asked at each scrape. Declares no metric."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ichor import metrics
 from ichor.bus.protocol import Bus
+from ichor.store.receipts import Waiting
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -18,8 +20,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 class Exposition:
     """Text for Prometheus. In multiprocess mode (PROMETHEUS_MULTIPROC_DIR) of all roles, otherwise of this process."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, waiting: Callable[[], Waiting | None]) -> None:
         self._bus = bus
+        self._waiting = waiting
         self._lock = threading.Lock()
         self._groups: set[tuple[str, str]] = set()
         self._topics: set[str] = set()
@@ -28,6 +31,9 @@ class Exposition:
         """The metrics now."""
         with self._lock:
             self._ask_bus()
+            waiting = self._waiting()
+            for lane, unread in waiting.bytes.items() if waiting is not None else ():
+                metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)
         registry: CollectorRegistry = REGISTRY
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()

@@ -74,7 +74,7 @@ class Pages:
         failed = [s for s in everything if s.state is StudyState.FAILED]
         finished = failed if state is StudyState.FAILED else [s for s in everything if s.final]
         first = (max(page, 1) - 1) * _PER_PAGE
-        ready, detail = self._sources.ready()
+        ready, detail = self._sources.state()
         return self._page(
             "studies.html",
             flight=sorted(flight, key=lambda s: (s.priority.rank, -s.received_at))[:_MOST_IN_FLIGHT],

@@ -16,6 +16,7 @@ from ichor.clock import Clock
 from ichor.errors import CannotStart, IchorError
 from ichor.history import Lookup, Projection
 from ichor.store.protocol import Blobs
+from ichor.store.receipts import Waiting
 
 _LOG = logging.getLogger(__name__)
 _DRAIN_SECONDS = 3
@@ -31,6 +32,7 @@ def run_console(
     journal: Lookup | None,
     token: str | None,
     ready: Callable[[], tuple[bool, str]],
+    waiting: Callable[[], Waiting | None],
     clock: Clock,
     stop: threading.Event,
     on_ready: Callable[[], None],
@@ -49,7 +51,9 @@ def run_console(
     """
     listening = _listen(host, port)
     projection = Projection(bus)
-    sources = Sources(projection=projection, bus=bus, blobs=blobs, journal=journal, ready=ready, clock=clock)
+    sources = Sources(
+        projection=projection, bus=bus, blobs=blobs, journal=journal, ready=ready, waiting=waiting, clock=clock
+    )  # fmt: skip
     # One thread of this process serves: signals belong to the role, and uvicorn leaves them alone off the main thread.
     server = uvicorn.Server(
         uvicorn.Config(

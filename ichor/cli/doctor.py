@@ -18,7 +18,7 @@ from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level, check_machine, existing
-from ichor.cli.receiving import check_receiving, check_watermarks
+from ichor.cli.receiving import check_receiving, check_relay, check_watermarks
 from ichor.cli.supervisor import all_ready
 from ichor.config import Settings
 from ichor.errors import IchorError
@@ -72,6 +72,7 @@ def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iter
     yield from check_certificate(settings, now=time.time())
     yield check_listener(settings, folder, dialogue)
     yield check_watermarks(settings.listener, existing(folder.spool))
+    yield _check_folder_relay(folder)
     yield check_console(settings, folder)
     if all_ready(folder.run, ["console"])[0]:
         yield from check_receiving(_exposition(settings))
@@ -143,6 +144,8 @@ def check_listener(settings: Settings, folder: DataFolder, dialogue: Dialogue) -
     try:
         dialogue.echo(own, calling_ae=calling)
     except IchorError as error:
+        if "congestion" in str(error):  # PS3.8 table 9-21; `listener.disk_low`
+            return Finding(Level.FAIL, what, f"serves, {error}", "make room: see the watermarks; it ends by itself")
         if settings.senders:
             return Finding(Level.WARN, what, f"serves, {error}", "expected when this machine is not in [[senders]]")
         return Finding(Level.FAIL, what, f"does not answer C-ECHO: {error}", "look into the log; restart `ichor serve`")
@@ -234,6 +237,14 @@ def check_model(name: str, *, read_sha256: Callable[[str], str], load: Callable[
         todo = "it serves, slower, by the reference runtime; see `ichor engine verify`"
         return Finding(Level.WARN, what, f"{known}, gate not passed: {loaded.fallback}", todo)
     return Finding(Level.OK, what, f"{known}, gate passed")
+
+
+def _check_folder_relay(folder: DataFolder) -> Finding:
+    from ichor.cli.roles import JournalWhenThere
+
+    receives, relays = (all_ready(folder.run, [name])[0] for name in ("receive", "relay"))
+    waiting = JournalWhenThere(folder).waiting()
+    return check_relay(waiting, receives=receives, relays=relays, now=time.time())
 
 
 def _check_folder_bus(settings: Settings, folder: DataFolder) -> Iterator[Finding]:

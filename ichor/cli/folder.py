@@ -109,9 +109,12 @@ class DataFolder:
         Raises
         ------
         CannotStart
-            When another process holds it.
+            When another process holds it, or its file is another user's.
         """
-        handle = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise CannotStart(f"data folder {self.root}: {name}: {error.strerror}") from error
         deadline = time.monotonic() + patience
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What `ichor doctor` asks of the machine: folder, disk, clock, limits, memory. Knows nothing of DICOM or the bus."""
+"""What `ichor doctor` asks of the machine: folder, fsync, clock, limits, memory. Knows nothing of DICOM or the bus."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pathlib import Path
 from ichor.cli.folder import VERSION, DataFolder
 
 _GIB = 2**30
-# Limits are judgement. 2 GiB are about four thousand CT slices.
-_FEW_BYTES, _NO_BYTES = 20 * _GIB, 2 * _GIB
+# Limits are judgement.
 _SLOW_SYNC_SECONDS = 0.1
 # 200 associations, each with a socket and a file, beside databases and models.
 _FEW_FILES, _NO_FILES = 4096, 1024
@@ -53,7 +52,6 @@ def check_machine(folder: DataFolder) -> Iterator[Finding]:
     yield check_folder(folder)
     place = existing(folder.root)
     if os.access(place, os.W_OK):
-        yield check_space(place)
         yield check_sync(place)
     yield check_clock(time.time(), synchronised=clock_synchronised())
     yield check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -85,18 +83,11 @@ def check_folder(folder: DataFolder) -> Finding:
     if not text.isdigit() or int(text) > VERSION:
         found = f"{folder.root} is of version {text[:20]!r}, this Ichor knows up to {VERSION}"
         return Finding(Level.FAIL, "data folder", found, "install the Ichor that wrote it, or a newer one")
+    for part in (folder.spool, folder.receipts, folder.run, folder.blobs):
+        if part.exists() and not os.access(part, os.R_OK | os.W_OK | os.X_OK):
+            todo = "give it, and what is in it, to the user that runs Ichor"
+            return Finding(Level.FAIL, "data folder", f"{part} cannot be written", todo)
     return Finding(Level.OK, "data folder", f"{folder.root} is writable, version {text}")
-
-
-def check_space(place: Path) -> Finding:
-    space = os.statvfs(place)
-    free = space.f_bavail * space.f_frsize
-    share = free / max(1, space.f_blocks * space.f_frsize)
-    level = grade(free, few=_FEW_BYTES, none=_NO_BYTES)
-    return Finding(
-        level, "disk", f"{free / _GIB:.1f} GiB free ({share:.0%})",
-        "make room or shorten `retention.spool`: without space every C-STORE is refused",
-    )  # fmt: skip
 
 
 def check_sync(place: Path) -> Finding:

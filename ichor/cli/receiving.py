@@ -1,6 +1,6 @@
 """What `ichor doctor` asks of the receive path: watermarks, which loop reads C-STOREs, how far the relay is behind.
 
-Asks the file system and the text of /metrics; knows neither receipts nor journal.
+Asks the file system, the receipts log against the journal, and the text of /metrics. Changes nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ichor.cli.machine import Finding, Level
 from ichor.config import ListenerSettings
+from ichor.store.receipts import Waiting
 
 _MIB = 2**20
+_SOON = 2  # times `disk_low`: little is left
+_LONG_UNTOLD, _TOO_LONG_UNTOLD = 30.0, 300.0  # seconds
 # Some 24,000 objects, ten seconds of the relay's work: more is there after a burst only, or when it does not keep up.
 _MUCH_UNREAD = 10 * _MIB
 
@@ -29,11 +32,31 @@ def check_watermarks(listener: ListenerSettings, place: Path) -> Finding:
         return Finding(Level.FAIL, "watermarks", f"every object is answered 0xA700: {known}", todo)
     if free < listener.disk_low:
         return Finding(Level.FAIL, "watermarks", f"no association is taken: {known}", todo)
-    return Finding(Level.OK, "watermarks", known)
+    level = Level.WARN if free < _SOON * listener.disk_low else Level.OK
+    return Finding(level, "watermarks", known, "make room before senders are rejected")
+
+
+def check_relay(waiting: Waiting | None, *, receives: bool, relays: bool, now: float) -> Finding:
+    """Is what was received told? ``receives``, ``relays``: these roles are ready here. ``now``: POSIX seconds."""
+    if waiting is None:
+        return Finding(Level.FAIL, "relay", "receipts log or journal cannot be read", "look for errors of the relay in the log")
+    unread = sum(waiting.bytes.values())
+    if waiting.since is None:
+        return Finding(Level.OK, "relay", "all that was received is told")
+    age = max(0.0, now - waiting.since)
+    text = f"{unread / _MIB:.1f} MiB ({unread} bytes) of the receipts log are not told yet, the oldest for {age:.0f} s"
+    if not (receives or relays):
+        return Finding(Level.WARN, "relay", text, "nothing is lost: the next start of `ichor serve` tells it")
+    if age > _LONG_UNTOLD and (not relays or age > _TOO_LONG_UNTOLD):
+        todo = "nothing is lost, but nothing is analysed: look for errors of the relay in the log; restart it"
+        return Finding(Level.FAIL, "relay", text, todo)
+    level = Level.WARN if age > _LONG_UNTOLD or unread > _MUCH_UNREAD else Level.OK
+    todo = "wait after a burst; if it grows without one, look for errors of the relay in the log"
+    return Finding(level, "relay", text, todo)
 
 
 def check_receiving(exposition: str) -> Iterator[Finding]:
-    """Of a running receiver and relay, from what /metrics says; nothing of what it does not say."""
+    """Of a running receiver, from what /metrics says; nothing of what it does not say."""
     try:
         families = list(text_string_to_metric_families(exposition))
     except ValueError:
@@ -45,8 +68,3 @@ def check_receiving(exposition: str) -> Iterator[Finding]:
     elif fast is not None:
         todo = "install the pynetdicom that the lock file names; nothing is lost meanwhile"
         yield Finding(Level.WARN, "receive path", "plain, several times slower: the fast one failed its trial", todo)
-    unread = [value for (name, *_), value in values.items() if name == "ichor_receipts_unread_bytes"]
-    if unread:
-        level = Level.WARN if sum(unread) > _MUCH_UNREAD else Level.OK
-        todo = "wait after a burst; if it grows without one, look for errors of the relay in the log"
-        yield Finding(level, "relay", f"{sum(unread) / _MIB:.1f} MiB of the receipts log are not told yet", todo)

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -19,14 +20,14 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import COMMANDS, Role, all_ready, roles_of
 from ichor.clock import SystemClock
 from ichor.config import Settings
-from ichor.errors import CannotStart
+from ichor.errors import CannotStart, IchorError
 from ichor.history import identity_of, withdrawn
 from ichor.messages import jobs_topic
 from ichor.pipeline import installed, installed_names
 from ichor.retention import Ages, keep_tidy
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalReader
-from ichor.store.receipts import ReceiptWriter
+from ichor.store.receipts import Lane, ReceiptWriter, Waiting
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
@@ -97,14 +98,25 @@ class JournalWhenThere:
         self._reader: JournalReader | None = None
 
     def locate(self, uid: str) -> tuple[str, str, str | None] | None:
+        reader = self._there()
+        return reader.locate(uid) if reader is not None else None
+
+    def waiting(self) -> Waiting | None:
+        """What was received and is not told yet; None when that cannot be read now."""
+        try:
+            reader = self._there()
+            return reader.waiting() if reader is not None else Waiting(dict.fromkeys(Lane, 0), None)
+        except (IchorError, OSError, sqlite3.Error):
+            return None
+
+    def _there(self) -> JournalReader | None:
         if self._reader is None:
             try:
                 self._reader = JournalReader(self._folder.journal, receipts=self._folder.receipts)
             except CannotStart:
                 if self._folder.journal.exists():
                     raise
-                return None
-        return self._reader.locate(uid)
+        return self._reader
 
 
 def _receive(settings: Settings, folder: DataFolder) -> Role:
@@ -267,7 +279,8 @@ def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) ->
             port=settings.console.port,
             bus=open_folder_bus(settings, folder),
             blobs=FileBlobs(folder.blobs),
-            journal=JournalWhenThere(folder),
+            journal=(journal := JournalWhenThere(folder)),
+            waiting=journal.waiting,
             token=settings.token(),
             ready=lambda: all_ready(folder.run, list(needed)),
             clock=SystemClock(),

@@ -32,7 +32,7 @@ from ichor.store.journal_rows import (
     connect,
     row_of,
 )  # fmt: skip
-from ichor.store.receipt_reader import Unread
+from ichor.store.receipt_reader import Unread, Waiting
 from ichor.store.receipt_records import Ended, Stored
 from ichor.store.segments import end_of, parse, segment_of
 from ichor.types import Priority
@@ -96,6 +96,18 @@ class JournalReader:
             stored.study_instance_uid,
             stored.series_instance_uid,
         )
+
+    def waiting(self) -> Waiting:
+        """What the receipts log holds that is not taken yet; where there is no relay, it grows and grows old."""
+        if self._receipts is None:
+            raise ValueError("the reader was not told where the receipts log lies")
+        unread = Unread(self._receipts)
+        try:
+            with self._lock:
+                connection = self._reading()
+                return unread.waiting(_cursors(connection) if connection is not None else {})
+        finally:
+            unread.close()
 
     def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
         """The first rows that no message carries yet, in order of acknowledgement."""

@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ichor import metrics
 from ichor.errors import CannotStart
@@ -357,6 +358,13 @@ def _held(path: Path) -> bool:
     return False
 
 
+class Waiting(NamedTuple):
+    """What of the log is not taken: bytes of each lane, and when the oldest of it was written (POSIX seconds)."""
+
+    bytes: dict[Lane, int]
+    since: float | None  # None: nothing waits
+
+
 class Unread:
     """What lies in the receipts log beyond cursors: for questions beside the reader, from any process.
 
@@ -383,6 +391,24 @@ class Unread:
     def ends_of(self, instances: Container[str], cursors: Mapping[str, int]) -> dict[str, int]:
         """File -> where the last record of one of these SOP Instance UIDs ends; see `passed`. Decodes all there is."""
         return {name: end for name, end, record in self._objects("", cursors) if record.sop_instance_uid in instances}
+
+    def waiting(self, cursors: Mapping[str, int]) -> Waiting:
+        """How much of it there is, and since when. Reads the first record of each file."""
+        sizes = dict.fromkeys(Lane, 0)
+        since = float("inf")
+        for name, descriptor in self._files:
+            start, status = cursors.get(name, 0), os.fstat(descriptor)
+            match = _NAME.fullmatch(name)
+            if match is None or status.st_size <= start:
+                continue
+            sizes[Lane(match[3])] += status.st_size - start
+            at = status.st_mtime  # of what is no record, or one of a newer version
+            for _, body in Tail(descriptor, start).bodies(1, final=True):
+                with contextlib.suppress(CannotStart):
+                    record = decode(body)
+                    at = record.received_at if isinstance(record, Stored) else record.at
+            since = min(since, at)
+        return Waiting(sizes, since if any(sizes.values()) else None)
 
     def passed(self, ends: Mapping[str, int], cursors: Mapping[str, int]) -> bool:
         """Is all that lies before these `ends_of` taken? Decodes nothing."""

@@ -4,7 +4,7 @@ An append-only file per writing process and lane. The writer appends before a C-
 relay reads, makes the journal of it, and deletes what the journal has. See docs/decisions/0012-receipts.md.
 """
 
-from ichor.store.receipt_reader import ReceiptReader
+from ichor.store.receipt_reader import ReceiptReader, Waiting
 from ichor.store.receipt_records import CommitmentRequested, Ended, Lane, Receipt, Record, Refused, Stored
 from ichor.store.receipt_writer import ReceiptWriter
 
@@ -18,4 +18,5 @@ __all__ = [
     "Record",
     "Refused",
     "Stored",
+    "Waiting",
 ]

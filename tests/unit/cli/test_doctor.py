@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,14 +39,14 @@ from ichor.cli.machine import (
     check_folder,
     check_machine,
     check_memory,
-    check_space,
     existing,
 )
-from ichor.cli.receiving import check_receiving, check_watermarks
+from ichor.cli.receiving import check_receiving, check_relay, check_watermarks
 from ichor.clock import ManualClock
 from ichor.config import Settings
 from ichor.errors import CannotStart, TransientError
 from ichor.messages import Envelope
+from ichor.store.receipts import Lane, ReceiptWriter, Refused, Waiting
 from ichor.types import Destination
 
 
@@ -55,12 +56,13 @@ class Peers:
 
     silent: str = ""
     accepted: tuple[str, ...] = tuple(RESULT_CLASSES)
+    why: str = "no connection to the destination"
     asked: list[tuple[str, str, str, int]] = field(default_factory=list)  # calling, called, host, port
 
     def echo(self, destination: Destination, *, calling_ae: str) -> None:
         self.asked.append((calling_ae, destination.ae_title, destination.host, destination.port))
         if destination.name == self.silent:
-            raise TransientError("no connection to the destination")
+            raise TransientError(self.why)
 
     def accepted_classes(self, destination: Destination, classes: Sequence[str], *, calling_ae: str) -> tuple[str, ...]:
         del destination, calling_ae
@@ -116,14 +118,26 @@ def test_a_file_in_place_of_the_folder_fails(tmp_path: Path) -> None:
     assert check_folder(DataFolder(tmp_path / "data")).level is Level.FAIL
 
 
-@pytest.mark.parametrize(("free_gib", "level"), [(100, Level.OK), (19, Level.WARN), (1, Level.FAIL)])
-def test_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gib: int, level: Level) -> None:
-    real = os.statvfs(tmp_path)
-    numbers = list(real)
-    numbers[4] = free_gib * 2**30 // real.f_frsize
-    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(numbers))
-    finding = check_space(tmp_path)
-    assert (finding.level, finding.text.split()[0]) == (level, f"{free_gib}.0")
+@pytest.mark.parametrize("part", ["spool", "receipts", "run", "blobs"])
+def test_a_part_of_the_folder_that_cannot_be_written_fails_naming_it(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    foreign = folder.root / part
+    foreign.mkdir(exist_ok=True)
+    real = os.access
+    # Also root runs the tests, and may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != foreign and real(path, mode))
+    finding = check_folder(folder)
+    assert (finding.level, str(foreign) in finding.text) == (Level.FAIL, True)
+
+
+def test_a_lock_that_cannot_be_opened_is_told_in_a_line(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises(CannotStart, match="lock: Permission denied"):
+        folder.lock(alone=True)
 
 
 def test_a_disk_that_cannot_sync_fails(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,22 +379,71 @@ def test_watermarks_that_are_reached_say_what_senders_hear(
     assert said in found.text
 
 
-def exposed(*, fast: int, unread: int) -> str:
+def test_little_room_above_the_watermarks_warns(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = list(os.statvfs(folder.root))
+    numbers[4] = 3_000_000_000 // numbers[1]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(numbers))
+    levels = [
+        check_watermarks(settings(folder, listener={"disk_low": low}).listener, folder.spool).level
+        for low in ("1GB", "2GB", "4GB")
+    ]
+    assert levels == [Level.OK, Level.WARN, Level.FAIL]
+
+
+def exposed(*, fast: int) -> str:
     registry = CollectorRegistry()
     path = Gauge("ichor_receive_path", "p", ["path"], registry=registry)
     path.labels("fast").set(fast)
     path.labels("plain").set(1 - fast)
-    lanes = Gauge("ichor_receipts_unread_bytes", "u", ["lane"], registry=registry)
-    lanes.labels("stat").set(0)
-    lanes.labels("routine").set(unread)
     return generate_latest(registry).decode()
 
 
-def test_the_receive_path_and_what_the_relay_has_before_it_are_told() -> None:
-    path, relay = check_receiving(exposed(fast=1, unread=3 << 20))
+def test_the_receive_path_is_told() -> None:
+    (path,) = check_receiving(exposed(fast=1))
     assert (path.level, path.text) == (Level.OK, "fast")
-    assert (relay.level, relay.text) == (Level.OK, "3.0 MiB of the receipts log are not told yet")
-    path, relay = check_receiving(exposed(fast=0, unread=30 << 20))
-    assert (path.level, relay.level) == (Level.WARN, Level.WARN)
-    assert path.text.startswith("plain")
+    (path,) = check_receiving(exposed(fast=0))
+    assert (path.level, path.text.startswith("plain")) == (Level.WARN, True)
     assert list(check_receiving("")) == list(check_receiving("ichor_receive_path{path=")) == []
+
+
+@pytest.mark.parametrize(
+    ("unread", "age", "receives", "relays", "level"),
+    [
+        (0, None, True, True, Level.OK), (3 << 20, 2.0, True, True, Level.OK), (30 << 20, 2.0, True, True, Level.WARN),
+        (430, 60.0, True, True, Level.WARN), (430, 600.0, True, True, Level.FAIL), (430, 5.0, True, False, Level.OK),
+        (430, 60.0, True, False, Level.FAIL), (430, 6000.0, False, False, Level.WARN),
+    ],
+)  # fmt: skip
+def test_what_stays_untold_is_told_by_its_age(
+    unread: int, age: float | None, receives: bool, relays: bool, level: Level
+) -> None:
+    waiting = Waiting({Lane.STAT: 0, Lane.ROUTINE: unread}, None if age is None else 1000.0 - age)
+    finding = check_relay(waiting, receives=receives, relays=relays, now=1000.0)
+    assert finding.level is level
+    assert (f"for {age:.0f} s" in finding.text) if age is not None else "all that was received" in finding.text
+
+
+def test_a_relay_that_is_gone_shows_without_its_own_word(
+    folder: DataFolder,
+    free_port: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    well = settings(folder, listener={"port": free_port()}, console={"port": free_port()})
+    doctor(well)
+    assert "OK    relay: all that was received is told" in capsys.readouterr().out
+    (folder.run / "receive.ready").write_text(str(os.getpid()))
+    writer = ReceiptWriter(folder.receipts)
+    writer.append(Lane.ROUTINE, Refused("CT1", "0xA700", "reason", "", time.time() - 100.0))
+    assert doctor(well) == 1
+    assert "FAIL  relay: 0.0 MiB" in capsys.readouterr().out
+    writer.close()
+
+
+def test_a_full_disk_is_not_answered_by_a_restart(folder: DataFolder, busy_port: int) -> None:
+    (folder.run / "receive.ready").write_text(str(os.getpid()))
+    peers = Peers(silent="self", why="association rejected: temporary congestion")
+    for senders in ([], [{"ae_title": "CT1", "host": "10.0.0.1"}]):
+        finding = check_listener(settings(folder, listener={"port": busy_port}, senders=senders), folder, peers)
+        assert (finding.level, finding.todo.startswith("make room")) == (Level.FAIL, True)

@@ -14,6 +14,7 @@ from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
 from ichor.history import Projection
 from ichor.messages import Data
+from ichor.store.receipts import Waiting
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"not really one"
 
@@ -36,6 +37,7 @@ class Desk:
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
     clock: ManualClock = field(default_factory=lambda: ManualClock(T0 + 60.0))
     ready: tuple[bool, str] = (True, "ready")
+    waiting: Waiting | None = None
     token: str | None = None
     base_url: str = "http://127.0.0.1:8080"
 
@@ -51,7 +53,7 @@ class Desk:
         """A browser without a script, or a program."""
         sources = Sources(
             projection=self.projection, bus=self.bus, blobs=self.blobs,  # type: ignore[arg-type]
-            journal=None, ready=lambda: self.ready, clock=self.clock,
+            journal=None, ready=lambda: self.ready, waiting=lambda: self.waiting, clock=self.clock,
         )  # fmt: skip
         app = build_app(sources, token=self.token)
         return TestClient(app, base_url=self.base_url, raise_server_exceptions=False, follow_redirects=False)

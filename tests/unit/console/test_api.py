@@ -198,7 +198,7 @@ def test_metrics_of_several_processes_are_added_up(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", count], env=environ, check=True)
     tell = (
         "from console.exposition import Exposition; from ichor.bus.memory import MemoryBus;"
-        "print(Exposition(MemoryBus()).text().decode())"
+        "print(Exposition(MemoryBus(), lambda: None).text().decode())"
     )
     out = subprocess.run([sys.executable, "-c", tell], env=environ, capture_output=True, text=True, check=True).stdout
     assert "ichor_bytes_stored_total 40.0" in out

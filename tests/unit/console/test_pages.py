@@ -10,6 +10,7 @@ from unit.history.made import T0, assembled, delivery, done, failed, series, sta
 
 from console import words
 from ichor.messages import ReceiveRefused
+from ichor.store.receipts import Lane, Waiting
 from ichor.types import Evidence, Grade, SeriesStatus
 
 NASTY = "<script>alert(1)</script>&\"'"
@@ -144,3 +145,14 @@ def test_durations(seconds: float | None, text: str) -> None:
 def test_a_probability_is_percent_and_a_volume_has_its_unit() -> None:
     assert words.number(0.312, "1") == "31 %"
     assert words.number(23.44, "mL") == "23.4 mL"
+
+
+def test_what_stays_untold_shows_though_all_roles_run(desk: Desk) -> None:
+    desk.waiting = Waiting({Lane.STAT: 0, Lane.ROUTINE: 430}, desk.clock.time() - 10.0)
+    assert "all roles work" in desk.client().get("/").text
+    assert 'ichor_receipts_unread_bytes{lane="routine"} 430.0' in desk.client().get("/metrics").text
+    desk.waiting = Waiting({Lane.STAT: 0, Lane.ROUTINE: 430}, desk.clock.time() - 90.0)
+    text = desk.client().get("/").text
+    assert "all roles work" not in text
+    assert "received 90 s ago and not told yet" in text
+    assert desk.client().get("/readyz").status_code == 200  # the roles are up: restarting them is no cure

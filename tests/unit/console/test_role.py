@@ -25,7 +25,7 @@ def test_it_answers_from_the_log_and_follows_it(free_port: Callable[[], int]) ->
         target=run_console,
         kwargs={
             "host": "127.0.0.1", "port": port, "bus": bus, "blobs": MemoryBlobs(), "journal": None, "token": None,
-            "ready": lambda: (True, "ready"), "clock": SystemClock(), "stop": stop, "on_ready": ready.set,
+            "ready": lambda: (True, "ready"), "waiting": lambda: None, "clock": SystemClock(), "stop": stop, "on_ready": ready.set,
         },
     )  # fmt: skip
     role.start()
@@ -57,5 +57,5 @@ def test_a_port_in_use_is_told(free_port: Callable[[], int]) -> None:
     with socket.create_server(("127.0.0.1", port)), pytest.raises(CannotStart, match=f"127.0.0.1:{port}"):
         run_console(
             host="127.0.0.1", port=port, bus=new_bus(), blobs=MemoryBlobs(), journal=None, token=None,  # type: ignore[arg-type]
-            ready=lambda: (True, ""), clock=SystemClock(), stop=threading.Event(), on_ready=lambda: None,
+            ready=lambda: (True, ""), waiting=lambda: None, clock=SystemClock(), stop=threading.Event(), on_ready=lambda: None,
         )  # fmt: skip

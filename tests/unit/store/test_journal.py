@@ -459,3 +459,25 @@ def test_an_older_journal_keeps_its_rows(tmp_path: Path) -> None:
     assert [row.seq for row in again.by_study("1.2.200")] == [7, 8]
     assert again.cursors() == {"f": 10}
     again.close()
+
+
+def test_what_waits_in_the_log_is_told_with_the_age_of_its_oldest_record(tmp_path: Path) -> None:
+    path, folder = tmp_path / "journal.sqlite", tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    writer.append(Lane.ROUTINE, receipt(1, received_at=10.0))
+    writer.append(Lane.ROUTINE, receipt(2, received_at=20.0))
+    writer.append(Lane.STAT, Refused("CT1", "0xA700", "reason", "", 15.0))
+    reader = JournalReader(path, receipts=folder)  # there is no relay, nor a journal
+    sizes = {lane: sum(f.stat().st_size for f in folder.glob(f"*.{lane}.log")) for lane in Lane}
+    assert reader.waiting() == (sizes, 10.0)
+    assert all(sizes.values())
+    journal, log = Journal(path), ReceiptReader(folder)
+    first, second = log.read(Lane.ROUTINE, limit=10)
+    take(journal, stored(1), **{first.file: first.end})
+    waiting = reader.waiting()
+    assert (waiting.bytes[Lane.ROUTINE], waiting.since) == (second.end - first.end, 15.0)
+    (urgent,) = log.read(Lane.STAT, limit=10)
+    take(journal, stored(2), **{second.file: second.end, urgent.file: urgent.end})
+    assert reader.waiting() == (dict.fromkeys(Lane, 0), None)
+    for one in (log, journal, reader, writer):
+        one.close()
