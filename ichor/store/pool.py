@@ -26,6 +26,7 @@ SEAL_SIZE = 256 << 20  # bytes
 SEAL_IDLE = 600.0  # seconds
 MOST_OPEN = 256
 _TRIES = 16
+_LOOK_AGAIN = 1.0  # seconds
 
 Key = tuple[str, str]  # Study and Series Instance UID, both valid
 
@@ -33,10 +34,11 @@ Key = tuple[str, str]  # Study and Series Instance UID, both valid
 class Segment:
     """An open segment. ``end`` is where its last whole object ends; what lies behind is of the one under way."""
 
-    __slots__ = ("_descriptor", "end", "entered", "failed", "key", "lock", "lost", "name", "synced")
+    __slots__ = ("_descriptor", "_look_at", "end", "entered", "failed", "key", "lock", "lost", "name", "synced")
 
     def __init__(self, descriptor: int, *, key: Key, name: str) -> None:
         self._descriptor = descriptor
+        self._look_at = time.monotonic() + _LOOK_AGAIN
         self.key = key
         self.name = name  # path below the root
         self.entered = False  # the entries that lead here are on the medium
@@ -63,6 +65,14 @@ class Segment:
         """Did somebody take its name away? What is written then, nobody finds."""
         return not os.fstat(self._descriptor).st_nlink
 
+    def seems_removed(self) -> bool:
+        """The same, looked at once a second: a system call more for each object is much where nothing is synced."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_AGAIN
+        return self.is_removed()
+
     def close(self) -> None:
         """Also lets the lock go."""
         descriptor, self._descriptor = self._descriptor, -1
@@ -81,13 +91,16 @@ class Pool:
     ----------
     deferred
         Objects are synced by `sync`, not before they are checked in.
+    synced
+        False: objects are never synced.
     """
 
-    def __init__(self, root: Path, *, writer: str, deferred: bool) -> None:
+    def __init__(self, root: Path, *, writer: str, deferred: bool, synced: bool = True) -> None:
         self.losses = 0
         self._root = root
         self._writer = writer
         self._deferred = deferred
+        self._synced = synced
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._open = 0
@@ -103,7 +116,7 @@ class Pool:
         with self._lock:
             while idle := self._idle.get(key):
                 segment = self._take(idle[-1])
-                if not segment.is_removed():
+                if not (segment.is_removed() if self._synced else segment.seems_removed()):
                     return segment
                 self._open -= 1
                 segment.failed = True

@@ -69,7 +69,7 @@ class FileSpool:
         self._root = root
         self._level = durability
         self._volume: int | None = None  # st_dev
-        self._pool = Pool(root, writer=writer, deferred=durability == "association")
+        self._pool = Pool(root, writer=writer, deferred=durability == "association", synced=durability != "none")
 
     def begin(self, address: Address) -> Incoming:
         """Take an object in; touches the disk only when something is written.
