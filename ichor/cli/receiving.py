@@ -39,7 +39,9 @@ def check_watermarks(listener: ListenerSettings, place: Path) -> Finding:
 def check_relay(waiting: Waiting | None, *, receives: bool, relays: bool, now: float) -> Finding:
     """Is what was received told? ``receives``, ``relays``: these roles are ready here. ``now``: POSIX seconds."""
     if waiting is None:
-        return Finding(Level.FAIL, "relay", "receipts log or journal cannot be read", "look for errors of the relay in the log")
+        return Finding(
+            Level.FAIL, "relay", "receipts log or journal cannot be read", "look for errors of the relay in the log"
+        )
     unread = sum(waiting.bytes.values())
     if waiting.since is None:
         return Finding(Level.OK, "relay", "all that was received is told")

@@ -9,7 +9,6 @@ import ctypes
 import gc
 import importlib
 import os
-import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -106,7 +105,7 @@ class JournalWhenThere:
         try:
             reader = self._there()
             return reader.waiting() if reader is not None else Waiting(dict.fromkeys(Lane, 0), None)
-        except (IchorError, OSError, sqlite3.Error):
+        except (IchorError, OSError):
             return None
 
     def _there(self) -> JournalReader | None:

@@ -7,6 +7,7 @@ transaction as the rows. Other processes read through ``JournalReader``, which a
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections import Counter
@@ -98,7 +99,13 @@ class JournalReader:
         )
 
     def waiting(self) -> Waiting:
-        """What the receipts log holds that is not taken yet; where there is no relay, it grows and grows old."""
+        """What the receipts log holds that is not taken yet; where there is no relay, it grows and grows old.
+
+        Raises
+        ------
+        OSError
+            When log or journal cannot be read now.
+        """
         if self._receipts is None:
             raise ValueError("the reader was not told where the receipts log lies")
         unread = Unread(self._receipts)
@@ -106,6 +113,8 @@ class JournalReader:
             with self._lock:
                 connection = self._reading()
                 return unread.waiting(_cursors(connection) if connection is not None else {})
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, f"the journal cannot be read ({error})") from error
         finally:
             unread.close()
 
@@ -144,7 +153,10 @@ class JournalReader:
     def _reading(self) -> sqlite3.Connection | None:
         """The connection; None while there is no journal."""
         if self._connection is None and self._path.exists():
-            connection = connect(self._path)
+            try:
+                connection = connect(self._path)
+            except sqlite3.Error as error:
+                raise OSError(errno.EIO, f"the journal cannot be read ({error})") from error
             try:
                 version = check_version(connection)
             except CannotStart:

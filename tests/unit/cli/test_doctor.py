@@ -438,6 +438,9 @@ def test_a_relay_that_is_gone_shows_without_its_own_word(
     writer.append(Lane.ROUTINE, Refused("CT1", "0xA700", "reason", "", time.time() - 100.0))
     assert doctor(well) == 1
     assert "FAIL  relay: 0.0 MiB" in capsys.readouterr().out
+    folder.journal.write_bytes(b"no database" * 1000)
+    assert doctor(well) == 1
+    assert "FAIL  relay: receipts log or journal cannot be read" in capsys.readouterr().out
     writer.close()
 
 
