@@ -18,6 +18,7 @@ from ichor.messages import (
     ReceiveRefused,
     StudyAssembled,
 )
+from ichor.store.receipts import RECOVERED
 from ichor.types import Grade, Job, SeriesStatus, Stage, unique
 
 _KINDS = {
@@ -84,7 +85,10 @@ def _arrivals(messages: Iterable[InstancesReceived]) -> list[Line]:
     for (_, series), group in groups.items():
         times, modalities, senders, _ = zip(*group.values(), strict=True)
         name = f"{modalities[0]} series …{short(series)}"
-        text = f"{senders[0]} sent {images(len(group))} of {name} in {max(times) - min(times):.1f} s; all are on disk"
+        seconds = max(times) - min(times)
+        text = f"{senders[0]} sent {images(len(group))} of {name} in {seconds:.1f} s; all were answered with Success"
+        if senders[0] == RECOVERED:
+            text = f"{images(len(group))} of {name} came in from the spool, without a receipt"
         about = frozenset((series,))
         lines.append(Line(time=max(times), stage=Stage.RECEIVE, text=text, about=about))
         defects = [defect for *_, defect in group.values() if defect]

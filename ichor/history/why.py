@@ -96,7 +96,7 @@ def _of_study(study: Study | None, history: list[Data], arrivals: list[Data]) ->
     if _only_ours(arrivals):
         # No event tells of such a study: our own objects must not start or list anything.
         return "done", f"{Reason.MADE_BY_ICHOR}; starts nothing"
-    return "receiving", "its objects are on disk; their headers have not been read yet"
+    return "receiving", "its objects were received; their headers have not been read yet"
 
 
 def _only_ours(arrivals: list[Data], *, series_uid: str | None = None) -> bool:
@@ -114,7 +114,7 @@ def _of_series(study: Study | None, uid: str, arrivals: list[Data]) -> tuple[str
             return "made by Ichor", f"holds a {made.object.kind.replace('_', ' ')} of revision {made.revision}"
         if _only_ours(arrivals, series_uid=uid):
             return "made by Ichor", "its objects start nothing"
-        return "open", "its objects are on disk; the series has not been assembled yet"
+        return "open", "its objects were received; the series has not been assembled yet"
     return item.grade.value, _sentence(item)
 
 
@@ -136,7 +136,7 @@ def _of_instance(study: Study | None, uid: str, series_uid: str | None, arrivals
     if item is None and any(i.made_by_ichor for i in facts):
         return "stored", f"{Reason.MADE_BY_ICHOR}; starts nothing"
     if item is None:
-        return "stored", "it is on disk; its series has not been assembled yet"
+        return "stored", "it was received; its series has not been assembled yet"
     return (
         "stored",
         f"one of {images(item.instances)} of {item.modality} series …{short(item.series_instance_uid)}: {_sentence(item)}",

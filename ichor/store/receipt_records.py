@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from ichor.types import Priority
 
+RECOVERED = "RECOVERED"  # the calling AE title of what lay in the spool and no receipt spoke of
+
 
 class Lane(StrEnum):
     """Which log a record goes to: what is urgent is read first."""

@@ -5,10 +5,11 @@ relay reads, makes the journal of it, and deletes what the journal has. See docs
 """
 
 from ichor.store.receipt_reader import ReceiptReader, Waiting
-from ichor.store.receipt_records import CommitmentRequested, Ended, Lane, Receipt, Record, Refused, Stored
+from ichor.store.receipt_records import RECOVERED, CommitmentRequested, Ended, Lane, Receipt, Record, Refused, Stored
 from ichor.store.receipt_writer import ReceiptWriter
 
 __all__ = [
+    "RECOVERED",
     "CommitmentRequested",
     "Ended",
     "Lane",

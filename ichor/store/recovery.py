@@ -25,14 +25,13 @@ from typing import NamedTuple
 from ichor import metrics
 from ichor.store.filemeta import names_in
 from ichor.store.journal import Journal
-from ichor.store.receipts import Ended, Lane, ReceiptWriter, Stored
+from ichor.store.receipts import RECOVERED, Ended, Lane, ReceiptWriter, Stored
 from ichor.store.segments import end_of, location_of, writer_of
 from ichor.store.spool import FileSpool
 
 _LOG = logging.getLogger(__name__)
 _LOG_FILE = re.compile(r"\.?([0-9a-f]{16,64})-[^/]*\.log")
 _HEAD = 1024  # bytes: more than preamble and File Meta Information take
-_UNKNOWN_AE = "RECOVERED"
 
 
 class Recovered(NamedTuple):
@@ -126,7 +125,7 @@ def _unknown(
         yield Stored(
             sop_instance_uid=sop_instance, sop_class_uid=sop_class, series_instance_uid=series,
             study_instance_uid=study, transfer_syntax_uid=transfer_syntax, location=location, length=length,
-            association="", calling_ae=_UNKNOWN_AE, called_ae=_UNKNOWN_AE, sender_priority=None, called_priority=None,
+            association="", calling_ae=RECOVERED, called_ae=RECOVERED, sender_priority=None, called_priority=None,
             command_priority_high=False, received_at=0.0,
         )  # fmt: skip
 

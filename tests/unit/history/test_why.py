@@ -59,7 +59,7 @@ def test_a_study_that_went_the_whole_way_tells_its_story_in_order() -> None:
     assert told == [
         "receive: First seen; priority STAT",
         "assemble: CT series …4711.1.1 is open with 12 objects: the sender's association is open",
-        "receive: CT1 sent 40 objects of CT series …4711.1.1 in 3.9 s; all are on disk",
+        "receive: CT1 sent 40 objects of CT series …4711.1.1 in 3.9 s; all were answered with Success",
         "receive: CT1 released its association after 40 objects",
         "assemble: CT series …4711.1.1 is complete (counted) with 40 objects: "
         "ImagesInAcquisition says 40, 40 are here; slice positions have no gap",
@@ -164,7 +164,17 @@ def test_a_result_is_found_without_a_journal() -> None:
 def test_images_on_disk_whose_headers_are_unread_are_known() -> None:
     answer = asked(uid(1), journal=Places({uid(1): ("study", uid(1), None)}))
     assert answer["state"] == "receiving"
-    assert "on disk" in answer["reason"]
+    assert "received" in answer["reason"]
+
+
+def test_what_no_receipt_spoke_of_is_not_said_to_be_answered() -> None:
+    first = arrival(1)[0]
+    assert isinstance(first, InstancesReceived)
+    first = replace(first, instances=tuple(replace(i, calling_ae="RECOVERED") for i in first.instances))
+    answer = asked(uid(1), first, journal=Places({uid(1): ("study", uid(1), None)}))
+    texts = [event["text"] for event in answer["events"]]
+    assert any("came in from the spool, without a receipt" in text for text in texts)
+    assert not any("Success" in text for text in texts)
 
 
 def test_a_study_of_nothing_but_objects_of_ichor_is_done() -> None:
