@@ -40,7 +40,8 @@ class Rejection(NamedTuple):
 VERSION = Rejection(1, 2, 2, "protocol version not supported")
 APPLICATION_CONTEXT = Rejection(1, 1, 2, "application context name not supported")
 CALLED = Rejection(1, 1, 7, "called AE title not recognised")
-CALLING = Rejection(1, 1, 3, "calling AE title or host not recognised")
+CALLING = Rejection(1, 1, 3, "calling AE title not recognised")
+HOST = Rejection(1, 1, 3, "host not recognised for this calling AE title")
 IDENTITY = Rejection(1, 1, 1, "user identity not recognised")
 CONGESTED = Rejection(2, 3, 1, "no space: the disk is low")
 LIMIT = Rejection(2, 3, 2, "limit of associations reached")
@@ -130,7 +131,7 @@ class Admission:
             return CALLED
         sender = self._sender(calling, address)
         if self._senders and sender is None:
-            return CALLING
+            return HOST if any(known.ae_title == calling for known in self._senders) else CALLING
         if sender is not None and sender.username and not self._is_known(sender, identity):
             return IDENTITY
         if self._is_congested():

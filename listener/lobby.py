@@ -184,7 +184,7 @@ class Lobby:
                 connection = self._tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             except OSError:  # it is closed already
                 connection.close()
-                self._count(CLOSED)
+                self._count(CLOSED, str(address[0]))
                 return
         guest = _Guest(
             socket=connection, address=str(address[0]), port=address, deadline=time.monotonic() + self._patience,
@@ -255,7 +255,7 @@ class Lobby:
 
     def _answer(self, guest: _Guest, answer: bytes, reason: str) -> None:
         self._leave_waiting(guest)
-        self._count(reason)
+        self._count(reason, guest.address)
         self._say_goodbye(guest, answer)
 
     def _say_goodbye(self, guest: _Guest, answer: bytes) -> None:
@@ -281,7 +281,7 @@ class Lobby:
 
     def _drop(self, guest: _Guest, reason: str) -> None:
         if not guest.leaving:
-            self._count(reason)
+            self._count(reason, guest.address)
         self._forget(guest)
         guest.socket.close()
 
@@ -299,7 +299,7 @@ class Lobby:
             if not self._of_address[guest.address]:
                 del self._of_address[guest.address]
 
-    def _count(self, reason: str) -> None:
+    def _count(self, reason: str, address: str) -> None:
         if reason not in _QUIET and self._log_limit.allows(reason):
-            _LOG.warning("connection refused: %s", reason)
+            _LOG.warning("connection refused: %s address=%s", reason, address)
         metrics.CONNECTIONS_DROPPED.labels(reason).inc()

@@ -151,7 +151,7 @@ class Receiver:
         self._turns = Turns(clock)
         self._certificates = Certificates(settings.tls) if settings.tls is not None else None
         self._log_limit = LogLimit()
-        self._rejected: queue.Queue[tuple[str, str] | None] = queue.Queue(_MOST_REJECTED)
+        self._rejected: queue.Queue[tuple[str, str, str] | None] = queue.Queue(_MOST_REJECTED)
         self._telling = threading.Thread(target=self._tell_rejected, name="rejected", daemon=True)
         self._sessions: dict[Association, Session] = {}
         self._lock = threading.Lock()
@@ -260,10 +260,10 @@ class Receiver:
         try:
             verdict = self._admission.judge(request, str(address[0]))
         except UnreadableRequest:
-            self._reject(request, _UNREADABLE_REQUEST)
+            self._reject(request, address, _UNREADABLE_REQUEST)
             return ABORT
         if isinstance(verdict, Rejection):
-            self._reject(request, verdict.words)
+            self._reject(request, address, verdict.words)
             return verdict.pdu()
         try:
             threading.Thread(
@@ -271,22 +271,22 @@ class Receiver:
             ).start()
         except RuntimeError:  # no thread to be had
             self._admission.leave(verdict)
-            self._reject(request, LIMIT.words)
+            self._reject(request, address, LIMIT.words)
             return LIMIT.pdu()
         return None
 
-    def _reject(self, request: bytes, words: str) -> None:
+    def _reject(self, request: bytes, address: tuple[object, ...], words: str) -> None:
         metrics.ASSOCIATIONS_REJECTED.labels(words).inc()
         # Whoever connects decides how often this comes: the metric counts all, log and list take some.
         if self._log_limit.allows(words):
             with contextlib.suppress(queue.Full):
-                self._rejected.put_nowait((printable(request[26:42]), words))
+                self._rejected.put_nowait((printable(request[26:42]), str(address[0]), words))
 
     def _tell_rejected(self) -> None:
         """In a thread of its own: the receipts log may wait for the disk, the lobby must not."""
         while (rejected := self._rejected.get()) is not None:
-            calling_ae, words = rejected
-            self._refusals.add(calling_ae=calling_ae, status="rejected", reason=words)
+            calling_ae, address, words = rejected
+            self._refusals.add(calling_ae=calling_ae, status="rejected", reason=words, address=address)
 
     def _open(self, connection: socket.socket, address: Any, request: bytes, admitted: Admitted) -> None:
         """In a thread of its own, shortly: what the library does to begin an association takes milliseconds."""
@@ -294,7 +294,7 @@ class Receiver:
             if is_readable(request):
                 cast(Server, self._server).finish_request(cast(Any, (connection, request, admitted)), address)
                 return
-            self._reject(request, _UNREADABLE_REQUEST)
+            self._reject(request, address, _UNREADABLE_REQUEST)
             say_goodbye(connection, ABORT)
         except Exception as error:  # noqa: BLE001 - the loop's edge
             metrics.LOOP_ERRORS.labels("receive").inc()

@@ -123,10 +123,14 @@ class Refusals:
         self._receipts = receipts
         self._limit = LogLimit(monotonic=clock.monotonic)
 
-    def add(self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "") -> None:
+    def add(
+        self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "", address: str = ""
+    ) -> None:  # fmt: skip
+        """``address``: of the peer, for the log alone."""
         if not self._limit.allows(f"{calling_ae}\n{status}\n{reason}"):
             return
-        _LOG.warning("refused: status=%s calling_ae=%s reason=%s", status, calling_ae, reason)
+        place = f" address={address}" if address else ""
+        _LOG.warning("refused: status=%s calling_ae=%s%s reason=%s", status, calling_ae, place, reason)
         try:
             self._receipts.append(
                 Lane.ROUTINE, Refused(calling_ae, status, reason, study_instance_uid, self._clock.time()), wait=False
@@ -220,11 +224,25 @@ class Arrival:
     def feed(self, part: memoryview) -> None:
         """The next bytes of the data set, single ones. Its memory must not change before `flush` or the end."""
         if self._refusal is not None:
+            self._whose(part)
             return
         self._parts.append(part)
         self._held += len(part)
         if self._held - self._joined >= _MOST_HELD or len(self._parts) >= _MOST_PARTS:
             self.flush()
+
+    def _whose(self, part: memoryview) -> None:
+        """Refused before its study was known: what its first bytes say, so that the refusal is found there."""
+        if self._searched or self._study or not isinstance(self._refusal, OutOfResources):
+            return
+        self._searched = len(part)
+        try:
+            study = find_identifiers(part[:_MOST_HEAD], self._command.transfer_syntax_uid).study
+        except Exception as error:  # noqa: BLE001 - the edge of one request: it is refused as it is
+            _LOG.error("unexpected error while an object was refused: %s", place_of(error))
+            return
+        if study is not None and is_valid_uid(study):
+            self._study = study
 
     @property
     def is_held(self) -> bool:
@@ -332,7 +350,12 @@ class Arrival:
         address = Address(
             said.study, said.series, command.sop_instance_uid, command.sop_class_uid, command.transfer_syntax_uid
         )
-        incoming = self._reception.spool.begin(address)  # validates the UIDs
+        try:
+            incoming = self._reception.spool.begin(address)  # validates the UIDs
+        except OutOfResources:
+            if is_valid_uid(said.study):
+                self._study = said.study
+            raise
         self._study, self._series = said.study, said.series  # fit for an event only now
         if command.study_instance_uid not in ("", said.study):
             raise DataSetMismatch(Reason.OTHER_STUDY)

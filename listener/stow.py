@@ -167,14 +167,14 @@ class StowServer:
                 threading.Thread(target=self.converse, args=(raw, str(peer[0]), tls), name="stow", daemon=True).start()
             except (RuntimeError, OSError):  # no thread to be had, or gone already
                 raw.close()
-                self._drop(CROWDED_OUT)
+                self._drop(CROWDED_OUT, str(peer[0]))
 
     def converse(self, raw: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         """Serve a connection until it is over; closes it. One thread; never raises."""
         connection = Connection(raw, monotonic=self._clock.monotonic)
         try:
             raw.settimeout(self._settings.request_timeout)
-            if not self._enter(connection):
+            if not self._enter(connection, address):
                 if tls is None:
                     self._say(connection, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests", headers=RETRY_AFTER)
                 return
@@ -182,7 +182,7 @@ class StowServer:
                 try:
                     connection.secure(tls)
                 except OSError as error:
-                    self._drop(TOO_LATE if isinstance(error, TimeoutError) else failure(error))
+                    self._drop(TOO_LATE if isinstance(error, TimeoutError) else failure(error), address)
                     return
             first = True
             while self._one(connection, address, first=first):
@@ -196,7 +196,7 @@ class StowServer:
                 self._busy.pop(connection, None)
             connection.close()
 
-    def _enter(self, connection: Connection) -> bool:
+    def _enter(self, connection: Connection, address: str) -> bool:
         """Take a place; when there is none, that of the oldest without a request. False: all are busy."""
         oldest: Connection | None = None
         with self._lock:
@@ -209,7 +209,7 @@ class StowServer:
         if oldest is not None:
             oldest.interrupt()
         if full:
-            self._drop(CROWDED_OUT)
+            self._drop(CROWDED_OUT, address if oldest is None else "another")
         return not full or oldest is not None
 
     def _one(self, connection: Connection, address: str, *, first: bool) -> bool:
@@ -218,16 +218,16 @@ class StowServer:
             request = connection.request(self._settings.request_timeout)
         except PeerGone as gone:
             if first and connection in self._waiting:
-                self._drop(TOO_LATE if str(gone) == TOO_SLOW else CLOSED)
+                self._drop(TOO_LATE if str(gone) == TOO_SLOW else CLOSED, address)
             return False
         except BadRequest as error:
-            self._drop(_NOT_HTTP)
+            self._drop(_NOT_HTTP, address)
             self._say(connection, error.status, str(error))
             connection.leave()
             return False
         if request is None:
             if first:
-                self._drop(CLOSED)
+                self._drop(CLOSED, address)
             return False
         with self._lock:
             if self._draining or connection not in self._waiting:
@@ -245,10 +245,10 @@ class StowServer:
         connection.leave()
         return False
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str, address: str) -> None:
         metrics.CONNECTIONS_DROPPED.labels(reason).inc()
         if reason not in _QUIET and self._log_limit.allows(reason):
-            _LOG.warning("connection refused: %s", reason)
+            _LOG.warning("connection refused: %s address=%s", reason, address)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -262,7 +262,7 @@ class StowServer:
             reason = str(refusal)
             metrics.STOW_REQUESTS.labels(str(refusal.status.value)).inc()
             if self._log_limit.allows(reason):
-                self._refusals.add(calling_ae=calling, status="rejected", reason=reason)
+                self._refusals.add(calling_ae=calling, status="rejected", reason=reason, address=address)
             return self._say(connection, refusal.status, reason, headers=refusal.headers)
         priority = sender.priority if sender is not None else None
         origin = Origin(

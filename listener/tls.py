@@ -27,6 +27,7 @@ CERTIFICATE_EXPIRED = "client certificate expired"
 CERTIFICATE_NOT_TRUSTED = "client certificate not trusted"
 VERSION_TOO_OLD = "TLS version too old"
 NO_COMMON_SUITE = "no common cipher suite"
+OURS_REJECTED = "the peer rejects our certificate"
 HANDSHAKE_FAILED = "TLS handshake failed"
 
 _BY_REASON = {
@@ -115,6 +116,9 @@ def failure(error: OSError) -> str:
             CERTIFICATE_EXPIRED if error.verify_code == 10 else CERTIFICATE_NOT_TRUSTED
         )  # X509_V_ERR_CERT_HAS_EXPIRED
     if isinstance(error, ssl.SSLError):
+        # The alerts of RFC 8446 section 6.2 by which a client says so; certificate_required is only ours to send.
+        if re.search("ALERT_(.*CERTIFICATE|UNKNOWN_CA)", error.reason or ""):
+            return OURS_REJECTED
         return _BY_REASON.get(error.reason or "", HANDSHAKE_FAILED)
     return HANDSHAKE_FAILED
 

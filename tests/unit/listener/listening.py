@@ -76,10 +76,14 @@ class ListedReception:
 class ListedRefusals:
     def __init__(self) -> None:
         self.listed: list[tuple[str, str, str]] = []  # calling AE, status, reason
+        self.addresses: list[str] = []
         self._changed = threading.Condition()
 
-    def add(self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "") -> None:  # noqa: ARG002
+    def add(
+        self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "", address: str = ""  # noqa: ARG002
+    ) -> None:  # fmt: skip
         with self._changed:
+            self.addresses.append(address)
             self.listed.append((calling_ae, status, reason))
             self._changed.notify_all()
 

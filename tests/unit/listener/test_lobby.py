@@ -119,7 +119,7 @@ def test_what_is_no_request_is_aborted_with_one_line_and_one_count(
         connection.sendall(sent)
         assert rest(connection) == ABORT
     assert dropped(reason) == before + 1
-    assert caplog.messages == [f"connection refused: {reason}"]
+    assert caplog.messages == [f"connection refused: {reason} address=127.0.0.1"]
     assert entrance.requests == []
 
 
@@ -130,7 +130,7 @@ def test_one_who_never_asks_is_closed_in_time(door: Callable[..., Door], caplog:
     slow.sendall(request()[:50])
     assert (rest(silent), rest(slow)) == (b"", b"")
     assert dropped(lobby.TOO_LATE) == before + 2
-    assert caplog.messages == [f"connection refused: {lobby.TOO_LATE}"] * 2
+    assert caplog.messages == [f"connection refused: {lobby.TOO_LATE} address=127.0.0.1"] * 2
 
 
 def test_a_probe_is_counted_and_not_logged(door: Callable[..., Door], caplog: pytest.LogCaptureFixture) -> None:

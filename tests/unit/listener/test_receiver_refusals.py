@@ -74,8 +74,8 @@ REJECTED, DROPPED = metrics.ASSOCIATIONS_REJECTED, metrics.CONNECTIONS_DROPPED
     ("sent", "answer", "metric", "label", "listed"),
     [
         (request(called=b"SECRET"), rejection(1, 1, 7), REJECTED, "called AE title not recognised", True),
-        (request(calling=b"CT9"), rejection(1, 1, 3), REJECTED, "calling AE title or host not recognised", True),
-        (request(calling=b"CT2"), rejection(1, 1, 3), REJECTED, "calling AE title or host not recognised", True),
+        (request(calling=b"CT9"), rejection(1, 1, 3), REJECTED, "calling AE title not recognised", True),
+        (request(calling=b"CT2"), rejection(1, 1, 3), REJECTED, "host not recognised for this calling AE title", True),
         (request(calling=b"CT3"), rejection(1, 1, 1), REJECTED, "user identity not recognised", True),
         (request(calling=b"CT3", user=identity(2, b"SECRET", b"SECRET")), rejection(1, 1, 1), REJECTED,
          "user identity not recognised", True),
@@ -105,6 +105,7 @@ def test_who_does_not_get_in(
         wait_until(lambda: count(metric, label) == before + 1)
         # The list writes the log line of what is listed.
         assert [reason for _, _, reason in listening.refusals.wait_for(int(listed))] == [label] * listed
+        assert listening.refusals.addresses == ["127.0.0.1"] * listed
         assert len(caplog.messages) == (0 if listed or label == lobby.CLOSED else 1)
         assert "SECRET" not in caplog.text + str([r for _, _, r in listening.refusals.listed])
         Scu(listening.port).release()

@@ -135,6 +135,7 @@ def test_full_disk_is_a700_and_recovers_alone(desk: Desk, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(disk, "write_all", full)
         assert desk.receive(encode(image())) == 0xA700
+    assert [refused.study_instance_uid for refused in desk.refused()] == ["1.2.3"]
     assert desk.stored() == []
     assert desk.receive(encode(image())) == 0x0000
 
@@ -153,6 +154,9 @@ def test_disk_pressure_is_a700_and_counts_what_was_stored(desk: Desk) -> None:
 
     pressure = desk.reception.pressure = Pressure()
     assert desk.receive(encode(image())) == 0xA700
+    assert desk.receive(encode(image(study="../../x"))) == 0xA700
+    assert desk.receive(b"\xff" * 100) == 0xA700
+    assert [refused.study_instance_uid for refused in desk.refused()] == ["1.2.3", "", ""]
     pressure.is_full = False
     assert desk.receive(encode(image())) == 0x0000
     assert pressure.written == desk.stored()[0].length
@@ -320,3 +324,9 @@ def test_refusal_that_cannot_be_written_down_is_an_answer_all_the_same(
     monkeypatch.setattr(desk.receipts, "append", fail)
     assert desk.receive(b"") == 0xC000
     assert "a refusal could not be written down: a receipt cannot be written (ENOSPC)" in caplog.messages
+
+
+def test_log_of_a_refusal_names_the_peer_and_the_record_does_not(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    Refusals(desk.clock, desk.receipts).add(calling_ae="CT1", status="rejected", reason="why", address="10.1.2.3")
+    assert caplog.messages == ["refused: status=rejected calling_ae=CT1 address=10.1.2.3 reason=why"]
+    assert "10.1.2.3" not in str(desk.refused())

@@ -171,7 +171,7 @@ def test_a_client_without_a_good_certificate_is_refused_with_one_line_and_one_co
     with caplog.at_level(logging.INFO), pytest.raises(OSError):  # noqa: PT011 - an alert, a reset or the end
         SecureScu(guarded.port, context)
     wait_dropped(reason, before + 1)
-    assert caplog.messages == [f"connection refused: {reason}"]
+    assert caplog.messages == [f"connection refused: {reason} address=127.0.0.1"]
     assert "SECRET" not in caplog.text
     assert guarded.receiver.open_associations() == 0
 
@@ -194,7 +194,21 @@ def test_old_versions_and_weak_suites_are_refused(
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode != 0
     wait_dropped(reason, before + 1)
-    assert caplog.messages == [f"connection refused: {reason}"]
+    assert caplog.messages == [f"connection refused: {reason} address=127.0.0.1"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_peer_that_does_not_trust_our_certificate_is_told_as_such(
+    open_door: Listening, stranger: Authority, caplog: pytest.LogCaptureFixture, version: ssl.TLSVersion
+) -> None:
+    context = ssl.create_default_context(cafile=str(stranger.certificate))
+    context.check_hostname = False
+    context.minimum_version = context.maximum_version = version
+    before = dropped(tls.OURS_REJECTED)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        SecureScu(open_door.port, context)
+    wait_dropped(tls.OURS_REJECTED, before + 1)
+    assert caplog.messages == [f"connection refused: {tls.OURS_REJECTED} address=127.0.0.1"]
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
@@ -209,7 +223,7 @@ def test_plain_tcp_at_a_tls_port_is_refused(open_door: Listening, caplog: pytest
     with pytest.raises(OSError):  # noqa: PT011 - a reset or the end
         Scu(open_door.port)
     wait_dropped(tls.NOT_TLS, before + 1)
-    assert caplog.messages == [f"connection refused: {tls.NOT_TLS}"]
+    assert caplog.messages == [f"connection refused: {tls.NOT_TLS} address=127.0.0.1"]
 
 
 def test_tls_at_a_plain_port_is_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -218,7 +232,7 @@ def test_tls_at_a_plain_port_is_refused(caplog: pytest.LogCaptureFixture) -> Non
         with pytest.raises(OSError):  # noqa: PT011 - an SSL error
             SecureScu(plain.port, trusting())
         wait_dropped(lobby.TLS_ON_PLAIN, before + 1)
-    assert caplog.messages == [f"connection refused: {lobby.TLS_ON_PLAIN}"]
+    assert caplog.messages == [f"connection refused: {lobby.TLS_ON_PLAIN} address=127.0.0.1"]
 
 
 def test_one_who_stops_within_the_handshake_is_closed_and_holds_nobody_up(server: tuple[Path, Path]) -> None:
