@@ -115,7 +115,7 @@ def test_uid_that_is_none_is_refused_and_listed(site: Site, tmp_path: Path, uid:
         ("0xA900", "a UID is not valid", "CT1")
     }
     assert [p.parent.relative_to(site.root / "spool") for p in site.stored_files()] == [Path("1.2.3/1.2.3.4")]
-    assert not list(tmp_path.parent.rglob("x"))
+    assert not list(tmp_path.rglob("x"))
 
 
 def test_missing_uid_in_the_command_is_answered(site: Site) -> None:
