@@ -130,7 +130,8 @@ def place(free_port: Callable[[], int]) -> Iterator[Place]:
         target=run_console,
         kwargs={
             "host": "127.0.0.1", "port": port, "bus": bus, "blobs": blobs, "journal": None, "token": None,
-            "ready": lambda: (True, "ready"), "clock": SystemClock(), "stop": stop, "on_ready": ready.set,
+            "ready": lambda: (True, "ready"), "waiting": lambda: None, "clock": SystemClock(), "stop": stop,
+            "on_ready": ready.set,
         },
     )  # fmt: skip
     role.start()
