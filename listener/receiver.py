@@ -34,6 +34,7 @@ from ichor.store.spool import FileSpool
 from ichor.types import Priority
 from listener import fast_path
 from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
+from listener.baton import Baton
 from listener.commitment import handle_action, report_addresses
 from listener.connection import Handler, Server, SharedContexts
 from listener.fairness import Turns
@@ -148,7 +149,8 @@ class Receiver:
             senders=senders, most=settings.associations, is_congested=functools.partial(pressure.is_low, look=False),
         )  # fmt: skip
         self._report_addresses = report_addresses(senders)
-        self._turns = Turns(clock)
+        self._baton = Baton()
+        self._turns = Turns(clock, wait=self._baton.sleep)
         self._certificates = Certificates(settings.tls) if settings.tls is not None else None
         self._log_limit = LogLimit()
         self._rejected: queue.Queue[tuple[str, str, str] | None] = queue.Queue(_MOST_REJECTED)
@@ -403,6 +405,7 @@ class Receiver:
                 turn=functools.partial(self._turns.turn, session.origin.lane),
                 finish=functools.partial(self._finish, session), tell=functools.partial(setattr, session, "cause"),
                 network_timeout=self._settings.network_timeout,
+                baton=None if self._settings.durability == "instance" else self._baton,
             )  # fmt: skip
 
     def _c_store(self, event: evt.Event) -> int:
