@@ -14,6 +14,7 @@ import pytest
 from e2e.site import ICHOR
 from pydicom.filereader import read_file_meta_info
 
+from ichor.errors import CannotStart
 from ichor.store import segments
 from ichor.store.journal import JournalReader
 from ichor.store.spool import FileSpool
@@ -123,11 +124,11 @@ class Receive:
         return kept
 
     def journalled(self, *studies: str) -> int:
-        """Rows of these studies in the journal."""
-        path = self.data / "journal.sqlite"
-        if not path.exists():
+        """Rows of these studies in the journal; 0 while it is not there yet."""
+        try:
+            reader = JournalReader(self.data / "journal.sqlite")
+        except CannotStart:
             return 0
-        reader = JournalReader(path)
         try:
             return sum(len(reader.by_study(study)) for study in studies)
         finally:

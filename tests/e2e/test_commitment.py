@@ -17,6 +17,7 @@ from e2e.site import Site
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
+from requestor import associate
 from unit.listener.modality import CT, EXPLICIT, encode, image
 
 from ichor.store.filemeta import file_meta
@@ -153,7 +154,7 @@ def ask(port: int, *sops: str) -> int:
     request.ReferencedSOPSequence = items
     entity = AE(ae_title="CT1")
     entity.add_requested_context(SOP_CLASS, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", port, ae_title="ICHOR", ext_neg=[build_role(SOP_CLASS, scu_role=True)])
+    association = associate(entity, port, ext_neg=[build_role(SOP_CLASS, scu_role=True)])
     assert association.is_established
     status, _ = association.send_n_action(request, 1, SOP_CLASS, SOP_INSTANCE)
     association.release()

@@ -17,6 +17,7 @@ from e2e.site import Site
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config
+from requestor import associate
 
 from dicom_out.demo_pacs import DemoPacs
 from phantoms.ct_study import write_ct_head
@@ -50,7 +51,7 @@ class Modality(threading.Thread):
         entity = AE(ae_title="CT1")
         entity.connection_timeout, entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 2, 2, 5, 5
         entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
-        association = entity.associate("127.0.0.1", self.port, ae_title="ICHOR")
+        association = associate(entity, self.port)
         if not association.is_established:
             self.finished.wait(0.1)
             return paths

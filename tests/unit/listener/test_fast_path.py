@@ -9,7 +9,6 @@ import ssl
 import struct
 import subprocess
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileMetaDataset
 from pynetdicom import AE
+from requestor import associate
 from unit.listener.modality import CT, EXPLICIT, IMPLICIT, Scu, encode, image
 from unit.listener.paths import Server
 
@@ -347,16 +347,32 @@ def test_sender_silent_within_an_object_is_aborted_and_leaves_nothing() -> None:
         assert server.stored() == []
 
 
-def test_sender_of_a_byte_now_and_then_is_aborted() -> None:
+class Time:
+    """In place of the module, for the fast path: stands still until it is told how late it is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._asked = threading.Semaphore(0)
+
+    def monotonic(self) -> float:
+        self._asked.release()
+        return self.now
+
+    def wait_until_asked(self) -> None:
+        assert self._asked.acquire(timeout=60)
+
+
+def test_sender_of_a_byte_now_and_then_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Time()
     data = whole(SMALL[0], 1)
-    with Server(fast=True, network_timeout=0.3) as server:
+    with Server(fast=True, network_timeout=60.0) as server:
         scu = Scu(server.port, contexts=CONTEXTS)
-        with contextlib.suppress(ConnectionError):
-            for at in range(len(data)):
-                scu.socket.sendall(data[at : at + 1])
-                time.sleep(0.05)
-                if server.causes:
-                    break
+        monkeypatch.setattr(fast_path, "time", clock)
+        for at in range(4):  # the last one when 75 s have gone
+            scu.socket.sendall(data[at : at + 1])
+            clock.wait_until_asked()  # it waits for the next one: no byte has another's time
+            clock.now += 25.0
+        assert scu.read()[0] == 7
         scu.socket.close()
         assert server.fate() == "aborted"
         assert server.causes == ["a sender was too slow within a message"]
@@ -475,7 +491,7 @@ def test_library_as_a_sender_is_served() -> None:
         ae = AE("CT1")
         ae.add_requested_context(CT, EXPLICIT)
         ae.add_requested_context(ECHO)
-        association = ae.associate("127.0.0.1", server.port)
+        association = associate(ae, server.port)
         assert association.send_c_echo().Status == 0
         dataset = image("1.2.3.4.0")
         dataset.file_meta = FileMetaDataset()
