@@ -218,10 +218,7 @@ def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) ->
 
     names = roles.serving(settings, *commands)
     roles.preload(names)
-    together = len(commands) > 1
-    return Supervisor(
-        {name: roles.build(name, settings, folder, together=together) for name in names}, folder.run
-    ).run()
+    return Supervisor(roles.build_all(names, settings, folder, together=len(commands) > 1), folder.run).run()
 
 
 def _demo(options: argparse.Namespace) -> int:
