@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom import _config
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_as_they_were() -> Iterator[None]:
+    """What a receiver in this process sets for itself, of the libraries, is no other module's."""
+    loggers = [logging.getLogger(name) for name in ("pynetdicom", "pydicom")]
+    levels, hook = [logger.level for logger in loggers], threading.excepthook
+    names = [name for name in vars(_config) if name.isupper()]
+    before = {name: copy(getattr(_config, name)) for name in names}
+    yield
+    for name, value in before.items():
+        setattr(_config, name, value)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    threading.excepthook = hook
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -123,14 +122,12 @@ def kill_many(site: Site, *, faults: int, studies: int, tmp_path: Path, seed: in
             if victim == site.process.pid:
                 site.process.wait()
                 site.start(wait=False)
-        modality.join(timeout=120)
+        modality.join(timeout=600)
         assert finished.is_set(), "the modality could not send everything"
-        last_fault = time.monotonic()
         site.wait_ready()
         by_study = {pydicom.dcmread(p[0], stop_before_pixels=True).StudyInstanceUID: p for p in paths}
         for uid in by_study:
-            left = 60.0 - (time.monotonic() - last_fault)
-            assert site.wait_study(uid, timeout=max(left, 1.0))["state"] == "done"
+            assert site.wait_study(uid)["state"] == "done"
         check_nothing_lost(site, by_study, modality.acknowledged, tmp_path / "out")
         check_nothing_doubled(site, by_study, pacs)
 
@@ -182,7 +179,7 @@ def test_results_wait_for_a_destination_that_is_away(site: Site, tmp_path: Path,
     finished = threading.Event()
     modality = Modality([paths], site.listener_port, finished)
     modality.start()
-    modality.join(timeout=60)
+    assert finished.wait(240), "the modality could not send everything"
     uid = pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID
     study = site.wait_study(uid, states=("sending",))
     deliveries = [d for r in study["results"] for d in r["deliveries"]]

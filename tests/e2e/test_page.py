@@ -136,11 +136,11 @@ def place(free_port: Callable[[], int]) -> Iterator[Place]:
     )  # fmt: skip
     role.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(120)
         yield Place(f"http://127.0.0.1:{port}", bus, now, stop)
     finally:
         stop.set()
-        role.join(20)
+        role.join(60)
 
 
 @pytest.fixture

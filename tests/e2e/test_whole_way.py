@@ -68,7 +68,7 @@ def test_the_real_philips_phantom_is_answered_no_brain_found(site: Site, real_da
 
 
 def _one(site: Site) -> list[dict]:
-    site.until(lambda: len(site.request("/api/v1/studies")[1]) == 1, timeout=30, what="one study")
+    site.until(lambda: len(site.request("/api/v1/studies")[1]) == 1, timeout=120, what="one study")
     uid = site.request("/api/v1/studies")[1][0]["study_instance_uid"]
     return [site.wait_study(uid)]
 

@@ -380,7 +380,10 @@ def test_sender_of_a_byte_now_and_then_is_aborted(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("response", "kind"), [("A-ABORT", 7), ("A-RELEASE", 5)])
 def test_idle_association_ends_as_on_the_plain_path(response: str, kind: int) -> None:
-    with Server(fast=True, idle_timeout=0.4, idle_response=response) as server:
+    def shorten() -> None:
+        server.associations[0].network_timeout = 0.1  # from the object on: the sender may be late with it
+
+    with Server(fast=True, turn=shorten, idle_response=response) as server:
         scu = Scu(server.port, contexts=CONTEXTS)
         scu.socket.sendall(whole(SMALL[0], 1))
         assert scu.read()[0] == 4
@@ -398,12 +401,12 @@ def test_abort_by_us_comes_at_once(within: bool) -> None:
         assert scu.read()[0] == 4
         if within:
             scu.socket.sendall(p_data(value(1, 3, command())) + p_data(value(1, 0, SMALL[0][:300])))
-        scu.socket.settimeout(10)  # the network timeout is 60 s
+        scu.socket.settimeout(30)  # the network timeout is 60 s
         server.associations[0].abort(block=False)
         assert scu.read()[0] == 7
         scu.socket.close()
         assert server.fate() == "aborted"
-        server.associations[0].join(10)
+        server.associations[0].join(60)
         assert not server.associations[0].is_alive()
         assert len(server.stored()) == 1
 
@@ -437,7 +440,7 @@ def test_request_of_our_own_is_the_librarys() -> None:
         released.start()
         assert scu.read()[0] == 5
         scu.pdu(6, bytes(4))
-        released.join(10)
+        released.join(60)
         assert not released.is_alive()
         scu.socket.close()
 
@@ -553,7 +556,7 @@ def test_tls_abort_by_us_comes_at_once_also_within_a_record(secure: ssl.SSLConte
     with Server(fast=True, tls=secure) as server:
         scu = Scu(server.port, contexts=CONTEXTS)
         socket.socket.sendall(scu.socket, b"\x17\x03\x03\x01\x00" + bytes(10))  # the beginning of a TLS record
-        scu.socket.settimeout(10)
+        scu.socket.settimeout(30)
         server.associations[0].abort(block=False)
         assert scu.read()[0] == 7
         scu.socket.close()
