@@ -11,8 +11,8 @@ from engines.headbox import head_box, skull_box
 from engines.resampling import Axis, nearest, resample_hu, resample_probability
 from engines.runtime import Runtime
 from engines.tiling import predict_tiled
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
-from ichor.types import Volume
 
 F32 = npt.NDArray[np.float32]
 

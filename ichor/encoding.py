@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ichor.types import Findings, Instance, Job, ResultSet, Volume
+from ichor.types import Findings, Instance, Job, ResultSet
+
+if TYPE_CHECKING:
+    from ichor.arrays import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ichor.types import Findings, Stage, Volume
+from ichor.types import Findings, Stage
+
+if TYPE_CHECKING:
+    from ichor.arrays import Volume
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ichor.arrays import Float32Array, Float64Array, MaskArray, Volume
 from ichor.errors import Unreadable
 from ichor.pipeline import Engine, PipelineSpec, Timing
 from ichor.reasons import Reason
@@ -20,15 +21,11 @@ from ichor.types import (
     Code,
     FindingGroup,
     Findings,
-    Float32Array,
-    Float64Array,
-    MaskArray,
     Measurement,
     ParametricMap,
     Segmentation,
     Stage,
     Statement,
-    Volume,
 )
 from pipelines.brain import Intracranial, intracranial_space
 from pipelines.midline import Midline

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
-from ichor.types import Findings, Volume
+from ichor.arrays import Volume
+from ichor.types import Findings
 
 HEIGHT = 640
 MARGIN_MM = 14.0

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from ichor.bus import Bus
@@ -49,7 +50,7 @@ _PRELOADED = {
 
 
 # What pydicom imports where it finds it, to decode pixels and to download: `ichor receive` does neither.
-_UNUSED_BY_RECEIVE = ("PIL", "libjpeg", "openjpeg", "pylibjpeg", "requests", "rle")
+_UNUSED_BY_RECEIVE = ("PIL", "jpeg_ls", "libjpeg", "numpy", "openjpeg", "pylibjpeg", "requests", "rle")
 
 
 def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
@@ -93,6 +94,8 @@ def preload(names: Sequence[str]) -> None:
     if set(names) <= set(COMMANDS["receive"]):
         for module in _UNUSED_BY_RECEIVE:
             sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # an ImportError for whoever tries
+        # Names of private elements take 8 MiB: nothing that is received is read with pydicom but command and request.
+        sys.modules.setdefault("pydicom._private_dict", SimpleNamespace(private_dictionaries={}))  # type: ignore[arg-type]
     for name in names:
         for module in _PRELOADED[name]:
             importlib.import_module(module)

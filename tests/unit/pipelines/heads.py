@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ichor.types import Geometry, Instance, Stage, Volume
+from ichor.arrays import Volume
+from ichor.types import Geometry, Instance, Stage
 
 BLOOD_HU = 66.0
 Ball = tuple[tuple[float, float, float], float]  # centre in LPS mm, radius
