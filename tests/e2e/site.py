@@ -53,7 +53,7 @@ class Site:
         if wait:
             self.wait_ready()
 
-    def wait_ready(self, timeout: float = 180.0) -> None:
+    def wait_ready(self, timeout: float = 300.0) -> None:
         self.until(lambda: self._is_ready(), timeout=timeout, what="readiness")
 
     def _is_ready(self) -> bool:
