@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ class Site:
     listener_port: int
     console_port: int
     env: dict[str, str] = field(default_factory=dict)
+    engines: Path | None = None  # compiled before: a new data folder begins with them
     process: subprocess.Popen[bytes] | None = None
 
     def settings(self) -> dict[str, str]:
@@ -47,6 +49,10 @@ class Site:
 
     def start(self, *, wait: bool = True) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        data = self.folder / "data"
+        if self.engines is not None and not data.exists():
+            data.mkdir(mode=0o700)
+            shutil.copytree(self.engines, data / "engines")
         log = (self.folder / "serve.log").open("ab")
         self.process = subprocess.Popen([*ICHOR, "serve"], env=self.settings(), stdout=log, stderr=log)
         log.close()
