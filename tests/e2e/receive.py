@@ -95,7 +95,7 @@ class Receive:
         os.kill(self.processes()[1 if self._under else 0], signal.SIGTERM)  # under a command, ours is that one's child
         assert self.process.wait(timeout=120) == 0, self.log()[-3000:]
 
-    def until(self, true: Callable[[], bool], *, what: str, timeout: float = 90.0) -> None:
+    def until(self, true: Callable[[], bool], *, what: str, timeout: float = 240.0) -> None:
         deadline = time.monotonic() + timeout
         while not true():
             if time.monotonic() > deadline:

@@ -65,7 +65,7 @@ class OrthancUser:
             found.update(self.orthanc.get(f"/storage-commitment/{transaction}"))
             return bool(found["Status"] != "Pending")
 
-        site.until(there, timeout=60, what=lambda: f"a report: {found}")
+        site.until(there, timeout=240, what=lambda: f"a report: {found}")
         return found
 
 
@@ -118,7 +118,7 @@ def test_a_report_comes_though_all_of_ichor_was_killed_after_the_decision(
     (tmp_path / "one.dcm").write_bytes(part10(SOPS[0]))
     assert send([tmp_path / "one.dcm"], site.listener_port) == [0x0000]
     assert ask(site.listener_port, SOPS[0], UNKNOWN) == 0x0000
-    site.until(lambda: "not reported, again in" in site.log(), timeout=60, what="an attempt in vain")
+    site.until(lambda: "not reported, again in" in site.log(), timeout=240, what="an attempt in vain")
     site.kill()
 
     reports: list[Dataset] = []
@@ -133,7 +133,7 @@ def test_a_report_comes_though_all_of_ichor_was_killed_after_the_decision(
     try:
         assert reports == []
         site.start()
-        site.until(lambda: bool(reports), timeout=60, what="the report")
+        site.until(lambda: bool(reports), timeout=240, what="the report")
     finally:
         server.shutdown()
     (report,) = reports

@@ -84,7 +84,7 @@ def test_the_demo_comes_back_right_and_its_console_shows_it(
         lost = next(h for h, text in studies.items() if "lacks slices" in text)
 
         browser.get(str(found))
-        WebDriverWait(browser, 20).until(
+        WebDriverWait(browser, 120).until(
             lambda b: any(
                 b.execute_script("return arguments[0].naturalWidth", i) > 200 for i in b.find_elements(By.TAG_NAME, "img")
             )
