@@ -13,7 +13,9 @@ from ichor.series.header import Header
 from ichor.series.values import Values
 from ichor.types import Frame, Geometry, Pixels, Slot, Tiling
 
-_HASH_CHUNK = 1 << 20
+# What malloc gives again and again: at 512 KiB it gives memory back each time, and its pages are faulted in anew, which
+# takes longer than the digest.
+_HASH_CHUNK = 1 << 16
 _ARRANGING = tuple(f for f in fields(Slot) if f.name != "diffusion")
 
 _IDENTITY_TAGS = tuple(dict.fromkeys((*PERSON, *DIGESTED)))
@@ -40,6 +42,7 @@ def _named(tag: int, value: bytes) -> bytes:
     return b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value)
 
 
+@lru_cache(maxsize=64)
 def half_digest(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()[:32] if value else "0" * 32
 
