@@ -31,7 +31,6 @@ _MOST_PER_BATCH = 500
 _LONGEST_WORK, _WORK_BESIDE_STAT = 0.020, 0.005  # seconds on one batch of a lane
 # While senders push faster than this tells, in fewer transactions: each one's syncs make theirs wait.
 _WORK_WHEN_BEHIND = 0.100
-_BEHIND = 1 << 14  # unread bytes, some 40 objects
 _LOOK_FOR_STAT_EVERY = 8  # objects
 _COLLECTION = 0.020  # seconds from one batch of a lane to the next, unless something is in a hurry
 _READ_AT_ONCE = 64
@@ -88,6 +87,7 @@ class Relay:
         self._untold = True  # the journal may hold what is neither told nor in `_pending`
         self._look_at = self._forget_at = float("-inf")
         self._cannot_read: set[str] = set()
+        self._behind = False  # as much of ROUTINE was there as is read at once
         self._stopping = False
 
     def run(self, stop: threading.Event, *, patience: float) -> bool:
@@ -134,8 +134,7 @@ class Relay:
         if self._untold:
             self._tell_what_is_left()
         urgent = self._relay(Lane.STAT, _LONGEST_WORK)
-        behind = self._reader.backlog()[Lane.ROUTINE] > _BEHIND
-        budget = _WORK_BESIDE_STAT if urgent else _WORK_WHEN_BEHIND if behind else _LONGEST_WORK
+        budget = _WORK_BESIDE_STAT if urgent else _WORK_WHEN_BEHIND if self._behind else _LONGEST_WORK
         busy = self._relay(Lane.ROUTINE, budget) or urgent
         if self._clock.monotonic() >= self._look_at:
             self._look_round()
@@ -178,7 +177,7 @@ class Relay:
                 break
             if lane is Lane.ROUTINE and self._waits(Lane.STAT):
                 break
-            self._reader.wait(left)
+            self._reader.wait(left, lanes=(Lane.STAT,) if lane is Lane.STAT else tuple(Lane))
         return batch
 
     def _next(self, lane: Lane) -> Receipt | None:
@@ -189,6 +188,8 @@ class Relay:
         if not unread:
             try:
                 unread.extend(self._reader.read(lane, limit=_READ_AT_ONCE))
+                if lane is Lane.ROUTINE:
+                    self._behind = len(unread) == _READ_AT_ONCE
             except CannotStart as error:
                 if str(error) not in self._cannot_read:
                     self._cannot_read.add(str(error))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ichor.errors import OutOfResources
-from ichor.store import receipt_reader, receipt_writer
+from ichor.store import receipt_bell, receipt_lane, receipt_reader
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, ReceiptWriter, Refused, Stored
 
 
@@ -120,7 +119,7 @@ def test_files_go_when_they_are_dead_and_taken(folder: Path) -> None:
 def test_a_log_is_rotated_and_read_in_order(
     folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 1000)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1000)
     reader = ReceiptReader(folder)
     found: list[Receipt] = []
     for number in range(100):
@@ -139,19 +138,26 @@ def test_a_log_is_rotated_and_read_in_order(
     assert numbers(everything(reader)) == ["1.2.100"]
 
 
-def test_what_came_later_is_not_read_before_the_file_before_is_let_go(
+def test_what_came_later_is_not_read_before_what_came_earlier(
     folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 1)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1)
     writer.append(Lane.ROUTINE, stored(1))
-    writer.append(Lane.ROUTINE, stored(2))
-    first, _ = sorted(folder.glob("*.routine.log"))
     reader = ReceiptReader(folder)
+    assert numbers(everything(reader)) == ["1.2.1"]
+    writer.append(Lane.ROUTINE, stored(2))
+    first, second = sorted(folder.glob("*.routine.log"))
+    kept = second.read_bytes()
     with first.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert numbers(everything(reader)) == ["1.2.1"]
+        second.write_bytes(b"")
+        assert everything(reader) == []
+        assert not reader.finished(writer.name)
+        second.write_bytes(kept)  # so nothing more comes to the first, held or not
+        assert numbers(everything(reader)) == ["1.2.2"]
         assert reader.live_writers() == {writer.name}
-    assert numbers(everything(reader)) == ["1.2.2"]
+        assert reader.forget({first.name: 10_000}) == []
+    assert reader.forget({first.name: 10_000}) == [first.name]
 
 
 def test_no_writer_keeps_another_from_being_read(folder: Path, writer: ReceiptWriter) -> None:
@@ -193,24 +199,45 @@ def test_many_threads_and_two_writers_lose_nothing(folder: Path) -> None:
         writer.close()
 
 
-def test_the_reader_wakes_when_something_is_appended(folder: Path, writer: ReceiptWriter) -> None:
+def test_the_reader_wakes_when_something_is_appended(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_reader, "_LONGEST_SLEEP", 600.0)
     reader = ReceiptReader(folder)
-    writer.append(Lane.ROUTINE, stored(1))
-    read_end = reader._bell._ends[0]
-    assert os.read(read_end, 10) == b"\0"
-    reader.wait(0.0)
-    woken = threading.Event()
+    writer.append(Lane.ROUTINE, stored(0))
+    reader.wait(600.0)  # it was there before: no sleep
+    assert numbers(everything(reader)) == ["1.2.0"]
+    found: list[str] = []
 
-    def sleep() -> None:
-        while not reader.read(Lane.STAT, limit=1):
-            reader.wait(30.0)
-        woken.set()
+    def follow() -> None:
+        while True:
+            for lane in Lane:
+                found.extend(numbers(reader.read(lane, limit=100)))
+            if len(found) == 200:
+                return
+            reader.wait(600.0)
 
-    thread = threading.Thread(target=sleep)
+    thread = threading.Thread(target=follow, daemon=True)
     thread.start()
-    writer.append(Lane.STAT, stored(2))
-    assert woken.wait(30)
-    thread.join()
+    for number in range(200):
+        writer.append(Lane.STAT if number % 7 else Lane.ROUTINE, stored(number), wait=False)
+        while number % 5 == 0 and len(found) <= number and thread.is_alive():  # nothing comes before it is heard
+            threading.Event().wait(0.0005)
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_nobody_is_rung_who_does_not_sleep(folder: Path, writer: ReceiptWriter) -> None:
+    reader = ReceiptReader(folder)
+    fifo = os.open(folder / "wake", os.O_RDONLY | os.O_NONBLOCK)
+    writer.append(Lane.ROUTINE, stored(1))
+    with pytest.raises(BlockingIOError):
+        os.read(fifo, 1)
+    reader._sleep._flag[0] = 1  # type: ignore[index]  # as one that was killed in its sleep leaves it
+    for number in range(3):
+        writer.append(Lane.ROUTINE, stored(number))
+    assert os.read(fifo, 10) == b"\0"
+    os.close(fifo)
 
 
 def test_a_reader_may_leave_and_come_back(folder: Path, writer: ReceiptWriter) -> None:
@@ -221,22 +248,16 @@ def test_a_reader_may_leave_and_come_back(folder: Path, writer: ReceiptWriter) -
     writer.append(Lane.ROUTINE, stored(2))  # nobody waits: no error
     again = ReceiptReader(folder, cursors={receipts[-1].file: receipts[-1].end})
     assert numbers(everything(again)) == ["1.2.2"]
-    deadline = time.monotonic() + 30
-    rung = b""
-    while not rung and time.monotonic() < deadline:
-        writer.append(Lane.ROUTINE, stored(3), wait=False)
-        try:
-            rung = os.read(again._bell._ends[0], 10)
-        except BlockingIOError:
-            time.sleep(0.01)
-    assert rung
+    again._sleep._flag[0] = 1  # type: ignore[index]
+    writer.append(Lane.ROUTINE, stored(3), wait=False)
+    assert os.read(again._sleep._ends[0], 10) == b"\0"
 
 
 def test_without_fifos_the_reader_polls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(receipt_reader.os, "mkfifo", refuse)
+    monkeypatch.setattr(receipt_bell.os, "mkfifo", refuse)
     reader, writer = ReceiptReader(folder), ReceiptWriter(folder)
     writer.append(Lane.ROUTINE, stored(1))
     reader.wait(0.001)
