@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pynetdicom import _config
+
+# How long an example takes says nothing on a loaded machine, and who runs the tests gets the examples that others got:
+# `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", parent=settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
