@@ -77,7 +77,7 @@ class Lobby:
     patience
         Seconds from the connection to a whole request.
     on_waiting
-        Told how many wait: of one more at once, of fewer after they have gone on.
+        Told how many wait, of each change at once.
     """
 
     def __init__(
@@ -143,7 +143,6 @@ class Lobby:
                 self._serve(guest)
         self._end_late_ones()
         metrics.CONNECTIONS_WAITING.set(len(self._waiting))
-        self._on_waiting(len(self._waiting))
         return True
 
     def _until_next(self) -> float | None:
@@ -301,6 +300,7 @@ class Lobby:
     def _leave_waiting(self, guest: _Guest) -> None:
         if guest in self._waiting:
             del self._waiting[guest]
+            self._on_waiting(len(self._waiting))
             self._bytes -= len(guest.request)
             self._of_address[guest.address] -= 1
             if not self._of_address[guest.address]:

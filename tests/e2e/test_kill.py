@@ -98,7 +98,7 @@ def kill_many(receiver: Receive, *, kills: int, instances: int, seed: int, out: 
             receiver.kill()
             receiver.start()
         else:
-            receiver.kill_receiving()
+            receiver.kill_receiving(("receive", "receive-2")[number // 2 % 2])
     plan.enough_kills = True
     for sender in senders:
         sender.join(timeout=600)
@@ -133,7 +133,7 @@ def check(kept: dict[str, list[bytes]], sender: Sender) -> None:
 
 @pytest.fixture
 def receiver(tmp_path: Path, free_port: Callable[[], int]) -> Receive:
-    return Receive(tmp_path / "site", free_port())
+    return Receive(tmp_path / "site", free_port(), listener={"processes": 2})
 
 
 @pytest.mark.parametrize("seed", [1])

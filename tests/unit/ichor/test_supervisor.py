@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ichor.cli.supervisor import COMMANDS, roles_of
+
 PROGRAM = """
 import sys, pathlib, logging
 from ichor.cli.supervisor import Supervisor
@@ -74,3 +76,8 @@ def test_a_role_that_does_not_drain_is_killed_and_said(tmp_path: Path) -> None:
     assert "stubborn did not drain" in errors
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_further_receiving_processes_are_roles_behind_the_first() -> None:
+    assert roles_of("receive", stow=True, receivers=3) == ("receive", "receive-2", "receive-3", "relay", "stow")
+    assert roles_of(*COMMANDS, stow=False) == ("receive", "relay", "assemble", "work", "send", "console")
