@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from listener.seats import Seats
 
-_LONGEST_ADDRESS = 512
+_LONGEST_ADDRESS = 512  # bytes of a message
+_HANDED_AT_ONCE = 64
 
 
 class Source(Protocol):
@@ -67,12 +68,13 @@ class Door:
         self.close = listening.close
 
     def accept(self) -> tuple[socket.socket, Any]:
-        while True:
+        for _ in range(_HANDED_AT_ONCE):
             connection, address = self._listening.accept()
             process = self._seats.least_loaded()
             if not process or not self._hand(process, connection, address):
                 return connection, address
             connection.close()
+        raise BlockingIOError  # a flood for others must not keep our own waiting
 
     def _hand(self, process: int, connection: socket.socket, address: Any) -> bool:
         number = self._seats.hand(process)

@@ -119,6 +119,23 @@ def test_a_process_without_descriptors_goes_on_when_it_has_some_again(
         process.lobby.close()
 
 
+def test_a_flood_for_the_other_process_leaves_the_first_its_own_turn(crew: Crew) -> None:
+    seats = crew.seats.at(0)
+    for _ in range(100):
+        with seats.alone():
+            seats.take(0)
+    listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+    clients = [socket.create_connection(listening.getsockname(), timeout=60) for _ in range(70)]
+    door = crew.source(seats, 0, listening)
+    door.setblocking(False)
+    for handed in (64, 70):
+        with pytest.raises(BlockingIOError):
+            door.accept()
+        assert crew.seats.load(1) == handed
+    for one in (door, crew.source(crew.seats.at(1), 1, socket.socket()), *clients):
+        one.close()
+
+
 def test_a_process_alone_listens_by_itself() -> None:
     crew = Crew.of(1)
     listening = socket.socket()
