@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import random
 import shutil
 import socket
 import threading
@@ -75,14 +77,22 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return unpack
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A TCP port on 127.0.0.1 that nothing listens on."""
+    """A TCP port on 127.0.0.1 that nothing listens on, also while its server is away for a while."""
+    given: set[int] = set()
+    # Those from here on the kernel gives to whoever asks for any.
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
     def pick() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        for port in random.SystemRandom().sample(range(first // 2, first), 1000) if first > 10_000 else [0] * 1000:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                port = int(probe.getsockname()[1])
+                if port not in given:
+                    given.add(port)
+                    return port
+        pytest.fail("no port is free")
 
     return pick
 
