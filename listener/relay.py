@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,11 +68,13 @@ class Relay:
     ----------
     read_facts
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
+    restore
+        Writes back what the log of dead writers carries (`ichor.store.restore`): before it is read, and before it goes.
     """
 
     def __init__(
         self, *, reader: ReceiptReader, journal: Journal, spool: RelaySpool, bus: Bus, clock: Clock,
-        read_facts: ReadFacts, commitments: TakesRequests,
+        read_facts: ReadFacts, commitments: TakesRequests, restore: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._journal = journal
@@ -80,6 +82,8 @@ class Relay:
         self._bus = bus
         self._clock = clock
         self._commitments = commitments
+        self._restore = restore
+        self._restored = False
         self._unread: dict[Lane, deque[Receipt]] = {lane: deque() for lane in Lane}
         self._batches: dict[Lane, _Batch | None] = dict.fromkeys(Lane)
         self._last: dict[Lane, float] = dict.fromkeys(Lane, float("-inf"))
@@ -106,6 +110,9 @@ class Relay:
             if stop.is_set() and not self._stopping:
                 self._stopping, deadline = True, self._clock.monotonic() + patience
             try:
+                if not self._restored:
+                    self._restore()
+                    self._restored = True
                 nobody_writes = self._stopping and not self._reader.live_writers()
                 busy = self._step()
                 if nobody_writes and not busy:
@@ -280,6 +287,7 @@ class Relay:
             self._publish_pending(ends=True)
         if now >= self._forget_at:
             self._forget_at = now + _FORGET
+            self._restore()
             self._journal.forget_files(self._reader.forget(self._journal.cursors()))
         for lane, unread in self._reader.backlog().items():
             metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)
