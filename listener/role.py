@@ -13,6 +13,7 @@ from ichor.config import Settings
 from ichor.series.facts import FactsReader
 from ichor.store.journal import Journal
 from ichor.store.receipts import ReceiptReader, ReceiptWriter
+from ichor.store.restore import restore
 from ichor.store.spool import FileSpool
 from listener.commitment import report_addresses
 from listener.commitment_decisions import Commitments
@@ -91,6 +92,7 @@ def run_relay(
     relay = Relay(
         reader=reader, journal=journal, spool=spool, bus=bus, clock=clock, commitments=commitments,
         read_facts=lambda file, stored: facts.read(file, stored=stored),
+        restore=lambda: restore(receipts, spool.root, journal.path),
     )  # fmt: skip
     commitments.start()
     on_ready()

@@ -62,7 +62,7 @@ class JournalReader:
     """
 
     def __init__(self, path: Path, *, receipts: Path | None = None) -> None:
-        self._path = path
+        self.path = path
         self._receipts = receipts
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -163,9 +163,9 @@ class JournalReader:
 
     def _reading(self) -> sqlite3.Connection | None:
         """The connection; None while there is no journal."""
-        if self._connection is None and self._path.exists():
+        if self._connection is None and self.path.exists():
             try:
-                connection = connect(self._path)
+                connection = connect(self.path)
             except sqlite3.Error as error:
                 raise OSError(errno.EIO, f"the journal cannot be read ({error})") from error
             try:

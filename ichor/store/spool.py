@@ -69,7 +69,7 @@ class FileSpool:
         writer = writer or secrets.token_hex(8)
         if not _WRITER.fullmatch(writer):
             raise ValueError(f"not a writer id: {writer!r}")
-        self._root = root
+        self.root = root
         self._level = durability
         self._volume: int | None = None  # st_dev
         self._pool = Pool(root, writer=writer, deferred=durability == "association", synced=durability != "none")
@@ -159,20 +159,20 @@ class FileSpool:
 
     def segments(self) -> Iterator[tuple[str, int]]:
         """(segment, size in bytes) of everything in the spool, in no order; also old files of one object."""
-        for study in _names(self._root):
-            for series in _names(self._root / study):
-                for name in _names(self._root / study / series):
+        for study in _names(self.root):
+            for series in _names(self.root / study):
+                for name in _names(self.root / study / series):
                     segment = f"{study}/{series}/{name}"
                     if segments.is_segment(segment):
                         try:
-                            yield segment, (self._root / segment).stat().st_size
+                            yield segment, (self.root / segment).stat().st_size
                         except FileNotFoundError:
                             continue
 
     def written_at(self, segment: str) -> float:
         """When a segment was written to last, POSIX seconds; KeyError when absent."""
         try:
-            return (self._root / _segment(segment)).stat().st_mtime
+            return (self.root / _segment(segment)).stat().st_mtime
         except FileNotFoundError:
             raise KeyError(segment) from None
 
@@ -206,7 +206,7 @@ class FileSpool:
             False when somebody, in whatever process, has it open for writing, or it is longer than ``at_most``.
             True when it is as wanted, also when it was before.
         """
-        path = self._root / _segment(segment)
+        path = self.root / _segment(segment)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -236,8 +236,8 @@ class FileSpool:
     def is_there(self) -> bool:
         """Can the spool be seen, on the volume on which it was first, with something in it? Not while that is unmounted."""
         try:
-            volume = self._root.stat().st_dev
-            filled = any(True for _ in os.scandir(self._root))
+            volume = self.root.stat().st_dev
+            filled = any(True for _ in os.scandir(self.root))
         except OSError:
             return False
         if self._volume is None and filled:
@@ -247,9 +247,9 @@ class FileSpool:
     def free_bytes(self) -> int:
         """Free bytes for us where the spool lies."""
         try:
-            space = os.statvfs(self._root)
+            space = os.statvfs(self.root)
         except FileNotFoundError:
-            space = os.statvfs(self._root.parent)
+            space = os.statvfs(self.root.parent)
         return space.f_bavail * space.f_frsize
 
     def close(self) -> None:
@@ -258,7 +258,7 @@ class FileSpool:
 
     def _open(self, segment: str, location: str) -> tuple[int, int]:
         try:
-            descriptor = os.open(f"{self._root}/{segment}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(f"{self.root}/{segment}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise KeyError(location) from None
         return descriptor, os.fstat(descriptor).st_size
