@@ -13,9 +13,7 @@ from ichor.series.header import Header
 from ichor.series.values import Values
 from ichor.types import Frame, Geometry, Pixels, Slot, Tiling
 
-# What malloc gives again and again: at 512 KiB it gives memory back each time, and its pages are faulted in anew, which
-# takes longer than the digest.
-_HASH_CHUNK = 1 << 16
+_HASH_CHUNK = 1 << 20
 _ARRANGING = tuple(f for f in fields(Slot) if f.name != "diffusion")
 
 _IDENTITY_TAGS = tuple(dict.fromkeys((*PERSON, *DIGESTED)))
