@@ -59,13 +59,15 @@ class Sender(threading.Thread):
         )
 
     def run(self) -> None:
-        sent = 0
-        while not self._plan.over():
+        sent, answered = 0, True
+        while not (self._plan.over() and answered):  # one that is cut off may be stored: it is sent again
             try:
                 scu = Scu(self._port, calling=f"CT{self._number}")
                 for _ in range(PER_ASSOCIATION):
                     uid, data = self._instance(sent)
+                    answered = False
                     status = scu.store(data, sop_instance=uid)
+                    answered = True
                     if status != 0:
                         self.refused.append(status)
                         continue
