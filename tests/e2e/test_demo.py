@@ -35,8 +35,9 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     """A demo that has printed its table and serves on."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("ICHOR_", "PROMETHEUS_"))}
     process = subprocess.Popen(
-        [*ICHOR, "demo", "--data", str(tmp_path / "demo")], stdout=subprocess.PIPE, text=True, env=environ
-    )
+        [*ICHOR, "demo", "--data", str(tmp_path / "demo")], stdout=subprocess.PIPE, text=True, env=environ,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit it ignored
+    )  # fmt: skip
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
