@@ -50,7 +50,7 @@ class Medium:
         """Copy of ``root``, in which ``damage(bytes, how many are synced)`` was done to each segment; None: gone."""
         (to / "receipts").mkdir(parents=True)
         # The logs first: what is settled later does no harm.
-        for log in (root / "receipts").glob("*.log"):
+        for log in (root / "receipts").glob("[0-9a-f]*.log"):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(log, to / "receipts" / log.name)
         for segment in (root / "spool").rglob("*.seg"):
@@ -156,7 +156,7 @@ class Crashed:
         return sorted((self.root / "spool").rglob("*.seg"))
 
     def logs(self) -> list[Path]:
-        return sorted((self.root / "receipts").glob("*.log"))
+        return sorted((self.root / "receipts").glob("[0-9a-f]*.log"))
 
     def restore(self) -> int:
         return restore(self.root / "receipts", self.root / "spool", self.root / "journal.sqlite")
@@ -223,7 +223,9 @@ def test_whenever_the_machine_crashes_all_that_was_acknowledged_is_back(
             assert {location: found.get(location) for location in acknowledged} == acknowledged
     assert settled > 10
     site.close()
-    assert all(is_settled_file(log) or not log.stat().st_size for log in (tmp_path / "site" / "receipts").glob("*.log"))
+    assert all(
+        is_settled_file(log) or not log.stat().st_size for log in (tmp_path / "site" / "receipts").glob("[0-9a-f]*.log")
+    )
 
 
 def is_settled_file(path: Path) -> bool:
@@ -325,7 +327,7 @@ def test_nothing_is_written_back_that_was_settled(site: Site) -> None:
 
 def test_the_files_of_a_living_writer_are_left_alone(site: Site) -> None:
     site.fill()
-    before = {path: path.read_bytes() for path in (site.root / "receipts").glob("*.log")}
+    before = {path: path.read_bytes() for path in (site.root / "receipts").glob("[0-9a-f]*.log")}
     assert restore(site.root / "receipts", site.root / "spool", site.root / "journal.sqlite") == 0
     assert {path: path.read_bytes() for path in before} == before
     site.close()
