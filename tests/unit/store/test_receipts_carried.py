@@ -49,6 +49,9 @@ class Place:
     def logs(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9a-f]*.routine.log"))
 
+    def until_a_spare_is_there(self) -> None:
+        self.until(lambda: self.writer._lanes[Lane.ROUTINE]._spare is not None)
+
     def until(self, true: Callable[[], bool]) -> None:
         for _ in range(8_000):
             if true():
@@ -105,7 +108,7 @@ def test_no_spare_is_made_before_something_is_carried(place: Place) -> None:
     assert len(place.logs()) == 1
     assert [thread.name for thread in threading.enumerate() if thread.name == "receipts"] == []
     place.put(b"x", 10)
-    place.until(lambda: len(place.logs()) == 2)
+    place.until_a_spare_is_there()
     assert place.logs()[1].read_bytes() == bytes(64 << 10)
     assert len(list(place.folder.glob("*.stat.log"))) == 1  # the other lane has no need of one
     place.close()
@@ -113,7 +116,7 @@ def test_no_spare_is_made_before_something_is_carried(place: Place) -> None:
 
 def test_records_overwrite_what_was_filled_and_what_is_let_go_is_cut_and_settled(place: Place) -> None:
     place.put(b"x" * 3000)
-    place.until(lambda: len(place.logs()) == 2)
+    place.until_a_spare_is_there()
     first, spare = place.logs()
     for number in range(2, 8):
         place.put(b"x" * 3000, number)
@@ -147,7 +150,7 @@ def test_a_file_is_held_until_the_spool_has_what_it_carries_and_is_read_meanwhil
     monkeypatch.setattr(disk, "sync", slow)
     reader = ReceiptReader(place.folder)
     place.put(b"x")
-    place.until(lambda: len(place.logs()) >= 2)
+    place.until_a_spare_is_there()
     place.put(b"y", 2)  # in the spare
     assert entered.wait(60)
     first = place.logs()[0]
@@ -164,7 +167,7 @@ def test_a_file_is_held_until_the_spool_has_what_it_carries_and_is_read_meanwhil
 
 def test_a_log_does_not_carry_objects_for_ever(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.put(b"x")
-    place.until(lambda: len(place.logs()) == 2)
+    place.until_a_spare_is_there()
     place.put(b"y", 2)
     spare = place.logs()[1]
     assert not settled(spare)
