@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from ichor.errors import CannotStart
 from ichor.store import disk
 from ichor.store.receipt_bell import Sleep
 from ichor.store.receipt_codec import decode, salt_of
-from ichor.store.receipt_records import Lane, Receipt, Stored
+from ichor.store.receipt_records import Lane, Receipt, Record, Stored
 from ichor.store.receipt_tail import NAME, Tail, carries, count, is_begun, is_held, is_settled
 
 _LOG = logging.getLogger(__name__)
@@ -44,15 +45,18 @@ class ReceiptReader:
         self._queues: dict[Lane, dict[str, list[_Log]]] = {lane: {} for lane in Lane}
         self._known: dict[str, _Log] = {}
         self._dead: set[str] = set()
-        self._turn = 0
+        self._ahead: dict[Lane, dict[str, deque[tuple[float, Receipt]]]] = {
+            lane: {} for lane in Lane
+        }  # never empty ones
         self._listed: int | None = None
         self._sleep = Sleep(folder)
 
     def read(self, lane: Lane, *, limit: int) -> list[Receipt]:
         """The next records, at most ``limit``; [] when there is nothing new now.
 
-        Records of one writer come in its order; no writer keeps another from being read. Whatever is raised loses
-        nothing: what was read before is handed out first, and what could not be read comes again.
+        Records of one writer come in its order, those of several by their times: the end of one association must not
+        be told before what another process had stored until then. Whatever is raised loses nothing: what was read
+        before is handed out first, and what could not be read comes again.
 
         Raises
         ------
@@ -64,23 +68,41 @@ class ReceiptReader:
         self._look()
         found: list[Receipt] = []
         problem: CannotStart | OSError | None = None
-        writers = list(self._queues[lane])
-        self._turn += 1
-        for index in range(len(writers)):
-            queue = self._queues[lane][writers[(self._turn + index) % len(writers)]]
-            for log, after in zip(queue, [*queue[1:], None], strict=True):
-                try:
-                    if not log.done:
-                        log.read(found, limit, after=after)
-                except (CannotStart, OSError) as error:
-                    problem = problem or error
-                if len(found) >= limit:
-                    return found
-                if not log.done:
-                    break  # what its writer appended later comes later
+        ahead = self._ahead[lane]
+        for writer in self._queues[lane]:
+            problem = self._fill(lane, writer, limit) or problem
+        while len(found) < limit:
+            first = min(ahead, key=lambda writer: ahead[writer][0][0], default=None)
+            if first is None:
+                break
+            found.append(ahead[first].popleft()[1])
+            if not ahead[first]:
+                del ahead[first]
+                if len(found) < limit:
+                    problem = self._fill(lane, first, limit) or problem
         if problem is not None and not found:
             raise problem
         return found
+
+    def _fill(self, lane: Lane, writer: str, limit: int) -> CannotStart | OSError | None:
+        """Read on where nothing is held of this writer; what could not be read."""
+        if writer in self._ahead[lane]:
+            return None
+        found: list[Receipt] = []
+        problem: CannotStart | OSError | None = None
+        queue = self._queues[lane][writer]
+        for log, after in zip(queue, [*queue[1:], None], strict=True):
+            try:
+                if not log.done:
+                    log.read(found, limit, after=after)
+            except (CannotStart, OSError) as error:
+                problem = error
+            if len(found) >= limit or not log.done:
+                break  # what its writer appended later comes later
+        if found:
+            now = time.time()  # a clock that was ahead makes nobody wait for ever
+            self._ahead[lane][writer] = deque((min(_time_of(one.record), now), one) for one in found)
+        return problem
 
     def backlog(self) -> dict[Lane, int]:
         """Bytes of records that are not read yet; walks them, so not for every day's step."""
@@ -97,7 +119,7 @@ class ReceiptReader:
     def finished(self, writer: str) -> bool:
         """Dead, and everything that it wrote has been read; True for one that nothing is known of."""
         self._look()
-        if self._lives(writer):
+        if self._lives(writer) or any(writer in ahead for ahead in self._ahead.values()):
             return False
         return all(log.done for log in self._known.values() if log.writer == writer)
 
@@ -125,6 +147,8 @@ class ReceiptReader:
 
     def _has_more(self, lanes: Sequence[Lane]) -> bool:
         self._look()
+        if any(self._ahead[lane] for lane in lanes):
+            return True
         return any(log.has_more() for lane in lanes for queue in self._queues[lane].values() for log in queue)
 
     def close(self) -> None:
@@ -310,6 +334,10 @@ class _Log:
             self._tail = Tail(self._descriptor, self._offset, salt=salt_of(self.name), verify=verify)
             self._counted_to = self._counted = 0
         return self._tail
+
+
+def _time_of(record: Record) -> float:
+    return record.received_at if isinstance(record, Stored) else record.at
 
 
 def _order(log: _Log) -> tuple[str, int, str]:

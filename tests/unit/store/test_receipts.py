@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,14 +162,51 @@ def test_what_came_later_is_not_read_before_what_came_earlier(
     assert reader.forget({first.name: 10_000}) == [first.name]
 
 
-def test_no_writer_keeps_another_from_being_read(folder: Path, writer: ReceiptWriter) -> None:
+def test_records_of_several_writers_are_read_by_their_times(folder: Path, writer: ReceiptWriter) -> None:
+    with contextlib.closing(ReceiptWriter(folder)) as other:
+        for number in range(0, 100, 2):
+            writer.append(Lane.ROUTINE, stored(number, received_at=1000.0 + number), wait=False)
+        writer.append(Lane.ROUTINE, Ended("A", True, 1100.0), wait=False)
+        for number in range(1, 100, 2):
+            other.append(Lane.ROUTINE, stored(number, association="B", received_at=1000.0 + number), wait=False)
+        reader = ReceiptReader(folder)
+        for limit in (1, 7, 64):
+            found = everything(ReceiptReader(folder), limit=limit)
+            assert numbers(found) == [f"1.2.{number}" for number in range(100)]
+            # The end of an association comes behind all that another process had stored before.
+            assert isinstance(found[-1].record, Ended)
+        half = reader.read(Lane.ROUTINE, limit=51)
+        other.append(Lane.ROUTINE, stored(200, association="B", received_at=1099.0), wait=False)
+        assert numbers(half + everything(reader)) == [f"1.2.{number}" for number in range(100)] + ["1.2.200"]
+
+
+def test_what_was_read_ahead_is_not_finished_and_lets_nobody_sleep(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_reader, "_LONGEST_SLEEP", 600.0)
     other = ReceiptWriter(folder)
-    for number in range(50):
-        writer.append(Lane.ROUTINE, stored(number), wait=False)
-    other.append(Lane.ROUTINE, stored(99), wait=False)
+    other.append(Lane.ROUTINE, stored(7, received_at=2000.0))
+    other.close()
+    writer.append(Lane.ROUTINE, stored(1, received_at=1000.0))
     reader = ReceiptReader(folder)
-    first = numbers(reader.read(Lane.ROUTINE, limit=10)) + numbers(reader.read(Lane.ROUTINE, limit=10))
-    assert "1.2.99" in first
+    assert numbers(reader.read(Lane.ROUTINE, limit=1)) == ["1.2.1"]
+    assert not reader.finished(other.name)
+    reader.wait(600.0)
+    assert numbers(reader.read(Lane.ROUTINE, limit=1)) == ["1.2.7"]
+    assert everything(reader) == everything(reader, Lane.STAT) == []
+    assert reader.finished(other.name)
+
+
+def test_a_clock_that_was_ahead_keeps_no_writer_from_being_read(folder: Path, writer: ReceiptWriter) -> None:
+    other = ReceiptWriter(folder)
+    other.append(Lane.ROUTINE, stored(99, received_at=time.time() + 1e6), wait=False)
+    reader = ReceiptReader(folder)
+    found: list[str] = []
+    for number in range(40):
+        writer.append(Lane.ROUTINE, stored(number, received_at=time.time()), wait=False)
+        writer.append(Lane.ROUTINE, stored(number, received_at=time.time()), wait=False)
+        found += numbers(reader.read(Lane.ROUTINE, limit=1))
+    assert "1.2.99" in found
     other.close()
 
 
