@@ -143,7 +143,7 @@ def test_a_message_is_not_taken_without_a_descriptor_for_its_connection(crew: Cr
             inbox = crew.source(crew.seats.at(1), 1, socket.socket())
             socket.send_fds(crew.inboxes[0][0], [b'[1, "127.0.0.1", 4]'], [0])
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
             reason = 0
             try:
                 inbox.accept()
