@@ -49,7 +49,8 @@ _PRELOADED = {
 }
 
 
-# What pydicom imports where it finds it, to decode pixels and to download: `ichor receive` does neither.
+# What pydicom imports where it finds it, numpy among it, to decode pixels and to download: `ichor receive` does neither.
+# No module of ours that these roles need may import numpy either.
 _UNUSED_BY_RECEIVE = ("PIL", "jpeg_ls", "libjpeg", "numpy", "openjpeg", "pylibjpeg", "requests", "rle")
 
 
@@ -71,13 +72,21 @@ def build_all(names: Sequence[str], settings: Settings, folder: DataFolder, *, t
 
 
 def build(name: str, settings: Settings, folder: DataFolder, *, together: bool) -> Role:
-    """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles."""
+    """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none, and for a receiving process: what those share is made by `build_all`.
+    """
+    if name == "console":
+        # Of several receiving processes the first counts: with it connections are taken.
+        needed = roles_of(*COMMANDS, stow=settings.listener.stow is not None) if together else ("console",)
+        return _console(settings, folder, needed)
     role = {"relay": _relay, "stow": _stow, "assemble": _assemble, "work": _work, "send": _send}.get(name)
-    if role is not None:
-        return role(settings, folder)
-    # Of several receiving processes the first counts: with it connections are taken.
-    needed = roles_of(*COMMANDS, stow=settings.listener.stow is not None) if together else ("console",)
-    return _console(settings, folder, needed)
+    if role is None:
+        raise ValueError(name)
+    return role(settings, folder)
 
 
 def _kind(name: str) -> str:
@@ -145,6 +154,7 @@ class JournalWhenThere:
 
 def _receive(settings: Settings, folder: DataFolder, crew: Crew, process: int) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        crew.seats.at(process)  # at once: what the one before it held is free
         from listener.role import run_receiver
 
         receipts, spool = _taking_in(settings, folder, stop)
