@@ -92,7 +92,7 @@ def check_token(settings: Settings) -> Finding:
 def check_roles(settings: Settings, folder: DataFolder) -> Finding:
     from ichor.cli.supervisor import COMMANDS, roles_of
 
-    roles = roles_of(*COMMANDS, stow=settings.listener.stow is not None)
+    roles = roles_of(*COMMANDS, stow=settings.listener.stow is not None, receivers=settings.listener.processes)
     missing = [name for name in roles if not all_ready(folder.run, [name])[0]]
     if len(missing) == len(roles):
         return Finding(Level.OK, "roles", "none runs: nothing serves")
