@@ -422,8 +422,9 @@ def test_what_stays_untold_is_told_by_its_age(
     unread: int, age: float | None, receives: bool, relays: bool, level: Level
 ) -> None:
     waiting = Waiting({Lane.STAT: 0, Lane.ROUTINE: unread}, None if age is None else 1000.0 - age)
-    finding = check_relay(waiting, receives=receives, relays=relays, now=1000.0)
+    finding = check_relay(waiting, on_disk=33 << 20, receives=receives, relays=relays, now=1000.0)
     assert finding.level is level
+    assert "the log takes 33 MiB on disk" in finding.text
     assert (f"for {age:.0f} s" in finding.text) if age is not None else "all that was received" in finding.text
 
 
