@@ -600,7 +600,8 @@ def test_a_sender_that_reads_no_answers_is_in_nobodys_way() -> None:
         answers.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         with flooding(deaf, whole(SMALL[0], 1)):
             until(lambda: not select.select([], [answers], [], 0)[1])
-            assert other.store(SMALL[1], sop_instance="1.2.3.4.1") == 0
+            for _ in range(300):  # on the way there it waits for good
+                assert other.store(SMALL[1], sop_instance="1.2.3.4.1") == 0
         other.release()
 
 
