@@ -64,7 +64,7 @@ def outlined(scan: second_heads.Scan, engine: Engine) -> tuple[npt.NDArray[np.bo
         return found, f"not analysed: {error}"
     for group in findings.groups:
         if group.segmentation is not None:
-            found |= group.segmentation.mask_zyx
+            found |= group.segmentation.mask_zyx > 0
     return found, ""
 
 

@@ -61,9 +61,9 @@ def pushed(p: Points, plan: Plan, depth: F32) -> Points:
     """Where tissue at these points lay before the bleed pushed it aside; the skull gives no way."""
     q = [axis - np.float32(c) for axis, c in zip((p.x, p.y, p.z), plan.centre, strict=True)]
     radius = np.sqrt(q[0] ** 2 + q[1] ** 2 + q[2] ** 2) + np.float32(1e-3)
-    core = np.float32(0.6 * 3 * plan.volume_ml * 1000 / (4 * np.pi))
+    core = np.float32(1.2 * 3 * plan.volume_ml * 1000 / (4 * np.pi))
     was = np.cbrt(np.maximum(radius**3 - core, 0))
-    shift = (was - radius) * np.exp(-radius / 40) * np.clip(depth / 15, 0, 1)
+    shift = (was - radius) * np.exp(-radius / 80) * np.clip(depth / 15, 0, 1)
     factor = 1 + shift / radius
     moved = [c * factor + np.float32(m) for c, m in zip(q, plan.centre, strict=True)]
     return Points(moved[0], moved[1], moved[2])
@@ -163,6 +163,6 @@ def oedema(occupancy: F32, p: Points, plan: Plan, rng: np.random.Generator, weig
     """HU that swelling takes away around a bleed (0 or more), in tissue only."""
     cube = float(np.cbrt(plan.volume_ml * 1000))
     wide = float(rng.uniform(2, 9)) * min(cube / 25, 1.3)
-    ring = inside(ellipsoid(p, plan.centre, (0.55 * cube + wide,) * 3), edge_mm=max(wide, 2.0) * 1.5)
-    taken: F32 = np.float32(rng.uniform(3, 12)) * ring * weight * (1 - occupancy)
+    ring = inside(ellipsoid(p, plan.centre, (0.6 * cube + wide,) * 3), edge_mm=max(wide, 2.0) * 1.5)
+    taken: F32 = np.float32(rng.uniform(4, 14)) * ring * weight * (1 - occupancy)
     return taken

@@ -166,7 +166,7 @@ def _cisterns(tissue: F32, p: Points, q: Points, age: float, below: npt.NDArray[
     star = tube(q, ((0, -16, -17), (9, -20, -17), (24, -17, -14)), (7 * wide, 4 * wide, 1.6 * wide))
     front = ellipsoid(p, (0, -12, -20), (10 * wide, 9 * wide, 7))
     around = np.abs(tube(p, ((0, 6, 0), (0, 4, -14)), (15.5, 15.5))) - 1.1 * wide
-    around = np.maximum(around, np.where(p.y > -2, -p.z - 16, np.float32(9)))
+    around = np.maximum(around, np.maximum(np.where(p.y > -2, -p.z - 16, np.float32(9)), p.z - 1))
     quad = np.maximum(ellipsoid(p, (0, 23, 0), (9 * wide, 5 * wide, 6)), np.float32(-20))
     dry = np.minimum(np.minimum(star, front), np.minimum(around, quad)).astype(np.float32)
     tissue *= inside(-np.where(below & (p.z < -16), np.float32(9), dry))
