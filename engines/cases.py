@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,20 +85,7 @@ class CasePool:
 
     def fill(self, keys: Sequence[str], *, processes: int, report: Callable[[str], None]) -> None:
         """Make what is missing of `keys`, in `processes` processes (1: in this one); `report` gets a line now and then."""
-        missing = [key for key in keys if not self._path(key).exists()]
-        if not missing:
-            return
-        if processes <= 1:
-            for key in missing:
-                _make(self._source, key, self._path(key))
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context) as executor:
-            jobs = [executor.submit(_make, self._source, key, self._path(key)) for key in missing]
-            for done, job in enumerate(as_completed(jobs), start=1):
-                job.result()
-                if done % 20 == 0 or done == len(missing):
-                    report(f"pool: {done} of {len(missing)} heads made")
+        make_missing(partial(_make, self._source), {key: self._path(key) for key in keys}, processes, report)
 
     def load(self, key: str) -> PooledCase:
         """The case of a key that was filled before; voxels are read when they are looked at."""
@@ -118,6 +106,31 @@ class CasePool:
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.npy"
+
+
+def make_missing(
+    make: Callable[[str, Path], None], paths: Mapping[str, Path], processes: int, report: Callable[[str], None]
+) -> None:
+    """Call ``make(key, path)`` for every path that is not there, in `processes` processes (1: in this one)."""
+    missing = {key: path for key, path in paths.items() if not path.exists()}
+    if not missing:
+        return
+    if processes <= 1:
+        for key, path in missing.items():
+            make(key, path)
+        return
+    # Spawned, since torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as executor:
+        jobs = [executor.submit(make, key, path) for key, path in missing.items()]
+        try:
+            for done, job in enumerate(as_completed(jobs), start=1):
+                job.result()
+                if done % 20 == 0 or done == len(missing):
+                    report(f"pool: {done} of {len(missing)} made")
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
 
 
 def _make(source: CaseSource, key: str, path: Path) -> None:

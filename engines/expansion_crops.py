@@ -1,7 +1,7 @@
 """The three crops from which expansion is judged, cut from a CT and its haematoma mask. Imports no torch, judges nothing.
 
 doi:10.1038/s41746-025-02213-w: the slice of the largest haematoma area and its two neighbours, each cropped to the
-haematoma's rectangle, in the window 40/80 HU, at 224 x 224; fewer than three contiguous slices cannot be judged. *Ours*:
+haematoma's rectangle, at 224 x 224 (the window 40/80 HU is part of the network); fewer than three contiguous slices cannot be judged. *Ours*:
 one rectangle for all three, made square so that shapes keep their form, with 5 mm of the surroundings.
 """
 
@@ -17,7 +17,6 @@ from engines.resampling import Axis, resample_hu
 F32 = npt.NDArray[np.float32]
 
 SIZE = 224
-WINDOW_HU = (0.0, 80.0)
 MARGIN_MM = 5.0
 LEAST_SLICES = 3
 
@@ -60,17 +59,16 @@ def crop_place(
     if not areas[largest] or high - low + 1 < LEAST_SLICES:
         return None
     middle = min(max(largest, low + 1), high - 1)
-    seen = np.asarray(mask_zyx[middle - 1 : middle + 2]).any(axis=0)
-    ends = [np.flatnonzero(seen.any(axis=axis))[[0, -1]] * mm for axis, mm in zip((1, 0), spacing_yx_mm, strict=True)]
+    seen: npt.NDArray[np.bool_] = np.any(mask_zyx[middle - 1 : middle + 2], axis=0)
+    ends = [
+        np.flatnonzero(np.any(seen, axis=axis))[[0, -1]] * mm for axis, mm in zip((1, 0), spacing_yx_mm, strict=True)
+    ]
     side = max(float(last - first) + mm for (first, last), mm in zip(ends, spacing_yx_mm, strict=True)) + 2 * MARGIN_MM
     cy, cx = (float(first + last) / 2 for first, last in ends)
     return CropPlace(slices=(middle - 1, middle, middle + 1), centre_yx=(cy, cx), side=side)
 
 
 def cut(hu_zyx: npt.NDArray[np.int16] | F32, place: CropPlace, *, spacing_yx_mm: tuple[float, float]) -> F32:
-    """Float32 (3, 1, 224, 224) in 0..1: 0 is 0 HU and below, 1 is 80 HU and above; beyond the image it is air."""
+    """HU as float32 (3, 1, 224, 224); beyond the image it is air."""
     own = tuple(Axis(0.0, mm, n) for mm, n in zip(spacing_yx_mm, hu_zyx.shape[1:], strict=True))
-    crops = np.stack([resample_hu(hu_zyx[k], (own[0], own[1]), place.axes()) for k in place.slices])
-    low, high = WINDOW_HU
-    windowed: F32 = ((np.clip(crops, low, high) - low) / (high - low)).astype(np.float32)
-    return windowed[:, None]
+    return np.stack([resample_hu(hu_zyx[k], (own[0], own[1]), place.axes()) for k in place.slices])[:, None]

@@ -199,7 +199,7 @@ class _Run:
         ema = UMamba(options.network)
         ema.load_state_dict(network.state_dict())
         for model in (network, ema):
-            model.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            model.to(device)
         parameters = network.parameters()
         optimizer: torch.optim.Optimizer
         if options.optimizer == "sgd":
@@ -231,7 +231,7 @@ class _Run:
         self.rate = self.options.learning_rate * shape
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        inputs = inputs.to(self.device, memory_format=torch.channels_last_3d)
+        inputs = inputs.to(self.device)
         targets = targets.to(self.device)
         loss = self._gradient(inputs, targets, precision=self.precision)
         if loss is None and self.precision != "f32":
