@@ -151,7 +151,7 @@ def spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.G
     columns = (np.arange(grid.columns, dtype=np.float32)[None] - 0.5 * (grid.columns - 1)) * np.float32(grid.pixel_mm)
     x, y = columns + np.float32(grid.centre_xy_mm[0]), rows + np.float32(grid.centre_xy_mm[1])
     if scanner.holder:
-        bowl = np.abs(np.hypot(x * np.float32(0.9), y + 5) - np.float32(118)) - np.float32(2.5)
+        bowl = np.abs(np.hypot(x * np.float32(0.9), y - 6) - np.float32(118)) - np.float32(2.5)
         shell = (bowl < 0) & (y > 45) & (image < -500)
         image[shell] = np.where(np.abs(bowl[shell]) < 1, -850, 20)
     soft = (image > -200) & (image < 300)
@@ -176,7 +176,7 @@ def spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.G
     image[soft] = image[soft] * np.float32(scanner.gain) + np.float32(scanner.offset_hu)
     bone_load = np.float32(1 + 1.2 * min(float(dense.mean()) / 0.25, 1.0))
     level = scanner.noise_hu * np.sqrt(5.0 / max(thickness, 1.5)) * (0.7 + 0.3 * bone_load)
-    profile = np.float32(0.75) + np.float32(0.35) * np.exp(-((x / 70) ** 2 + ((y + 5) / 85) ** 2))
+    profile = np.float32(0.75) + np.float32(0.35) * np.exp(-((x / 70) ** 2 + ((y - 6) / 88) ** 2))
     image += np.float32(min(level, 9.0)) * profile * _noise(rng, grid, kernel_mm=scanner.kernel_mm)
 
 

@@ -162,7 +162,7 @@ def study_grid(model: HeadModel, *, slices: int, tilt: float, gaps: str, matrix:
         z_mm=tuple(round(float(v), 3) for v in positions - positions[-1] + top),
         thickness_mm=tuple(float(v) for v in thickness),
         tilt_deg=tilt,
-        centre_xy_mm=(round(x, 3), round(y - 4, 3)),
+        centre_xy_mm=(round(x, 3), round(y + 5, 3)),
     )
 
 
