@@ -10,6 +10,8 @@ import pytest
 import second_heads
 from scipy import ndimage
 from second_heads import bleeds, scanner
+from second_heads.brain import Brain
+from second_heads.fields import F32, Labyrinth, Points
 from second_heads.person import Person
 
 BLEEDING, CLEAN = 5, 6
@@ -75,6 +77,51 @@ def test_four_in_ten_do_not_bleed_and_none_bleeds_beyond_the_range() -> None:
     assert volumes.max() <= 80
     assert (volumes < 3).mean() > 0.1
     assert (volumes > 30).mean() > 0.1
+
+
+@lru_cache(maxsize=1)
+def folds() -> Labyrinth:
+    return Labyrinth(np.random.default_rng(7), wave_mm=20)
+
+
+def block_of_brain(*, ventricle_from_y: float = 99) -> tuple[Points, F32, Brain]:
+    """Points 1 mm apart in a cube of 60 mm around the left putamen, all of it tissue but for one big ventricle."""
+    z, y, x = (axis.ravel().astype(np.float32) for axis in np.mgrid[-26:34, -34:26, 12:72])
+    fluid = (y > ventricle_from_y).astype(np.float32)
+    brain = Brain(
+        hu=np.full(x.shape, 30, np.float32), tissue=1 - fluid, ventricle=fluid, below=np.zeros(x.shape, np.bool_)
+    )
+    return Points(x, y, z), np.full(x.shape, 40, np.float32), brain
+
+
+@pytest.mark.parametrize("volume_ml", [0.5, 4.0, 30.0])
+def test_bleed_has_the_volume_that_was_asked_for(volume_ml: float) -> None:
+    p, depth, brain = block_of_brain()
+    plan = bleeds.Plan(centre=(42, -4, 4), volume_ml=volume_ml, deep=False)
+    shapes = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        one = bleeds.bleed(p, depth, brain, plan, folds(), rng, voxel_mm3=1.0)
+        assert one.occupancy.sum(dtype=np.float64) / 1000 == pytest.approx(volume_ml, rel=0.15)
+        assert one.hu.min() >= 30
+        assert one.hu.max() <= 92
+        shapes.append(one.occupancy > 0.5)
+    overlap = [(a & b).sum() / (a | b).sum() for n, a in enumerate(shapes) for b in shapes[:n]]
+    assert max(overlap) < 0.9
+
+
+def test_only_deep_bleeds_break_into_the_ventricles_and_not_all_do() -> None:
+    p, depth, brain = block_of_brain(ventricle_from_y=12)
+
+    def in_ventricle_ml(deep: bool, seed: int) -> float:
+        plan = bleeds.Plan(centre=(42, -4, 4), volume_ml=10, deep=deep)
+        rng = np.random.default_rng(seed)
+        one = bleeds.bleed(p, depth, brain, plan, folds(), rng, voxel_mm3=1.0)
+        return float(one.occupancy[brain.ventricle > 0].sum(dtype=np.float64)) / 1000
+
+    spilled = [in_ventricle_ml(True, seed) > 0.3 for seed in range(8)]
+    assert 0 < sum(spilled) < 8
+    assert max(in_ventricle_ml(False, seed) for seed in range(4)) < 0.1
 
 
 def test_filtered_back_projection_gives_back_a_disc() -> None:
