@@ -65,9 +65,11 @@ def _predict(network: UMamba, hu_zyx: npt.NDArray[np.int16]) -> Mask:
     _, precision = resolve(device.type, "auto")
     hu = torch.from_numpy(np.array(hu_zyx, np.float32))
     room = (0, -columns % stride_x, 0, -rows % stride_y, 0, -slices % depth)
-    slabs = functional.pad(hu, room, value=-1000.0).split(depth)
+    hu = functional.pad(hu, room, value=-1000.0)
     with torch.inference_mode(), autocast(device.type, precision):
-        logits = torch.cat([network(slab[None, None].to(device))[0, 0].float().cpu() for slab in slabs])
+        logits = torch.cat(
+            [network(slab[None, None].to(device))[0, 0].float().cpu() for slab in torch.split(hu, depth)]
+        )
     found: Mask = (logits[:slices, :rows, :columns] >= 0).numpy()
     return found
 

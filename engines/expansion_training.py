@@ -44,10 +44,10 @@ class ExpansionOptions:
     steps: int | None = None
     epochs: int | None = None
     network: ViTConfig = DEMO
-    batch: int = 64
+    batch: int = 32
     optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = 6e-4
-    least_rate: float = 6e-6
+    learning_rate: float = 5e-4
+    least_rate: float = 5e-6
     weight_decay: float = 0.05
     warm_up: int = 100
     negatives_per_positive: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ BLEEDING_SHARE = 0.7
 
 
 def draw_batch(
-    cases: list[PooledCase], *, shape_zyx: tuple[int, int, int], batch: int, seed: int, step: int
+    cases: Sequence[PooledCase], *, shape_zyx: tuple[int, int, int], batch: int, seed: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Inputs ``(batch, 1, z, y, x)`` in HU and targets ``(batch, 2, z, y, x)`` of one step.
 

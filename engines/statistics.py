@@ -27,7 +27,10 @@ class Interval:
 
 
 def bootstrap(
-    statistic: Callable[..., float], *columns: Sequence[float], patients: Sequence[str] | None = None, seed: int = 0
+    statistic: Callable[..., float],
+    *columns: Sequence[float] | F64,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Interval:
     """`statistic` of equally long columns, and its interval when whole patients are drawn with replacement.
 

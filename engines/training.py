@@ -262,7 +262,8 @@ class _Run:
             total = total * weights[0]
             for weight, logits in zip(weights[1:], scales[1:], strict=True):
                 if weight:
-                    smaller = nn.functional.adaptive_avg_pool3d(targets, logits.shape[2:])
+                    z, y, x = logits.shape[2:]
+                    smaller = nn.functional.adaptive_avg_pool3d(targets, (z, y, x))
                     total = total + weight * haematoma_loss(logits, smaller, hard=hard).total
         total.backward()  # type: ignore[no-untyped-call]
         # nnU-Net clips at 12, the demo's recipe at 3.
