@@ -62,7 +62,7 @@ def _lps(path: Path) -> F32:
 def _signed(mask: Mask) -> F32:
     """Depth in mm below the mask's surface, negative outside."""
     depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-    return ndimage.gaussian_filter(depth.astype(np.float32), 1.2)
+    return np.asarray(ndimage.gaussian_filter(depth.astype(np.float32), 1.2), np.float32)
 
 
 def _grow(mask: Mask, mm: float) -> Mask:

@@ -328,7 +328,7 @@ def _draw_hole(rng: np.random.Generator, radius: float) -> tuple[Point, Point, f
     """A dark spot inside; at least 4 mm wide and 5 mm high so that a usual slice shows it."""
     size = max(rng.uniform(0.2, 0.3) * radius, 2.6)
     return (
-        as_point(_direction(rng) * 0.3 * radius),
+        as_point(_direction(rng) * (0.35, 0.35, 0.1) * radius),
         as_point((size, size * rng.uniform(0.8, 1.3), 1.25 * size)),
         float(rng.uniform(30, 38)),
     )

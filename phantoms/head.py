@@ -71,7 +71,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class HeadModel:
-    """One continuous head with its haematomas, lying in a scanner. The same for every grid it is sampled on."""
+    """One continuous head with its haematomas, lying in a scanner. The same for every grid it is sampled on.
+
+    `scan` is 0 for a first scan; follow-ups have other numbers and so other noise.
+    """
 
     seed: int
     person: Person
@@ -79,6 +82,7 @@ class HeadModel:
     haematomas: tuple[Haematoma, ...]
     expands: bool | None = None
     expansion_probability: float = 0.0
+    scan: int = 0
 
     @property
     def largest(self) -> Haematoma | None:
@@ -133,7 +137,13 @@ def training_grid(seed: int) -> Grid:
         base = np.arange(start, -25, thick / 2)
         z = np.concatenate([base, np.arange(base[-1] + 0.75 * thick, end, thick)])[:48]
         thickness = np.where(np.arange(len(z)) < len(base), thick / 2, thick)
+    elif rng.random() < 0.12:
+        z = start + np.concatenate([[0.0], np.cumsum(thick * rng.uniform(0.85, 1.15, len(z) - 1))])
     tilt = float(rng.uniform(-22, 22)) if rng.random() < 0.25 else 0.0
+    # Now and then part of the head lies outside the picture.
+    aside, back = rng.normal(0, 3), rng.normal(4, 4)
+    if rng.random() < 0.06:
+        aside, back = aside + rng.normal(0, 22), back + rng.normal(0, 22)
     return Grid(
         rows=240,
         columns=208,
@@ -141,7 +151,7 @@ def training_grid(seed: int) -> Grid:
         z_mm=tuple(float(v) for v in z),
         thickness_mm=tuple(float(v) for v in thickness),
         tilt_deg=tilt,
-        centre_xy_mm=(float(rng.normal(0, 3)), float(rng.normal(4, 4))),
+        centre_xy_mm=(float(aside), float(back)),
     )
 
 
@@ -152,7 +162,7 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
     occupancy_zyx = np.zeros(shape, np.float16)
     mask_zyx = np.zeros(shape, np.uint8)
     brain_zyx = np.zeros(shape, np.bool_)
-    rng = np.random.default_rng([model.seed, 5, grid.rows, len(grid.z_mm)])
+    rng = np.random.default_rng([model.seed, 5, grid.rows, len(grid.z_mm), *([model.scan] if model.scan else [])])
     to_head = model.scanner.pose.T
     shift = np.asarray(model.scanner.shift_mm)
     column = (to_head @ grid.row_direction) * grid.pixel_mm

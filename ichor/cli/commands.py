@@ -89,10 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=_seed, required=True, help="0 or more; the same seed gives the same head")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
     phantom.add_argument("--bleed", default="random", help="none, random (default), or mL in the whole head")
-    phantom.add_argument("--slices", type=int, default=40, help="axial slices (default 40); few show part of the head")
+    phantom.add_argument("--slices", type=int, help="axial slices (default 40); few show part of the head")
     phantom.add_argument("--tilt", type=float, default=0.0, metavar="DEG", help="gantry tilt (default 0)")
     phantom.add_argument("--gaps", choices=("even", "uneven"), default="even", help="distances of slices")
-    phantom.add_argument("--followup-of", type=Path, metavar="DIR", help="not built in this version")
+    phantom.add_argument(
+        "--vendor", default="plain", help="header habits: plain (default), siemens, ge, philips, canon"
+    )
+    phantom.add_argument(
+        "--followup-of", type=Path, metavar="DIR", help="a later study of the patient of the study that DIR holds"
+    )
     phantom.set_defaults(run=_phantom)
 
     why = commands.add_parser("why", parents=[settings], help="what happened to a study, series or object, and why")
@@ -271,6 +276,7 @@ def _phantom(options: argparse.Namespace) -> int:
         slices=options.slices,
         tilt=options.tilt,
         gaps=options.gaps,
+        vendor=options.vendor,
         followup_of=options.followup_of,
     )
     volumes = ", ".join(f"{lesion.volume_ml:.1f} mL" for lesion in truth.lesions) or "none"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from phantoms.expansion import Signs
 from phantoms.head import Bleed, Grid, Head, HeadModel, make_head, sample, training_grid
 
 
@@ -18,7 +19,7 @@ def grid(
 
 @pytest.fixture(scope="module")
 def model() -> HeadModel:
-    return HeadModel.draw(11, bleed=Bleed((20.0,), ("putamen",), (65.0,)))
+    return HeadModel.draw(11, bleed=Bleed((20.0,), ("putamen",), (65.0,), signs=Signs()))
 
 
 @pytest.fixture(scope="module")
