@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -71,21 +72,29 @@ def run(options: argparse.Namespace) -> int:
     cases: list[CaseFigures] = []
     raw: list[CaseFigures] = []
     judged: list[Judged] = []
+    unjudged = 0
     refused: dict[str, str] = {}
     for index, one in enumerate(_own(options) if own else _phantoms(options)):
+        # Expansion needs more haematomas than overlap does heads: the further ones count for expansion alone.
+        extra = not own and index >= options.heads
+        if extra and (judge is None or len(judged) >= options.bleeds):
+            break
         engine = _Remembering(segmenter)
         try:
             figures, mask = _through_the_pipeline(one, engine)
         except Unreadable as error:
             refused[one.key] = error.reason
             continue
-        # Expansion needs more haematomas than overlap does heads: the further ones count for expansion alone.
-        if own or index < options.heads:
+        if not extra:
             cases.append(figures)
             raw.append(_figures(one, engine.probability >= THRESHOLD))
             say(_line(figures))
-        if judge is not None and one.expands is not None and (said := _judge(judge, one.volume, mask)) is not None:
-            judged.append(Judged(key=one.key, patient=one.patient, said=said, came=one.expands, law=one.law))
+        if judge is not None and one.expands is not None:
+            said = _judge(judge, one.volume, mask)
+            if said is None:
+                unjudged += 1
+            else:
+                judged.append(Judged(key=one.key, patient=one.patient, said=said, came=one.expands, law=one.law))
     if not cases:
         raise IchorError(f"no case could be measured ({len(refused)} refused)")
     told = _Evaluation(
@@ -94,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
         pipeline=segmentation_figures(cases),
         network=segmentation_figures(raw),
         expansion=_expansion(judged) if judged else None,
+        unjudged=unjudged,
         refused=refused,
     )
     goals = {} if own else _goals(told)
@@ -110,14 +120,10 @@ def _model(options: argparse.Namespace) -> tuple[Path, str]:
 
 
 def _phantoms(options: argparse.Namespace) -> Iterator[Labelled]:
-    """The first ``--heads`` as they come, then only those with a haematoma until ``--bleeds`` have been judged or seen."""
-    bleeds = 0
-    seed = ACCEPTANCE_FROM_SEED
-    while seed < ACCEPTANCE_FROM_SEED + options.heads or bleeds < options.bleeds:
-        head = training_head(seed)
-        seed += 1
-        bleeds += head.expands is not None
-        if head.expands is None and seed > ACCEPTANCE_FROM_SEED + options.heads:
+    """The first ``--heads`` as they come, then those with a haematoma; ends, should ever so few be judged."""
+    for index in range(options.heads + 5 * options.bleeds):
+        head = training_head(ACCEPTANCE_FROM_SEED + index)
+        if index >= options.heads and head.expands is None:
             continue
         yield Labelled(
             key=str(head.seed),
@@ -212,6 +218,7 @@ class _Evaluation:
     pipeline: SegmentationFigures
     network: SegmentationFigures
     expansion: _ExpansionFigures | None
+    unjudged: int  # haematomas of known outcome that were not found, or in fewer than three slices
     refused: Mapping[str, str]
 
 
@@ -273,6 +280,7 @@ def _write(
     page = _page(told, goals)
     (out / "page.txt").write_text(page, encoding="utf-8")
     print(page, end="")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         _draw(told, cases, judged, out=out)
     except ImportError:
@@ -322,7 +330,10 @@ def _page(told: _Evaluation, goals: Mapping[str, bool]) -> str:
         lines += [f"  {name:<42}{value}" for name, value in rows]
     if told.expansion is not None:
         one = told.expansion
-        lines += ["", f"Expansion: {one.haematomas} haematomas, {one.expanded} expanded"]
+        lines += [
+            "",
+            f"Expansion: {one.haematomas} haematomas, {one.expanded} expanded; {told.unjudged} more not judged",
+        ]
         lines += [f"  {'AUC':<42}{one.auc}"]
         if one.law_auc is not None:
             lines += [f"  {'AUC of the law that drew them':<42}{one.law_auc}", f"  {'below it':<42}{one.below_law}"]
