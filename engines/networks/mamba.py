@@ -37,10 +37,13 @@ def selective_scan(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, ch
     # A step of size 0 changes no state: what is filled up with it stays as it was.
     fill = (0, 0, 0, -tokens % chunk)
     chunks = (tokens + fill[3]) // chunk
-    driven = functional.pad(dt * u, fill).reshape(batch, chunks, chunk, channels, 1).unbind(2)
-    steps = functional.pad(dt, fill).reshape(batch, chunks, chunk, channels, 1).unbind(2)
-    inward = functional.pad(b, fill).reshape(batch, chunks, chunk, 1, -1).unbind(2)
-    outward = functional.pad(c, fill).reshape(batch, chunks, chunk, 1, -1).unbind(2)
+
+    def by_step(values: Tensor, *shape: int) -> tuple[Tensor, ...]:
+        """Step q of every chunk: (batch, chunks, 1, channels or 1, states or 1)."""
+        return torch.split(functional.pad(values, fill).reshape(batch, chunks, chunk, *shape), 1, dim=2)
+
+    steps, driven = by_step(dt, channels, 1), by_step(dt * u, channels, 1)
+    inward, outward = by_step(b, 1, -1), by_step(c, 1, -1)
 
     state = driven[0] * inward[0]
     elapsed = [steps[0]]
@@ -55,11 +58,11 @@ def selective_scan(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, *, ch
         own + (torch.exp(since * a) * entering * read).sum(-1)
         for own, since, read in zip(within, elapsed, outward, strict=True)
     ]
-    return torch.stack(out, dim=2).reshape(batch, chunks * chunk, channels)[:, :tokens]
+    return torch.cat(out, dim=2).reshape(batch, chunks * chunk, channels)[:, :tokens]
 
 
 def _states_before(decay: Tensor, last: Tensor) -> Tensor:
-    """State in which each chunk begins, (batch, chunks, channels, states), by doubling the reach."""
+    """State in which each chunk begins, (batch, chunks, 1, channels, states), by doubling the reach."""
     chunks, reach = last.shape[1], 1
     while reach < chunks:
         last = torch.cat([last[:, :reach], last[:, reach:] + decay[:, reach:] * last[:, :-reach]], dim=1)
@@ -107,7 +110,7 @@ class Mamba(nn.Module):
         inner = functional.silu(self.conv1d(inner.transpose(1, 2))[:, :, :count].transpose(1, 2))
         rank, b, c = self.x_proj(inner).split([self.rank, self.states, self.states], dim=-1)
         dt = functional.softplus(self.dt_proj(rank))
-        chunk = CHUNK if count <= LONG else LONG_CHUNK
+        chunk = min(CHUNK, count) if count <= LONG else LONG_CHUNK
         out = selective_scan(inner, dt, -torch.exp(self.A_log), b, c, chunk=chunk) + self.D * inner
         projected: Tensor = self.out_proj(out * functional.silu(gate))
         return projected

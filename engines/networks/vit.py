@@ -97,7 +97,8 @@ class ViT(nn.Module):
         out_gradient = _layer_norm_gradient(self.norm, last.out, self.head.weight.expand(hu.shape[0], -1))
         hidden = out_gradient @ block.mlp.fc2.weight * _gelu_slope(last.hidden)
         middle_gradient = out_gradient + _layer_norm_gradient(block.norm2, last.middle, hidden @ block.mlp.fc1.weight)
-        heads = (middle_gradient @ block.attn.proj.weight).reshape(last.query.shape)
+        # A sum, not a matrix product: OpenVINO 2026.4 multiplies wrongly where a square weight is used both ways round.
+        heads = (middle_gradient[:, :, None] * block.attn.proj.weight).sum(1).reshape(last.query.shape)
         attended = (heads * last.values).sum(-1, keepdim=True)
         scores = last.attention * (attended - (last.attention * attended).sum(2, keepdim=True))
         keys = (scores[:, :, 1:] * last.query * block.attn.scale).mean(2).flatten(1)
