@@ -63,6 +63,7 @@ def deliver(
         "steps": facts["step"],
         "minutes": round(facts["elapsed_s"] / 60, 1),
         "parameters": parameter_count(network),
+        "network": facts["network_config"],
         "options": facts["options"],
         "precision": facts["precision"],
         "notes": list(notes),

@@ -45,10 +45,12 @@ def deliver_expansion(
     export_vit(network, path, metadata=own)
     card: dict[str, Any] = {
         **own,
+        "kind": "classification",
         "seed": facts["seed"],
         "steps": facts["step"],
         "minutes": round(facts["elapsed_s"] / 60, 1),
         "parameters": parameter_count(network),
+        "network": facts["network_config"],
         "options": facts["options"],
         "precision": facts["precision"],
         "notes": list(notes),

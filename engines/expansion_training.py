@@ -145,7 +145,7 @@ def load_expansion(checkpoint: Path) -> tuple[ViT, dict[str, Any]]:
     network.load_state_dict(
         {name.removeprefix("network."): v for name, v in state["ema"].items() if name.startswith("network.")}
     )
-    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision")}
+    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision", "network_config")}
     return network.eval(), facts
 
 

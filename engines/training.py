@@ -175,7 +175,7 @@ def load_network(checkpoint: Path) -> tuple[UMamba, dict[str, Any]]:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     network = UMamba(UMambaConfig.from_dict(state["network_config"]))
     network.load_state_dict(state["ema"])
-    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision")}
+    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision", "network_config")}
     return network.eval(), facts
 
 

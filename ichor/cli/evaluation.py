@@ -108,6 +108,12 @@ def run(options: argparse.Namespace) -> int:
     )
     goals = {} if own else _goals(told)
     _write(told, cases, judged, goals, out=options.out)
+    if options.card:
+        _into_card(
+            models / f"{name}.json", {**asdict(told.pipeline), "set": told.data, "network_alone": asdict(told.network)}
+        )
+        if told.expansion is not None:
+            _into_card(judge_path.with_suffix(".json"), {**asdict(told.expansion), "set": told.data})
     return 0 if all(goals.values()) else 1
 
 
@@ -285,6 +291,12 @@ def _write(
         _draw(told, cases, judged, out=out)
     except ImportError:
         say("no plots: they need the extra `train` (matplotlib)")
+
+
+def _into_card(path: Path, figures: Mapping[str, Any]) -> None:
+    card = json.loads(path.read_text(encoding="utf-8"))
+    card["figures"] = _finite(dict(figures))
+    path.write_text(json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _draw(told: _Evaluation, cases: Sequence[CaseFigures], judged: Sequence[Judged], *, out: Path) -> None:

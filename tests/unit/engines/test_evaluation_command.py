@@ -59,7 +59,8 @@ def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pyt
     for seed in (1, 2):
         write_case(data / f"s{seed}", make_head(seed, bleed=Bleed((30.0 * seed,), sites=("lobar",), hu=(72.0,))))
     (data / "cases.csv").write_text("case,patient,split,expands\ns1,a,test,1\ns2,b,test,0\n")
-    assert main(["evaluate", "haematoma", "--data", str(data), "--models", str(models), "--out", str(out)]) == 0
+    arguments = ["evaluate", "haematoma", "--data", str(data), "--models", str(models), "--out", str(out), "--card"]
+    assert main(arguments) == 0
     figures = json.loads((out / "figures.json").read_text())
     assert figures["goals"] == {}
     assert [case["patient"] for case in figures["cases"]] == ["a", "b"]
@@ -68,6 +69,9 @@ def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pyt
     assert 0.2 < figures["network"]["median_dice"]["value"] <= 1
     assert figures["network"]["median_dice"]["low"] <= figures["network"]["median_dice"]["value"]
     assert figures["expansion"]["haematomas"] + figures["unjudged"] == 2
+    stored = json.loads((models / "haematoma-own.json").read_text())
+    assert stored["figures"]["median_dice"] == figures["pipeline"]["median_dice"]
+    assert stored["figures"]["set"] == "data, split test"
     page = (out / "page.txt").read_text()
     assert page in capsys.readouterr().out
     assert "RESEARCH" in page
