@@ -58,7 +58,7 @@ def tissue(person: Person, xyz: F32, *, displace: Displace | None = None) -> Tis
     hu = np.full(n, -1000, np.float32)
     depth = np.full(n, -1000, np.float32)
     x, y, z = xyz
-    near = np.flatnonzero((x * x / 108**2 + (y - 4) ** 2 / 138**2 < 1) & (z < 108))
+    near = np.flatnonzero((x * x / 100**2 + (y - 4) ** 2 / 126**2 < 1) & (z < 108))
     if near.size == 0:
         return Tissue(hu, depth, None)
     q = nominal(person, np.ascontiguousarray(xyz[:, near]))

@@ -267,7 +267,7 @@ def _draw(
     density = float(np.clip(rng.normal(57 + 11 * ripe, 5), 45, 85)) if hu is None else hu
     if hu is None and (signs.blend or signs.black_hole or signs.swirl):
         density = max(density, 62.0 + 4.0 * signs.blend)
-    rough = rng.uniform((0.09, 0.07), (0.18, 0.13)) if signs.irregular else rng.uniform((0.02, 0.005), (0.07, 0.02))
+    rough = rng.uniform((0.12, 0.09), (0.2, 0.15)) if signs.irregular else rng.uniform((0.02, 0.005), (0.07, 0.02))
     return Haematoma(
         centre=as_point(centre),
         axes=as_point(axes),

@@ -134,7 +134,8 @@ def write_ct_head(
     """
     _check(bleed=bleed, slices=slices, tilt=tilt, gaps=gaps, series=series, matrix=matrix, vendor=vendor)
     model = _first_model(seed, bleed)
-    asked: dict[str, object] = {"seed": seed, "bleed": bleed, "slices": slices, "matrix": matrix, "followup": None}
+    asked: dict[str, object] = {"seed": seed, "bleed": bleed, "slices": slices, "gaps": gaps, "matrix": matrix}
+    asked["followup"] = None
     asked["patient"] = {k: v for k, v in (header or {}).items() if k.startswith(("Patient", "IssuerOf"))}
     grid = study_grid(model, slices=slices, tilt=tilt, gaps=gaps, matrix=matrix)
     key = json.dumps([seed, bleed, slices, tilt, gaps, matrix])
@@ -166,13 +167,13 @@ def write_follow_up(
     try:
         asked = json.loads((first / _MADE_BY).read_text(encoding="ascii"))
         first_seed, bleed, matrix = int(asked["seed"]), asked["bleed"], int(asked["matrix"])
-        before, patient = int(asked["slices"]), dict(asked["patient"])
+        before, patient = _step(int(asked["slices"]), str(asked["gaps"])), dict(asked["patient"])
         again = asked["followup"] is not None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--followup-of {first}: not a folder that `ichor phantom ct-head` wrote") from error
     if again:
         raise ConfigError(f"--followup-of {first}: is a follow-up itself; name the first study")
-    count = slices if slices is not None else 55 if _step(before) == _STEPS_MM[0] else 33
+    count = slices if slices is not None else 55 if before == _STEPS_MM[0] else 33
     _check(bleed=bleed, slices=count, tilt=tilt, gaps=gaps, series=series, matrix=matrix, vendor=vendor)
     try:
         model, hours = followed_up(_first_model(first_seed, bleed), seed=seed)
@@ -219,7 +220,7 @@ def _write_study(
 
 def study_grid(model: HeadModel, *, slices: int, tilt: float, gaps: str, matrix: int) -> Grid:
     """The axial slices of a study: from above the vertex down, or about the head's middle where they are too few."""
-    step = _step(slices)
+    step = _step(slices, gaps)
     x, y, z = model.scanner.shift_mm
     distances = np.full(max(slices - 1, 0), step)
     if gaps == "uneven":
@@ -243,8 +244,10 @@ def study_grid(model: HeadModel, *, slices: int, tilt: float, gaps: str, matrix:
     )
 
 
-def _step(slices: int) -> float:
-    return next((s for s in _STEPS_MM if s * slices <= 165), _STEPS_MM[-1])
+def _step(slices: int, gaps: str) -> float:
+    # Of uneven slices a third lies at half the distance.
+    covered = slices * (5 / 6 if gaps == "uneven" else 1.0)
+    return next((s for s in _STEPS_MM if s * covered <= 165), _STEPS_MM[-1])
 
 
 def _check(

@@ -99,7 +99,7 @@ def draw_person(rng: np.random.Generator) -> Person:
     scalp_blood: tuple[Point, Point, float] | None = None
     if rng.random() < 0.12:
         turn, up = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 1.0)
-        centre = np.array([84 * np.cos(turn) * np.cos(up), 16 + 108 * np.sin(turn) * np.cos(up), 8 + 88 * np.sin(up)])
+        centre = np.array([78 * np.cos(turn) * np.cos(up), 14 + 99 * np.sin(turn) * np.cos(up), 8 + 83 * np.sin(up)])
         scalp_blood = (as_point(centre), as_point(rng.uniform((10, 10, 8), (26, 26, 22))), float(rng.uniform(45, 75)))
     artery = tuple(float(rng.uniform(60, 78) if rng.random() < 0.08 else rng.uniform(38, 56)) for _ in range(2))
     return Person(
@@ -138,7 +138,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         warp=float(rng.uniform(0.8, 1.9)),
         shrink=float(0.985 + 0.045 * atrophy + rng.normal(0, 0.004)),
         shut=float(0.36 - 0.26 * atrophy + rng.normal(0, 0.03)),
-        suture=float(rng.uniform(0, 500)),
+        suture=float(rng.uniform(300, 700)),
         bundles=Waves.draw(rng, 7, shortest_mm=16, longest_mm=34, stretch=(1, 1, 5)),
         septa=Waves.draw(rng, 6, shortest_mm=5, longest_mm=10),
         patchy=Waves.draw(rng, 6, shortest_mm=12, longest_mm=45),
