@@ -29,6 +29,7 @@ def deliver_expansion(
     grid = network.config.grid
     own = {
         "name": name,
+        "kind": "classification",
         "version": version,
         "use": "RESEARCH",
         "command": command,

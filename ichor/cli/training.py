@@ -35,8 +35,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--heads must be 1..{HELD_OUT_FROM_SEED}, not {options.heads}")
     if options.data is not None and options.heads is not None:
         raise ConfigError("--heads and --data: one of them")
-    # Hundreds of lines about what it shares when it writes a model.
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)
+    # Hundreds of lines about what they do when a model is written.
+    for name in ("onnx_ir", "onnxscript", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return _segmentation(options) if options.stage == "segmentation" else _expansion(options)
 
 

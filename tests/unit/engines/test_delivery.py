@@ -80,5 +80,5 @@ def test_a_judge_of_expansion_is_delivered_with_its_attention(tmp_path: Path) ->
     np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
     np.testing.assert_allclose(found["attention"], attention, atol=1e-4 * float(attention.max()) + 1e-9)
     card = load_model_card("tiny-expansion-phantom", models=tmp_path)
-    assert card.facts["command"] == "c"
+    assert (card.facts["command"], card.facts["kind"]) == ("c", "classification")
     assert "Max-1, Max, Max+1" in card.facts["input"]
