@@ -22,6 +22,7 @@ VERSION = "1.0.0"
 HEADS, BLEEDS = 320, 4000
 HELD_OUT, HELD_OUT_BLEEDS = 8, 200
 HELD_OUT_FROM_SEED = 10_000
+POOL = f"pool-{GENERATOR}"  # another generator draws other heads for the same seeds
 """Phantoms of these seeds are looked at while training, never trained on; from 20,000 on nobody looks before acceptance."""
 
 
@@ -86,7 +87,7 @@ def _cases(options: argparse.Namespace) -> tuple[list[PooledCase], list[PooledCa
         found, data = _own(options)
         train, held_out = ([case.key for case in found if case.split == split] for split in ("train", "val"))
         source = partial(_prepared, {case.key: case for case in found}, paper=paper)
-    pool = CasePool(options.pool or options.out / "pool", source)
+    pool = CasePool(options.pool or options.out / POOL, source)
     pool.fill(train + held_out, processes=options.processes, report=say)
     return [pool.load(key) for key in train], [pool.load(key) for key in held_out[: 4 * HELD_OUT]], data
 
@@ -116,7 +117,7 @@ def _expansion(options: argparse.Namespace) -> int:
         found = [case for case in found if case.expands is not None]
         train, held_out = ([case.key for case in found if case.split == split] for split in ("train", "val"))
         source = partial(user_bleed, {case.key: case for case in found})
-    folder = options.pool or options.out / "pool"
+    folder = options.pool or options.out / POOL
     folder.mkdir(parents=True, exist_ok=True)
     paths = {key: folder / f"{key}.npz" for key in (*train, *held_out)}
     make_missing(partial(expansion_pool.make, source), paths, options.processes, say)
