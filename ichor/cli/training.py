@@ -18,11 +18,11 @@ from ichor.errors import ConfigError, NotBuilt
 from phantoms.pool import GENERATOR
 
 NETWORKS = ("haematoma",)
+POOL = f"pool-{GENERATOR}"  # another generator draws other heads for the same seeds
 VERSION = "1.0.0"
 HEADS, BLEEDS = 320, 4000
 HELD_OUT, HELD_OUT_BLEEDS = 8, 200
 HELD_OUT_FROM_SEED = 10_000
-POOL = f"pool-{GENERATOR}"  # another generator draws other heads for the same seeds
 """Phantoms of these seeds are looked at while training, never trained on; from 20,000 on nobody looks before acceptance."""
 
 
