@@ -131,7 +131,8 @@ def _check_citable(volume: Volume) -> None:
 
 def _recall_key(bench: Bench, spec: PipelineSpec, study_instance_uid: str, volumes: Mapping[str, Volume]) -> str:
     content = "-".join(f"{role}:{content_digest(volume.sources)}" for role, volume in sorted(volumes.items()))
-    weights = tuple(bench.engines[model].sha256 for model in spec.models)
+    used = (*spec.models, *(model for model in spec.optional_models if model in bench.engines))
+    weights = tuple(f"{model} {bench.engines[model].sha256}" for model in used)
     return findings_key(
         study_instance_uid,
         content=content,
