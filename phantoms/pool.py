@@ -17,7 +17,7 @@ import numpy.typing as npt
 from phantoms.head import training_head
 
 # Part of every file: a pool that another generator wrote is made again, not mixed with this one's heads.
-GENERATOR = 2
+GENERATOR = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from phantoms.atlas import CAVITY, VAULT, depths
-from phantoms.fields import F32, both, capsule, union
+from phantoms.fields import F32, both, capsule, near_ellipsoid, union
 
 # Below this the template's brain is the medulla, and the cavity is the spinal canal.
 _FORAMEN_Z = -66.0
@@ -14,6 +14,8 @@ _FORAMEN_Z = -66.0
 def skull_depths(q: F32) -> tuple[F32, F32]:
     """Depth in mm below the cavity's wall, without the canal, and below the vault whose base has no hollows."""
     cavity, vault = depths(q, CAVITY, VAULT)
+    # The template's brain leaves out the suprasellar cistern, which is fluid and not bone.
+    cavity = np.maximum(cavity, -near_ellipsoid(q, (0, -3, -16), (19, 18, 13)))
     above = q[2] - np.float32(_FORAMEN_Z)
     return np.minimum(cavity, above), np.minimum(vault, above + np.float32(3))
 
