@@ -29,6 +29,7 @@ SERIES = {
     "parametric_map": (9002, "map"),
     "report": (9003, "measurement report"),
     "text_report": (9004, "text report"),
+    "overlay": (9005, "overlay"),
 }
 
 
@@ -134,20 +135,20 @@ class ResultContext:
         return tuple(o for o in self.predecessor.objects if o.kind == kind and o.sop_instance_uid not in mine)
 
     def finish(
-        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, title: str = ""
+        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = ""
     ) -> EncodedObject:
-        """Give ``dataset`` its identity, UIDs, time and equipment, and write it.
+        """Give ``dataset`` its identity, UIDs, time and equipment, and write it. ``series`` counts those of one kind.
 
         Whatever a library put there before (its clock, its own UIDs, its reading of the patient's name) is replaced.
         """
-        sop_instance_uid, series_instance_uid = self.uid(kind, index), self.uid(f"{kind} series")
+        sop_instance_uid, series_instance_uid = self.uid(kind, index), self.uid(f"{kind} series", series)
         correct_ambiguous_vr(dataset, True)
         self.header.copy_to(dataset)
         dataset.StudyInstanceUID = self.job.study_instance_uid
         dataset.SeriesInstanceUID, dataset.SOPInstanceUID = series_instance_uid, sop_instance_uid
         dataset.SOPClassUID = sop_class_uid
         number, what = SERIES[kind]
-        dataset.SeriesNumber, dataset.InstanceNumber = number, index + 1
+        dataset.SeriesNumber, dataset.InstanceNumber = number + 10 * series, index - series + 1
         dataset.SeriesDescription = plain(f"Ichor RESEARCH {self.algorithm.pipeline} {title or what}", 64)
         self._stamp(dataset)
         dataset.Manufacturer = MANUFACTURER
@@ -173,7 +174,7 @@ class ResultContext:
             setattr(dataset, f"{prefix}Time", time)
 
     def finish_image(
-        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, title: str = ""
+        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = ""
     ) -> EncodedObject:
         """`finish` for multi-frame images: what the image modules share besides."""
         dataset.ContentQualification = "RESEARCH"
@@ -182,7 +183,7 @@ class ResultContext:
         for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
             item.DimensionOrganizationUID = organization
         cite(dataset, self.amended(kind))
-        return self.finish(dataset, kind=kind, sop_class_uid=sop_class_uid, index=index, title=title)
+        return self.finish(dataset, kind=kind, sop_class_uid=sop_class_uid, index=index, series=series, title=title)
 
 
 def cite(dataset: Dataset, amended: Sequence[ResultObject]) -> None:

@@ -143,8 +143,13 @@ def _planar(context: ResultContext, group: FindingGroup, mask: Segmentation, vol
         finding_type=concept(group.finding),
         algorithm_id=context.algorithm_content(),
         finding_sites=_sites(group),
-        measurements=[_measurement(m) for m in group.measurements[:1]],
+        measurements=[_measurement(m) for m in _first_of_each_quantity(group.measurements)],
     )
+
+
+def _first_of_each_quantity(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """What is written beside an outline: one volume, one probability."""
+    return list({m.code: m for m in reversed(measurements)}.values())[::-1]
 
 
 def _numbers(

@@ -84,11 +84,10 @@ def numbers(findings: Findings) -> list[str]:
 
 
 def totals_of(findings: Findings) -> tuple[Measurement, ...]:
-    """Measurements of the whole study, without those that its only group has said already."""
+    """Measurements of the whole study, without those that a group has said already."""
     if findings.outcome == "not_analysed":
         return ()
-    said = findings.groups[0].measurements if len(findings.groups) == 1 else ()
-    known = {(m.name, m.value) for m in said}
+    known = {(m.name, m.value) for group in findings.groups for m in group.measurements}
     return tuple(m for m in findings.measurements if (m.name, m.value) not in known)
 
 

@@ -17,7 +17,7 @@ from ichor.store.findings import findings_key, load_findings
 from ichor.store.protocol import Blobs, SpoolReader
 from ichor.types import Algorithm, Findings, Job, Manifest, ManifestRef, ResultSet, Stage, Volume
 from ichor.uids import content_digest
-from pipelines.picture import Drawn, draw
+from pipelines.picture import Drawn, draw, overlays
 from pipelines.results import Made
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,9 @@ def attempt(bench: Bench, spec: PipelineSpec, job: Job, *, predecessor: ResultSe
         return not_analysed(bench, spec, job, reason=error.reason, predecessor=predecessor, watch=watch)
     sources = tuple(dict.fromkeys(i for v in [main, *volumes.values()] for i in v.sources))
     with watch(Stage.ENCODE):
-        objects = bench.encoder.encode(findings, job=job, sources=sources, volume=main, predecessor=predecessor)
+        objects = bench.encoder.encode(
+            findings, job=job, sources=sources, volume=main, predecessor=predecessor, overlays=overlays(findings, main)
+        )
         pictures = draw(findings, main)
     return Made(
         findings=findings, sources=sources, objects=tuple(objects), pictures=tuple(pictures), seconds=watch.seconds,

@@ -27,8 +27,8 @@ from ichor.types import (
     Volume,
 )
 from pipelines import expansion
-from pipelines.brain import intracranial_space
 from pipelines.expansion import Expansion
+from pipelines.fitness import fit_space
 from pipelines.midline import Midline
 from pipelines.regions import (
     LEAST_ENCLOSED,
@@ -75,14 +75,16 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
     Raises
     ------
     Unreadable
-        ``NO_BRAIN`` when none is there; ``GAP`` when the scan lacks a slice and nothing was found in the others, since
+        ``NO_BRAIN`` when none is there, or what else `pipelines.fitness` finds wrong; ``GAP`` when the scan lacks a slice and nothing was found in the others, since
         a haematoma may lie in what is missing.
+    ValueError
+        A probability that is not on the volume's grid or not a number somewhere.
     """
     volume, engine = volumes[ROLE], engines[MODEL]
     if not isinstance(engine, SegmentationEngine):
         raise TypeError(f"{MODEL} does not outline")
     with timing(Stage.MEASURE):
-        space = intracranial_space(volume)
+        space = fit_space(volume)
     with timing(Stage.INFER):
         probability = engine.segment(volume)
     with timing(Stage.MEASURE):

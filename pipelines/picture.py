@@ -1,4 +1,5 @@
-"""Preview pictures of findings: a slice as a radiologist sees it, lesions outlined, RESEARCH burned in. Not DICOM.
+"""Pictures of findings: a slice as a radiologist sees it, lesions outlined, attention in colour, RESEARCH burned in.
+Not DICOM: `dicom_out` makes objects of what viewers without maps are to show.
 
 No identity is drawn. Left and right come from direction cosines, never from array order.
 """
@@ -14,7 +15,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
-from ichor.types import Findings, Volume
+from ichor.encoding import Overlay
+from ichor.types import Findings, Float32Array, Volume
+from pipelines.terms import GRAD_CAM
 
 HEIGHT = 640
 MARGIN_MM = 14.0
@@ -22,6 +25,9 @@ BONE_HU = 300.0
 MOST = 3
 MARK = "RESEARCH - not for clinical use"
 OUTLINE, INK, SHADOW = (255, 196, 0), (235, 235, 235), (0, 0, 0)
+# Attention from 0 to 1: through red to yellow, over grey that always shows through.
+HEAT = np.array([(120, 0, 60), (230, 30, 20), (255, 225, 40)], np.float32)
+COVER = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,29 +65,61 @@ class View:
 
 
 def draw(findings: Findings, volume: Volume) -> list[Drawn]:
-    """The largest slice of each of the three largest lesions; of a head without one the middle slice; else nothing."""
+    """The largest slice of each of the three largest lesions, and the middle one of each attention map; of a head without
+    a lesion the middle slice; else nothing."""
     masks = [(group.tracking_id, group.segmentation.mask_zyx) for group in findings.groups if group.segmentation]
     count = volume.array_zyx.shape[0]
     if findings.outcome == "none":
         k = count // 2
-        return [
-            Drawn(png=_picture(volume, k, [], findings.window), caption=f"No haematoma found; slice {k + 1} of {count}")
-        ]
+        return [_drawn(_picture(volume, k, [], findings.window), f"No haematoma found; slice {k + 1} of {count}")]
     shown: dict[int, list[str]] = {}
     for name, mask in masks[:MOST]:
         shown.setdefault(int(np.count_nonzero(mask, axis=(1, 2)).argmax()), []).append(name)
-    return [
-        Drawn(
-            png=_picture(volume, k, [mask[k] for _, mask in masks], findings.window),
-            caption=f"{', '.join(names)} outlined; slice {k + 1} of {count}",
+    outlined = [
+        _drawn(
+            _picture(volume, k, [mask[k] for _, mask in masks], findings.window),
+            f"{', '.join(names)} outlined; slice {k + 1} of {count}",
         )
         for k, names in shown.items()
     ]
+    coloured = [one for one in overlays(findings, volume) if one.middle]
+    return [*outlined, *(_drawn(Image.fromarray(one.rgb_yx), one.caption) for one in coloured)]
+
+
+def overlays(findings: Findings, volume: Volume) -> list[Overlay]:
+    """Every slice that an attention map (Grad-CAM) holds, with the map in colour over it and the lesions outlined."""
+    masks = [group.segmentation.mask_zyx for group in findings.groups if group.segmentation]
+    drawn = []
+    for values in findings.maps:
+        if values.quantity != GRAD_CAM:
+            continue
+        slices = np.flatnonzero(values.values_zyx.any(axis=(1, 2)))
+        for place, k in enumerate(slices):
+            image = _picture(
+                volume, int(k), [mask[k] for mask in masks], findings.window, heat=values.values_zyx[k],
+                legend=values.label,
+            )  # fmt: skip
+            drawn.append(
+                Overlay(
+                    rgb_yx=np.asarray(image),
+                    slice=int(k),
+                    middle=place == len(slices) // 2,
+                    caption=f"{values.label} (Grad-CAM) in colour; slice {k + 1} of {len(volume.array_zyx)}",
+                )
+            )
+    return drawn
+
+
+def _drawn(image: Image.Image, caption: str) -> Drawn:
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=3)
+    return Drawn(png=out.getvalue(), caption=caption)
 
 
 def _picture(
-    volume: Volume, k: int, masks_yx: Sequence[npt.NDArray[np.uint8]], window: tuple[float, float]
-) -> bytes:  # fmt: skip
+    volume: Volume, k: int, masks_yx: Sequence[npt.NDArray[np.uint8]], window: tuple[float, float], *,
+    heat: Float32Array | None = None, legend: str = "",
+) -> Image.Image:  # fmt: skip
     view = View.of(volume)
     dy, dx = view.spacing(volume.pixel_spacing)
     hu = np.asarray(view.apply(volume.array_zyx[k]), dtype=np.float32)
@@ -91,19 +129,36 @@ def _picture(
     scale = HEIGHT / (grey.shape[0] * dy)
     size = (max(1, round(grey.shape[1] * dx * scale)), HEIGHT)
     image = Image.fromarray((grey * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+    if heat is not None:
+        seen = np.asarray(view.apply(heat), dtype=np.float32)[rows, columns]
+        image = _coloured(image, np.asarray(Image.fromarray(seen).resize(size, Image.Resampling.BILINEAR)))
     pen = ImageDraw.Draw(image)
     for number, mask in enumerate(masks_yx, start=1):
-        seen = np.asarray(view.apply(mask))[rows, columns]
-        for contour in find_contours(np.pad(seen, 1).astype(np.float32), 0.5):  # type: ignore[no-untyped-call]
+        seen_mask = np.asarray(view.apply(mask))[rows, columns]
+        for contour in find_contours(np.pad(seen_mask, 1).astype(np.float32), 0.5):  # type: ignore[no-untyped-call]
             points = [(float((x - 0.5) * dx * scale), float((y - 0.5) * dy * scale)) for y, x in contour]
-            pen.line(points, fill=OUTLINE, width=2, joint="curve")
-        if len(masks_yx) > 1 and seen.any():
-            y, x = np.argwhere(seen).min(axis=0)
+            pen.line(points, fill=OUTLINE, width=2 if heat is None else 1, joint="curve")
+        if len(masks_yx) > 1 and seen_mask.any():
+            y, x = np.argwhere(seen_mask).min(axis=0)
             _text(pen, (float(x * dx * scale) - 4, float(y * dy * scale) - 4), str(number), anchor="rb", size=18)
     _letters(pen, image.size, scale)
-    out = io.BytesIO()
-    image.save(out, "PNG", compress_level=3)
-    return out.getvalue()
+    if heat is not None:
+        _legend(image, legend)
+    return image
+
+
+def _coloured(image: Image.Image, heat_yx: Float32Array) -> Image.Image:
+    heat = np.clip(heat_yx, 0, 1)
+    colour = np.stack([np.interp(heat, np.linspace(0, 1, len(HEAT)), HEAT[:, c]) for c in range(3)], axis=-1)
+    cover = (COVER * np.sqrt(heat))[..., None]
+    return Image.fromarray(np.rint((1 - cover) * np.asarray(image) + cover * colour).astype(np.uint8))
+
+
+def _legend(image: Image.Image, text: str) -> None:
+    """What the colours mean, at the lower left, with a bar from 0 to 1."""
+    bar = np.broadcast_to(np.linspace(0, 1, 90, dtype=np.float32), (10, 90))
+    image.paste(_coloured(Image.new("RGB", (90, 10)), np.asarray(bar)), (12, image.height - 18))
+    _text(ImageDraw.Draw(image), (12, image.height - 22), f"{text} (Grad-CAM), 0 to 1", anchor="lb", size=14)
 
 
 def _crop(hu: npt.NDArray[np.float32], dy: float, dx: float) -> tuple[slice, slice]:

@@ -24,6 +24,7 @@ from ichor.types import Grade, Job, SeriesStatus, Stage, unique
 _KINDS = {
     "segmentation": "segmentation",
     "parametric_map": "map",
+    "overlay": "overlay",
     "report": "structured report",
     "text_report": "text report",
 }
@@ -205,7 +206,7 @@ def _done(event: JobDone) -> list[Line]:
         )
     ]
     if event.objects:
-        kinds = ", ".join(_KINDS.get(o.kind, o.kind) for o in event.objects)
+        kinds = ", ".join(unique([_KINDS.get(o.kind, o.kind) for o in event.objects]))
         amends = " They amend the earlier result." if event.predecessor else ""
         whither = f"for {', '.join(event.destinations)}" if event.destinations else "(no destination is set)"
         text = f"{images(len(event.objects))} written {whither}: {kinds}.{amends}"

@@ -158,7 +158,7 @@ def test_a_faint_region_is_not_called_a_haematoma() -> None:
 
 
 def test_a_haematoma_at_the_edge_of_the_scan_is_said_to_be_cut() -> None:
-    volume = head(blood=[LEFT])
+    volume = head(blood=[((20.0, -5.0, -46.0), 13.0)])
     assert not any("edge of the scan" in line for line in run(volume).summary)
     first = int(np.flatnonzero((np.abs(volume.array_zyx - 66.0) < 3).sum(axis=(1, 2)) > 20)[0])
     cut = replace(
