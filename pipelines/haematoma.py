@@ -26,9 +26,10 @@ from ichor.types import (
     Statement,
     Volume,
 )
-from pipelines import expansion
+from pipelines import expansion, ich_score
 from pipelines.expansion import Expansion
 from pipelines.fitness import fit_space
+from pipelines.location import HeadFrame, Location
 from pipelines.midline import Midline
 from pipelines.regions import (
     LEAST_ENCLOSED,
@@ -64,7 +65,7 @@ NONE_FOUND = "No intracerebral haematoma found; subdural, epidural and subarachn
 NOT_ASSESSED = (
     "subdural, epidural and subarachnoid blood",
     "haematomas below 1 mL",
-    "intraventricular blood apart from the haematoma",
+    "blood in the ventricles",
     "oedema around the haematoma",
 )
 
@@ -90,8 +91,8 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
     with timing(Stage.MEASURE):
         _check(probability, volume)
         regions = find_regions(probability, volume, space)
-        midline = Midline.of(volume, space)
-        lesions = sorted((measured(mask, volume, midline) for mask in regions.masks), key=lambda one: -one.voxel_ml)
+        frame = HeadFrame.of(volume, space, Midline.of(volume, space))
+        lesions = sorted((measured(mask, volume, frame) for mask in regions.masks), key=lambda one: -one.voxel_ml)
     if not lesions:
         return _none(volume, regions, engine)
     with timing(Stage.INFER):
@@ -123,13 +124,18 @@ def _found(
 ) -> Findings:  # fmt: skip
     even = Sampling.of(volume).even
     first, *others = (_group(number, lesion, even=even) for number, lesion in enumerate(lesions, start=1))
-    first = replace(first, measurements=(*first.measurements, *judged.measurements))
+    first = replace(
+        first,
+        measurements=(*first.measurements, *judged.measurements),
+        statements=(*first.statements, *ich_score.statements(lesions)),
+    )
     which = "the haematoma" if len(lesions) == 1 else "haematoma 1"
     unjudged = () if judged.reason is None else (f"probability of expansion: {judged.reason}",)
     return Findings(
         outcome="found",
         summary=(
-            *_sentences(lesions), *judged.sentences(which=which), *_edge(lesions, volume), *_gap(volume),
+            *_sentences(lesions), *judged.sentences(which=which),
+            f"Items of the ICH score: {'; '.join(ich_score.items(lesions))}", *_edge(lesions, volume), *_gap(volume),
             *_left_out(regions),
         ),
         algorithm=_algorithm(engine, judged.parameters),
@@ -177,6 +183,7 @@ def _group(number: int, lesion: Lesion, *, even: bool) -> FindingGroup:
         measurements=_volumes([lesion], even=even),
         statements=(
             Statement(code=FINDING, text=f"side: {lesion.side}"),
+            Statement(code=FINDING, text=f"location: {lesion.location} (coarse rule, not an atlas)"),
             Statement(code=FINDING, text=f"centre {x:.1f}, {y:.1f}, {z:.1f} mm (patient coordinates, LPS)"),
         ),
     )  # fmt: skip
@@ -198,13 +205,18 @@ def _volumes(lesions: Sequence[Lesion], *, even: bool) -> tuple[Measurement, ...
 def _sentences(lesions: list[Lesion]) -> list[str]:
     if len(lesions) == 1:
         (one,) = lesions
-        first = f"Intracerebral haematoma: {one.mesh_ml:.1f} mL (mesh), {one.side}"
+        first = f"Intracerebral haematoma: {one.mesh_ml:.1f} mL (mesh), {_where(one)}"
         return [first, f"By voxels {one.voxel_ml:.1f} mL, by ABC/2 {one.abc2_ml:.1f} mL"]
     total = sum(one.mesh_ml for one in lesions)
     return [f"{len(lesions)} intracerebral haematomas: {total:.1f} mL together (mesh)"] + [
-        f"{n}: {one.mesh_ml:.1f} mL (mesh), {one.side}; voxels {one.voxel_ml:.1f} mL, ABC/2 {one.abc2_ml:.1f} mL"
+        f"{n}: {one.mesh_ml:.1f} mL (mesh), {_where(one)}; voxels {one.voxel_ml:.1f} mL, ABC/2 {one.abc2_ml:.1f} mL"
         for n, one in enumerate(lesions, start=1)
     ]
+
+
+def _where(lesion: Lesion) -> str:
+    certain = lesion.location not in (Location.SUPRATENTORIAL, Location.UNCERTAIN)
+    return f"{lesion.side}, {lesion.location}" if certain else lesion.side
 
 
 def _edge(lesions: list[Lesion], volume: Volume) -> list[str]:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from ichor.types import Float32Array, Float64Array, MaskArray, Volume
 from pipelines.brain import Intracranial
-from pipelines.midline import Midline
+from pipelines.location import HeadFrame, Location
 from pipelines.volumes import Sampling, abc2_volume_ml, mesh_volume_ml, voxel_volume_ml
 
 PROBABILITY = 0.5
@@ -25,7 +25,7 @@ MOST_SEGMENTS = 20  # each costs a mask of the whole volume; smaller ones share 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesion:
-    """One region: its mask on the volume's grid, volumes in mL, centre (LPS, mm) and side."""
+    """One region: its mask on the volume's grid, volumes in mL, centre (LPS, mm), side and place."""
 
     mask_zyx: MaskArray
     mesh_ml: float
@@ -33,6 +33,7 @@ class Lesion:
     abc2_ml: float
     centre_lps: tuple[float, float, float]
     side: str
+    location: Location
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +83,8 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
     return Regions(masks=masks, outside_ml=outside, specks_ml=tuple(sorted(specks, reverse=True)))
 
 
-def measured(mask_zyx: MaskArray, volume: Volume, midline: Midline) -> Lesion:
-    """Volumes, centre and side of a mask, which is not empty."""
+def measured(mask_zyx: MaskArray, volume: Volume, frame: HeadFrame) -> Lesion:
+    """Volumes, centre, side and place of a mask, which is not empty."""
     sampling = Sampling.of(volume)
     rows, columns = np.flatnonzero(mask_zyx.any(axis=(0, 2))), np.flatnonzero(mask_zyx.any(axis=(0, 1)))
     part = mask_zyx[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -91,7 +92,7 @@ def measured(mask_zyx: MaskArray, volume: Volume, midline: Midline) -> Lesion:
     weights = volume.slice_extents[voxels[:, 0]]
     points: Float64Array = volume.to_lps(voxels)
     x, y, z = (float(v) for v in np.average(points, axis=0, weights=weights))
-    left = float(np.average(midline.left_of(points) > 0, weights=weights))
+    left = float(np.average(frame.midline.left_of(points) > 0, weights=weights))
     side = "left" if left >= ONE_SIDED else "right" if left <= 1 - ONE_SIDED else "across the midline"
     return Lesion(
         mask_zyx=mask_zyx,
@@ -100,4 +101,5 @@ def measured(mask_zyx: MaskArray, volume: Volume, midline: Midline) -> Lesion:
         abc2_ml=abc2_volume_ml(part, sampling),
         centre_lps=(x, y, z),
         side=side,
+        location=frame.locate((x, y, z)),
     )

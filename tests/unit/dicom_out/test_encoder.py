@@ -219,7 +219,7 @@ def with_attention(sample: Sample) -> Findings:
     return dataclasses.replace(sample.findings, maps=(*sample.findings.maps, attention))
 
 
-def drawn(sample: Sample) -> list[Overlay]:
+def drawn() -> list[Overlay]:
     rng = np.random.default_rng(0)
     return [
         Overlay(
@@ -247,7 +247,7 @@ def test_an_attention_map_has_its_own_series_and_its_values_on_the_slices_that_h
 def overlay_objects(sample: Sample, **changed: object) -> list[EncodedObject]:
     arguments = {
         "job": sample.job, "sources": sample.sources, "volume": sample.volume, "predecessor": None,
-        "overlays": drawn(sample),
+        "overlays": drawn(),
     } | changed  # fmt: skip
     encoder = DicomEncoder(sample.spool, software_version="0.1.0")
     return encoder.encode(with_attention(sample), **arguments)  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ def test_overlays_are_pictures_of_one_series_that_cite_the_slices_they_show(samp
     images = [read(o) for o in encoded if o.kind == "overlay"]
     assert len({i.SeriesInstanceUID for i in images}) == 1
     assert [i.InstanceNumber for i in images] == [1, 2, 3]
-    for image, overlay in zip(images, drawn(sample), strict=True):
+    for image, overlay in zip(images, drawn(), strict=True):
         assert image.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
         assert np.array_equal(image.pixel_array, overlay.rgb_yx)
         assert image.ImageType[:2] == ["DERIVED", "SECONDARY"]

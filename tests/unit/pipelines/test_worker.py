@@ -13,7 +13,7 @@ from unit.pipelines.heads import ThresholdEngine, head, instance
 from ichor.bus.memory import MemoryBus
 from ichor.bus.protocol import Delivery
 from ichor.clock import ManualClock
-from ichor.encoding import EncodedObject
+from ichor.encoding import EncodedObject, Overlay
 from ichor.errors import TransientError, Unreadable, WorkerFault
 from ichor.history import study as study_of
 from ichor.messages import (
@@ -78,9 +78,11 @@ class WordEncoder:
 
     def encode(
         self, findings: Findings, *, job: Job, sources: Sequence[Instance], volume: Volume | None,
-        predecessor: ResultSet | None,
+        predecessor: ResultSet | None, overlays: Sequence[Overlay] = (),
     ) -> list[EncodedObject]:  # fmt: skip
-        self.calls.append({"findings": findings, "sources": sources, "volume": volume, "predecessor": predecessor})
+        self.calls.append({
+            "findings": findings, "sources": sources, "volume": volume, "predecessor": predecessor, "overlays": overlays,
+        })  # fmt: skip
         if self.error is not None:
             raise self.error
         kinds = ["segmentation", "report"] if findings.outcome == "found" else ["report"]
