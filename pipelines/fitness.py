@@ -27,10 +27,10 @@ AIR_HU = -500.0
 METAL_HU = 2500.0
 DARK_HU = -30.0
 METAL_DARK_SHARE = 0.005
-MOST_NOISE_HU = 15.0
+MOST_NOISE_HU = 18.0
 CONTRAST_HU = (110.0, 400.0)
-CONTRAST_ML = 0.5
-CONTRAST_EXTENT_MM = 20.0  # vessels and sinuses are long, calcifications are clumps
+CONTRAST_ML = 0.4
+CONTRAST_EXTENT_MM = 20.0  # in the plane; vessels and sinuses are long, calcifications are clumps
 FROM_BONE_MM = 6.0
 ANGLES = 72
 
@@ -185,7 +185,7 @@ def _noise_hu(
 
 
 def _long_ml(dense_zyx: npt.NDArray[np.bool_], volume: Volume, used: slice) -> float:
-    """Volume of connected parts that are at least `CONTRAST_EXTENT_MM` long."""
+    """Volume of connected parts that are at least `CONTRAST_EXTENT_MM` long in the plane."""
     labels, count = ndimage.label(dense_zyx, structure=np.ones((3, 3, 3)))
     if count == 0:
         return 0.0
@@ -193,8 +193,8 @@ def _long_ml(dense_zyx: npt.NDArray[np.bool_], volume: Volume, used: slice) -> f
     dy, dx = volume.pixel_spacing
     total = 0.0
     for label, part in enumerate(ndimage.find_objects(labels), start=1):
-        size = (float(extents[part[0]].sum()), (part[1].stop - part[1].start) * dy, (part[2].stop - part[2].start) * dx)
-        if float(np.linalg.norm(size)) >= CONTRAST_EXTENT_MM:
+        size = ((part[1].stop - part[1].start) * dy, (part[2].stop - part[2].start) * dx)
+        if float(np.hypot(*size)) >= CONTRAST_EXTENT_MM:
             total += float(np.count_nonzero(labels[part] == label, axis=(1, 2)) @ extents[part[0]]) * dy * dx / 1000
     return total
 
