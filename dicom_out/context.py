@@ -11,7 +11,7 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import AlgorithmIdentification
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, BasicTextSRStorage, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_out.codes import ARTIFICIAL_INTELLIGENCE, PREDECESSOR, concept, plain, private_scheme, uses_private_scheme
 from dicom_out.header import SourceHeader, to_file
@@ -22,6 +22,8 @@ from ichor.uids import content_digest, result_uid, uid_of
 MANUFACTURER = "Ichor"
 IMPLEMENTATION_CLASS_UID = uid_of("ichor-implementation")
 RESEARCH_NOTICE = "RESEARCH: not for clinical use."
+
+_REPORT_CLASSES = (Comprehensive3DSRStorage, BasicTextSRStorage)
 
 # kind -> (series number, what a person reads in the series list)
 SERIES = {
@@ -133,6 +135,12 @@ class ResultContext:
             return ()
         mine = {self.uid(kind, index) for index in range(len(self.predecessor.objects))}
         return tuple(o for o in self.predecessor.objects if o.kind == kind and o.sop_instance_uid not in mine)
+
+    @property
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """(SOP Class UID, SOP Instance UID) of the reports of another study that the findings compare with."""
+        named = ((sop_class, instance) for _, _, sop_class, instance in self.findings.pertinent)
+        return tuple(pair for pair in named if pair[0] in _REPORT_CLASSES)
 
     def finish(
         self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = ""

@@ -107,6 +107,7 @@ def _number(measurement: Measurement) -> str:
 
 def _provenance(context: ResultContext) -> list[str]:
     lines = [f"This report amends the report {o.sop_instance_uid}." for o in context.amended(KIND)]
+    lines += [f"Compared with the report {instance}." for _, instance in context.compared]
     count = len(context.sources)
     lines.append(f"Images used: {count}." if context.findings.outcome != "not_analysed" else "No image was analysed.")
     return [*lines, *context.provenance(), RESEARCH_NOTICE]

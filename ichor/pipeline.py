@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from ichor.encoding import Overlay
 from ichor.types import Findings, Float32Array, MaskArray, Stage, Volume
 
 
@@ -67,6 +68,28 @@ class Timing(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """A scan and what was found on it."""
+
+    findings: Findings
+    volume: Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Findings that speak of an earlier scan, too, and a picture of both where one can be drawn."""
+
+    findings: Findings
+    picture: Overlay | None = None
+
+
+class Compare(Protocol):
+    """Implemented by pipelines that follow a finding up."""
+
+    def __call__(self, now: Examined, earlier: Examined, *, hours: float) -> Compared: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
     """One pipeline: the roles it needs and can use, its models and parameters, and the function that does the work.
 
@@ -74,6 +97,8 @@ class PipelineSpec:
 
     ``run`` gets a volume per role present and the engines by model name, and returns findings; it raises
     `ichor.errors.Unreadable` with a reason for what it cannot measure, and never invents a number.
+
+    ``compare`` gets what was found now and in a scan of the same patient at most ``follow_up_hours`` before.
     """
 
     name: str
@@ -83,6 +108,8 @@ class PipelineSpec:
     models: tuple[str, ...] = ()
     optional_models: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    follow_up_hours: float = 0.0
+    compare: Compare | None = None
     run: Callable[[Mapping[str, Volume], Mapping[str, Engine], Timing], Findings]
 
 

@@ -39,6 +39,7 @@ from ichor.store.protocol import Blobs
 from ichor.types import Job, Stage
 from listener.assembly_store import AssemblyStore
 from listener.pauses import Pauses
+from listener.scans import may_follow
 from listener.study import StudyAssembly
 from listener.view import identities_of, view_of
 
@@ -251,6 +252,7 @@ class Assembler:
                 study_wait=self._study_wait,
                 senders=self._senders,
                 rules=self._rules,
+                scans_near=self._store.scans_near,
             )
             held = self._held[uid] = _Held(study, self._store.load(study) or 0)
             while len(self._held) > _IN_MEMORY:
@@ -315,11 +317,17 @@ class Assembler:
             metrics.SERIES_AMENDED.labels(grade.value).inc()
 
     def _save(self, held: _Held, *, due: float | None, outgoing: list[tuple[str, Envelope]]) -> None:
-        study = held.study
+        study, now = held.study, self._clock.time()
+        again = self._to_compare(study)
         self._store.save(
-            study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed
+            study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed,
+            again=(now, again),
         )  # fmt: skip
         self._senders.changed.clear()
+        for uid in again:
+            if uid in self._held:
+                self._held[uid].study.reconsider()
+            self._wait(uid, min(now, self._due.get(uid, now)))
         if due is None:
             self._due.pop(study.uid, None)
         else:
@@ -327,6 +335,15 @@ class Assembler:
         if outgoing:
             self._to_publish = True
             self.publish()
+
+    def _to_compare(self, study: StudyAssembly) -> set[str]:
+        """Later studies of the patient, whose reports may have to speak of this one's scan, or no longer may."""
+        found = set()
+        for pipeline in self._pipelines:
+            for scan in study.moved.get(pipeline.name, ()):
+                others = self._store.scans_near(scan, pipeline.follow_up_hours)
+                found |= {other.study_instance_uid for other in others if may_follow(other, scan)}
+        return found
 
     def _wait(self, uid: str, due: float) -> None:
         self._due[uid] = due

@@ -26,7 +26,7 @@ from ichor.types import (
     Statement,
     Volume,
 )
-from pipelines import expansion, ich_score
+from pipelines import expansion, follow_up, ich_score
 from pipelines.expansion import Expansion
 from pipelines.fitness import fit_space
 from pipelines.location import HeadFrame, Location
@@ -253,5 +253,5 @@ PARAMETERS: Mapping[str, float] = {
 
 PIPELINE = PipelineSpec(
     name=NAME, version=VERSION, requires=(ROLE,), models=(MODEL,), optional_models=(expansion.MODEL,),
-    parameters=PARAMETERS, run=run,
+    parameters=PARAMETERS, run=run, follow_up_hours=follow_up.WITHIN_HOURS, compare=follow_up.compare,
 )  # fmt: skip

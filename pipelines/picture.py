@@ -71,19 +71,19 @@ def draw(findings: Findings, volume: Volume) -> list[Drawn]:
     count = volume.array_zyx.shape[0]
     if findings.outcome == "none":
         k = count // 2
-        return [_drawn(_picture(volume, k, [], findings.window), f"No haematoma found; slice {k + 1} of {count}")]
+        return [_drawn(render(volume, k, [], findings.window), f"No haematoma found; slice {k + 1} of {count}")]
     shown: dict[int, list[str]] = {}
     for name, mask in masks[:MOST]:
         shown.setdefault(int(np.count_nonzero(mask, axis=(1, 2)).argmax()), []).append(name)
     outlined = [
         _drawn(
-            _picture(volume, k, [mask[k] for _, mask in masks], findings.window),
+            render(volume, k, [mask[k] for _, mask in masks], findings.window),
             f"{', '.join(names)} outlined; slice {k + 1} of {count}",
         )
         for k, names in shown.items()
     ]
     coloured = [one for one in overlays(findings, volume) if one.middle]
-    return [*outlined, *(_drawn(Image.fromarray(one.rgb_yx), one.caption) for one in coloured)]
+    return [*outlined, *map(drawn_of, coloured)]
 
 
 def overlays(findings: Findings, volume: Volume) -> list[Overlay]:
@@ -95,7 +95,7 @@ def overlays(findings: Findings, volume: Volume) -> list[Overlay]:
             continue
         slices = np.flatnonzero(values.values_zyx.any(axis=(1, 2)))
         for place, k in enumerate(slices):
-            image = _picture(
+            image = render(
                 volume, int(k), [mask[k] for mask in masks], findings.window, heat=values.values_zyx[k],
                 legend=values.label,
             )  # fmt: skip
@@ -110,20 +110,26 @@ def overlays(findings: Findings, volume: Volume) -> list[Overlay]:
     return drawn
 
 
+def drawn_of(overlay: Overlay) -> Drawn:
+    """The same as a PNG."""
+    return _drawn(Image.fromarray(overlay.rgb_yx), overlay.caption)
+
+
 def _drawn(image: Image.Image, caption: str) -> Drawn:
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=3)
     return Drawn(png=out.getvalue(), caption=caption)
 
 
-def _picture(
+def render(
     volume: Volume, k: int, masks_yx: Sequence[npt.NDArray[np.uint8]], window: tuple[float, float], *,
-    heat: Float32Array | None = None, legend: str = "",
+    heat: Float32Array | None = None, legend: str = "", like_yx: npt.NDArray[np.generic] | None = None,
 ) -> Image.Image:  # fmt: skip
+    """Slice ``k``, turned as it is seen and cropped to its bone, or to that of another slice on its grid (``like_yx``)."""
     view = View.of(volume)
     dy, dx = view.spacing(volume.pixel_spacing)
     hu = np.asarray(view.apply(volume.array_zyx[k]), dtype=np.float32)
-    rows, columns = _crop(hu, dy, dx)
+    rows, columns = _crop(hu if like_yx is None else np.asarray(view.apply(like_yx), dtype=np.float32), dy, dx)
     centre, width = window
     grey = np.clip((hu[rows, columns] - (centre - width / 2)) / width, 0, 1)
     scale = HEIGHT / (grey.shape[0] * dy)
@@ -140,7 +146,7 @@ def _picture(
             pen.line(points, fill=OUTLINE, width=2 if heat is None else 1, joint="curve")
         if len(masks_yx) > 1 and seen_mask.any():
             y, x = np.argwhere(seen_mask).min(axis=0)
-            _text(pen, (float(x * dx * scale) - 4, float(y * dy * scale) - 4), str(number), anchor="rb", size=18)
+            write(pen, (float(x * dx * scale) - 4, float(y * dy * scale) - 4), str(number), anchor="rb", size=18)
     _letters(pen, image.size, scale)
     if heat is not None:
         _legend(image, legend)
@@ -158,7 +164,7 @@ def _legend(image: Image.Image, text: str) -> None:
     """What the colours mean, at the lower left, with a bar from 0 to 1."""
     bar = np.broadcast_to(np.linspace(0, 1, 90, dtype=np.float32), (10, 90))
     image.paste(_coloured(Image.new("RGB", (90, 10)), np.asarray(bar)), (12, image.height - 18))
-    _text(ImageDraw.Draw(image), (12, image.height - 22), f"{text} (Grad-CAM), 0 to 1", anchor="lb", size=14)
+    write(ImageDraw.Draw(image), (12, image.height - 22), f"{text} (Grad-CAM), 0 to 1", anchor="lb", size=14)
 
 
 def _crop(hu: npt.NDArray[np.float32], dy: float, dx: float) -> tuple[slice, slice]:
@@ -177,9 +183,9 @@ def _crop(hu: npt.NDArray[np.float32], dy: float, dx: float) -> tuple[slice, sli
 def _letters(pen: ImageDraw.ImageDraw, size: tuple[int, int], scale: float) -> None:
     """Mark, side letters and a scale of 5 cm. ``scale`` in picture pixels per mm."""
     width, height = size
-    _text(pen, (width / 2, 6), MARK, anchor="ma", size=16)
-    _text(pen, (8, height / 2), "R", anchor="lm", size=24)
-    _text(pen, (width - 8, height / 2), "L", anchor="rm", size=24)
+    write(pen, (width / 2, 6), MARK, anchor="ma", size=16)
+    write(pen, (8, height / 2), "R", anchor="lm", size=24)
+    write(pen, (width - 8, height / 2), "L", anchor="rm", size=24)
     length, y = 50 * scale, height - 12
     if length > width - 24:
         return
@@ -187,9 +193,9 @@ def _letters(pen: ImageDraw.ImageDraw, size: tuple[int, int], scale: float) -> N
     pen.line([(right - length, y), (right, y)], fill=INK, width=2)
     for x in (right - length, right):
         pen.line([(x, y - 5), (x, y + 5)], fill=INK, width=2)
-    _text(pen, (right - length / 2, y - 6), "5 cm", anchor="mb", size=14)
+    write(pen, (right - length / 2, y - 6), "5 cm", anchor="mb", size=14)
 
 
-def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, anchor: str, size: int) -> None:
+def write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *, anchor: str, size: int) -> None:
     font = ImageFont.load_default(size)
     pen.text(place, text, fill=INK, anchor=anchor, font=font, stroke_width=2, stroke_fill=SHADOW)

@@ -20,7 +20,6 @@ from ichor.types import Float32Array, Float64Array, Volume
 STEP_MM = 2.5
 BONE_HU = (150.0, 1000.0)
 SKULL_HU = 250.0
-AIR_HU = -1000.0
 SHRINK = (4, 2, 1)
 # Of the grid's points, per level: fewer give the same answer in a third of the time (docs/decisions/0020).
 SAMPLED = (1.0, 0.1, 0.05)
@@ -29,6 +28,7 @@ MOST_STEPS, LONGEST_STEP_MM, SHORTEST_STEP_MM = 60, 2.0, 0.01
 LEAST_OVERLAP = 0.8
 LEAST_COMMON = 0.5
 LEAST_SKULL_ML = 30.0
+MOST_POINTS = 8_000_000  # 2 m of a field of view of 25 cm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Registration:
 
     def inverse(self) -> Registration:
         """The same the other way round."""
-        return replace(self, matrix_lps=np.linalg.inv(self.matrix_lps))
+        return replace(self, matrix_lps=np.asarray(np.linalg.inv(self.matrix_lps), dtype=np.float64))
 
 
 def register(fixed: Volume, moving: Volume) -> Registration:
@@ -82,8 +82,8 @@ def register(fixed: Volume, moving: Volume) -> Registration:
     Whether the answer holds is said by `Registration.refusal`.
     """
     skulls = _skull(fixed), _skull(moving)
-    if min(_skull_ml(skull) for skull in skulls) < LEAST_SKULL_ML:
-        return Registration(matrix_lps=np.eye(4), overlap=0.0, common=0.0)
+    if skulls[0] is None or skulls[1] is None:
+        return _NOT_FOUND
     transform = sitk.CenteredTransformInitializer(
         *skulls, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
@@ -101,8 +101,14 @@ def register(fixed: Volume, moving: Volume) -> Registration:
     method.SetSmoothingSigmasPerLevel([float(s) if s > 1 else 0.0 for s in SHRINK])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(*skulls)
+    try:
+        method.Execute(*skulls)
+    except RuntimeError:  # the library's one exception: the two came to lie apart
+        return _NOT_FOUND
     return _judged(*skulls, transform)
+
+
+_NOT_FOUND = Registration(matrix_lps=np.eye(4), overlap=0.0, common=0.0)
 
 
 def index_of(volume: Volume, points_lps: Float64Array) -> Float64Array:
@@ -129,19 +135,25 @@ def sampled(
     return values
 
 
-def _skull(volume: Volume) -> sitk.Image:
-    """What is denser than soft tissue, on an even grid along the patient's axes; -1 where nothing was scanned."""
+def _skull(volume: Volume) -> sitk.Image | None:
+    """What is denser than soft tissue, on an even grid along the patient's axes; -1 where nothing was scanned.
+
+    None where there is hardly any, or where no head is so large.
+    """
     coarse = _coarse(volume)
     slices, rows, columns = (size - 1 for size in coarse.array_zyx.shape)
     corners = coarse.to_lps([(z, y, x) for z in (0, slices) for y in (0, rows) for x in (0, columns)])
     low = corners.min(axis=0)
-    size = np.ceil((corners.max(axis=0) - low) / STEP_MM).astype(int) + 1
+    extent = corners.max(axis=0) - low
+    if not np.prod(extent / STEP_MM + 1) <= MOST_POINTS:
+        return None
+    size = np.ceil(extent / STEP_MM).astype(int) + 1
     z, y, x = np.meshgrid(*(low[a] + STEP_MM * np.arange(size[a]) for a in (2, 1, 0)), indexing="ij")
     hu = sampled(coarse, np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1), coarse.array_zyx, outside=np.nan)
     image = sitk.GetImageFromArray(np.nan_to_num(np.clip(hu, *BONE_HU) - BONE_HU[0], nan=-1.0).reshape(z.shape))
     image.SetSpacing((STEP_MM,) * 3)
     image.SetOrigin(low.tolist())
-    return image
+    return image if np.count_nonzero(_bone(image)) * STEP_MM**3 / 1000 >= LEAST_SKULL_ML else None
 
 
 def _coarse(volume: Volume) -> Volume:
@@ -163,21 +175,17 @@ def _bone(skull: sitk.Image) -> npt.NDArray[np.bool_]:
     return bone
 
 
-def _skull_ml(skull: sitk.Image) -> float:
-    return float(np.count_nonzero(_bone(skull))) * STEP_MM**3 / 1000
-
-
 def _judged(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> Registration:
     found = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, -1.0))
     # Between what was scanned and what was not, -1 and 0 are mixed.
     known = (found >= 0) & (sitk.GetArrayViewFromImage(fixed) >= 0)
     one, other = _bone(fixed), (found > SKULL_HU - BONE_HU[0]) & known
     covered = one & known
-    both = np.count_nonzero(covered) + np.count_nonzero(other)
+    size, both = int(np.count_nonzero(one)), int(np.count_nonzero(covered) + np.count_nonzero(other))
     return Registration(
         matrix_lps=_matrix(transform),
         overlap=2 * float(np.count_nonzero(covered & other)) / both if both else 0.0,
-        common=float(np.count_nonzero(covered)) / max(np.count_nonzero(one), 1),
+        common=float(np.count_nonzero(covered)) / size if size else 0.0,
     )
 
 
