@@ -43,9 +43,9 @@ PRAGMA user_version = {_VERSION};
 _ADDED = """
 CREATE TABLE IF NOT EXISTS announced (study TEXT NOT NULL, sop TEXT NOT NULL, UNIQUE (study, sop));
 CREATE TABLE IF NOT EXISTS scans (
-  study TEXT NOT NULL, pipeline TEXT NOT NULL, patient TEXT NOT NULL, at REAL NOT NULL, scan TEXT NOT NULL,
-  PRIMARY KEY (study, pipeline)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS scans_of_patient ON scans (pipeline, patient, at);
+  study TEXT NOT NULL, pipeline TEXT NOT NULL, patient TEXT NOT NULL, acquired REAL, received REAL NOT NULL,
+  scan TEXT NOT NULL, PRIMARY KEY (study, pipeline)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS scans_of_patient ON scans (patient, pipeline);
 """
 
 
@@ -122,15 +122,20 @@ class AssemblyStore:
         yield from self._db.execute("SELECT due, uid FROM studies WHERE due IS NOT NULL").fetchall()
 
     def scans_near(self, scan: Scan, hours: float) -> list[Scan]:
-        """Scans in other studies of the patient that are at most ``hours`` from this one, the nearest first."""
+        """Scans in other studies of the patient that are at most ``hours`` from this one, the nearest ones first.
+
+        Where one of two does not say when it was acquired, they came within so many hours.
+        """
+        about = {
+            "pipeline": scan.pipeline, "patient": scan.patient, "study": scan.study_instance_uid, "most": _MOST_SCANS,
+            "at": scan.acquired_at, "received": scan.received_at, "within": hours * 3600,
+        }  # fmt: skip
         rows = self._db.execute(
-            "SELECT scan FROM scans WHERE pipeline = ? AND patient = ? AND at BETWEEN ? AND ? AND study != ? "
-            "ORDER BY abs(at - ?) LIMIT ?",
-            (
-                scan.pipeline, scan.patient, scan.at - hours * 3600, scan.at + hours * 3600, scan.study_instance_uid,
-                scan.at, _MOST_SCANS,
-            ),
-        )  # fmt: skip
+            "SELECT scan FROM scans WHERE pipeline = :pipeline AND patient = :patient AND study != :study AND "
+            "CASE WHEN acquired + :at IS NULL THEN abs(received - :received) ELSE abs(acquired - :at) END <= :within "
+            "ORDER BY abs(acquired - :at) NULLS LAST, abs(received - :received), study LIMIT :most",
+            about,
+        )
         return [_SCAN.validate_json(text) for (text,) in rows]
 
     def load(self, study: StudyAssembly) -> int | None:
@@ -215,8 +220,9 @@ class AssemblyStore:
                 if scan is None:
                     db.execute("DELETE FROM scans WHERE study = ? AND pipeline = ?", (study.uid, pipeline))
                 else:
-                    row = study.uid, pipeline, scan.patient, scan.at, _SCAN.dump_json(scan).decode()
-                    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?)", row)
+                    row = (study.uid, pipeline, scan.patient, scan.acquired_at, scan.received_at)
+                    text = _SCAN.dump_json(scan).decode()
+                    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?)", (*row, text))
             db.executemany(
                 "UPDATE studies SET due = min(coalesce(due, ?), ?) WHERE uid = ?",
                 [(again[0], again[0], uid) for uid in again[1]],

@@ -40,11 +40,6 @@ class Scan:
     about: str
     inputs: Mapping[str, ManifestRef]
 
-    @property
-    def at(self) -> float:
-        """Where it is looked for in time."""
-        return self.received_at if self.acquired_at is None else self.acquired_at
-
 
 def scan_of(
     instances: Iterable[Instance], *, study_instance_uid: str, pipeline: str, about: str,
@@ -74,7 +69,7 @@ def before(scan: Scan, others: Iterable[Scan], *, hours: float) -> tuple[Earlier
     moment are copies: neither is the earlier.
     """
     refusal: Reason | None = None
-    for other in sorted(others, key=lambda o: (-o.at, o.study_instance_uid)):
+    for other in sorted(others, key=lambda o: (-(o.acquired_at or 0.0), o.study_instance_uid)):
         if other.study_instance_uid == scan.study_instance_uid or other.patient != scan.patient:
             continue
         timed = scan.acquired_at is not None and other.acquired_at is not None
