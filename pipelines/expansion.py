@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ichor.pipeline import Classification, ClassificationEngine, Engine
 from ichor.types import MaskArray, Measurement, ParametricMap, Volume
 from pipelines.terms import EXPANSION, GRAD_CAM, NO_UNITS, UNSPECIFIED_CALCULATION
@@ -18,6 +20,8 @@ MAP_LABEL = "Attention for expansion"
 
 NO_MODEL = "no model"
 TOO_FEW_SLICES = "not classifiable, fewer than 3 contiguous slices"
+GAP_BETWEEN = "not classifiable, a slice is missing between its slices"
+GAP = 1.5  # times the usual distance of slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,4 +86,8 @@ def judge(mask_zyx: MaskArray, volume: Volume, engines: Mapping[str, Engine]) ->
     said = engine.classify(volume, mask_zyx)
     if said is None:
         return Expansion(reason=TOO_FEW_SLICES)
+    distances = np.abs(np.diff(volume.slice_positions[list(said.slices)]))
+    # Only of a series known to have a gap: elsewhere distances change because the protocol does.
+    if volume.notes and distances.max() > GAP * np.median(np.diff(volume.slice_positions)):
+        return Expansion(reason=GAP_BETWEEN)
     return Expansion(classification=said, engine=engine)

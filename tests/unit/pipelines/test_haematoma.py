@@ -271,6 +271,19 @@ def test_fewer_than_three_slices_are_not_classifiable_and_said_so() -> None:
     assert any("not classifiable" in line and "3 contiguous slices" in line for line in findings.summary)
 
 
+@pytest.mark.parametrize(("missing", "judged_all_the_same"), [(18, False), (25, True)])
+def test_a_slice_missing_within_the_three_makes_them_not_classifiable(missing: int, judged_all_the_same: bool) -> None:
+    whole = head(blood=[LEFT])  # slice 17 is its middle
+    kept = [k for k in range(len(whole.array_zyx)) if k != missing]
+    volume = replace(
+        whole, array=whole.array_zyx[kept], origins_lps=whole.origins_lps[kept],
+        sources=tuple(whole.sources[k] for k in kept), notes=("gap of 10.0 mm",),
+    )  # fmt: skip
+    findings = judged(volume)
+    assert ("expansion_probability" in numbers(findings)) is judged_all_the_same
+    assert any("a slice is missing between" in line for line in findings.summary) is not judged_all_the_same
+
+
 def test_where_nothing_is_attended_to_there_is_a_probability_and_no_map() -> None:
     findings = judged(head(blood=[LEFT]), Judge(blind=True))
     assert numbers(findings)["expansion_probability"] == pytest.approx(0.3)
