@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 
 from bench._site import free_ports, start_ichor, wait
+from ichor.cli.supervisor import COMMANDS, roles_of
+from ichor.config import ListenerSettings
 
-ROLES = ("receive", "relay", "assemble", "work", "send", "console")
+ROLES = roles_of(*COMMANDS, stow=False, receivers=ListenerSettings().processes)
 RUNS = 3
 GOALS = {"dead role started again": 2.0, "killed serve ready again": 15.0, "SIGTERM to exit": 10.0}
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ichor.store import disk
 from ichor.store.filemeta import file_meta
+from ichor.store.receipts import Lane, ReceiptWriter, Stored
 from ichor.store.spool import Address, FileSpool
 
 RUNS = 5
@@ -45,7 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ichor-bench-") as temporary:
         folder = Path(temporary)
         print(f"{folder.parent}: {_file_system(folder)}; microseconds per object, median of {RUNS} alternating runs")
-        met = [_beside_files(folder), _after_deletes(folder), _threads(folder), _python(folder)]
+        met = [_beside_files(folder), _after_deletes(folder), _threads(folder), _acknowledged(folder), _python(folder)]
     return 0 if all(met) else 1
 
 
@@ -82,11 +83,27 @@ def _threads(folder: Path) -> bool:
     return _goal("MR, synced, 4 threads", 1 / statistics.median(c.wall for c in costs), ">=", DURABLE_PER_SECOND, "/s")
 
 
+def _acknowledged(folder: Path) -> bool:
+    """Object and receipt, durable: what a C-STORE waits for."""
+    for threads in (1, 4):
+        costs = []
+        for n in range(RUNS):
+            place = folder / f"acknowledged-{threads}-{n}"
+            receipts = ReceiptWriter(place / "receipts")
+            spool = FileSpool(place / "spool", writer=receipts.name)
+            costs.append(_run(_receiving(spool, receipts), "MR", COUNTS["MR", "instance"], threads=threads))
+            spool.close()
+            receipts.close()
+        rate = 1 / statistics.median(c.wall for c in costs)
+        print(f"{'MR and receipt':>24}: {1e6 / rate:8.1f} us, {threads} threads")
+    return _goal("MR and receipt, 4 threads", rate, ">=", DURABLE_PER_SECOND, "/s")
+
+
 def _python(folder: Path) -> bool:
     """Everything but the system calls of one object."""
     put, write_all = _segments(folder / "python", "none"), disk.write_all
     put(_address(0), b"x")
-    disk.write_all = lambda *_: None
+    disk.write_all = lambda *_, **__: None
     try:
         costs = [_run(put, "MR", 20_000, threads=1) for _ in range(RUNS)]
     finally:
@@ -133,6 +150,24 @@ def _address(number: int) -> Address:
         sop_instance_uid=f"1.2.840.99.1.{number % 10}.{number}", sop_class_uid="1.2.840.10008.5.1.4.1.1.4",
         transfer_syntax_uid="1.2.840.10008.1.2.1",
     )  # fmt: skip
+
+
+def _receiving(spool: FileSpool, receipts: ReceiptWriter) -> Put:
+    def put(address: Address, data: bytes) -> None:
+        spool.begin(address).finish(
+            [data],
+            confirm=lambda placed, carried: receipts.append(
+                Lane.ROUTINE,
+                Stored(
+                    address.sop_instance_uid, address.sop_class_uid, address.series_instance_uid,
+                    address.study_instance_uid, address.transfer_syntax_uid, placed.location, placed.length, "A", "MR",
+                    "ICHOR", None, None, False, time.time(),
+                ),
+                carried=carried,
+            ),
+        )  # fmt: skip
+
+    return put
 
 
 def _segments(folder: Path, level: str) -> Put:

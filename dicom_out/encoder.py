@@ -12,9 +12,10 @@ from dicom_out.report import encode_report
 from dicom_out.segmentation import encode_segmentation, segments_of
 from dicom_out.text_report import encode_text_report
 from dicom_out.warm import NoFiles, tiny_findings, tiny_job, tiny_overlay, tiny_volume
+from ichor.arrays import Volume
 from ichor.encoding import EncodedObject, Overlay
 from ichor.store.protocol import SpoolReader
-from ichor.types import Findings, Instance, Job, ResultSet, Volume
+from ichor.types import Findings, Instance, Job, ResultSet
 
 
 class DicomEncoder:

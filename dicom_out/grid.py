@@ -8,7 +8,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from dicom_out.context import ResultContext
-from ichor.types import Instance, Volume
+from ichor.arrays import Volume
+from ichor.types import Instance
 from ichor.uids import is_valid_uid, uid_of
 
 _EVEN_MM = 0.01

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import approximate_polygon, find_contours
 
-from ichor.types import Float64Array
+from ichor.arrays import Float64Array
 
 
 def outline(mask_zyx: npt.NDArray[np.uint8]) -> tuple[int, Float64Array]:

@@ -14,8 +14,8 @@ from pydicom.valuerep import DA, TM
 
 from dicom_out.codes import plain
 from dicom_out.context import RESEARCH_NOTICE, ResultContext, cite
+from ichor.arrays import Volume
 from ichor.encoding import EncodedObject, Overlay
-from ichor.types import Volume
 
 KIND = "overlay"
 

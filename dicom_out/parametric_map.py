@@ -14,8 +14,9 @@ from pydicom.uid import ParametricMapStorage
 from dicom_out.codes import BRAIN, concept, plain
 from dicom_out.context import RESEARCH_NOTICE, ResultContext
 from dicom_out.grid import source_images
+from ichor.arrays import Volume
 from ichor.encoding import EncodedObject
-from ichor.types import ParametricMap, Volume
+from ichor.types import ParametricMap
 
 KIND = "parametric_map"
 

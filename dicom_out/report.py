@@ -38,8 +38,9 @@ from dicom_out.context import RESEARCH_NOTICE, ResultContext
 from dicom_out.document import encode_document, observer, title_of
 from dicom_out.outline import outline
 from dicom_out.text_report import totals_of
+from ichor.arrays import Volume
 from ichor.encoding import EncodedObject
-from ichor.types import FindingGroup, Measurement, Segmentation, Statement, Volume
+from ichor.types import FindingGroup, Measurement, Segmentation, Statement
 
 KIND = "report"
 

@@ -17,8 +17,9 @@ from pydicom.uid import SegmentationStorage
 from dicom_out.codes import concept, plain
 from dicom_out.context import RESEARCH_NOTICE, ResultContext
 from dicom_out.grid import source_images
+from ichor.arrays import Volume
 from ichor.encoding import EncodedObject
-from ichor.types import Findings, Segmentation, Volume
+from ichor.types import Findings, Segmentation
 
 KIND = "segmentation"
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ichor.arrays import Volume
 from ichor.encoding import Overlay
 from ichor.types import (
     Algorithm,
@@ -22,7 +23,6 @@ from ichor.types import (
     ParametricMap,
     Priority,
     Segmentation,
-    Volume,
 )
 
 _CODE = Code(value="12738006", scheme="SCT", meaning="Brain")

@@ -11,8 +11,8 @@ from engines.expansion_crops import SIZE, CropPlace, crop_place, cut
 from engines.orientation import Upright
 from engines.resampling import Axis, resample_probability
 from engines.runtime import Runtime
+from ichor.arrays import MaskArray, Volume
 from ichor.pipeline import Classification
-from ichor.types import MaskArray, Volume
 
 F32 = npt.NDArray[np.float32]
 

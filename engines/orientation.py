@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ichor.arrays import Float64Array, Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Float64Array, Volume
 
 LEAST_AXIAL = 0.7
 

@@ -12,7 +12,7 @@ from engines.orientation import Upright
 from engines.resampling import Axis, nearest, resample_hu, resample_probability
 from engines.runtime import Runtime
 from engines.tiling import predict_tiled
-from ichor.types import Volume
+from ichor.arrays import Volume
 
 F32 = npt.NDArray[np.float32]
 

@@ -25,8 +25,8 @@ from nibabel.filebasedimages import ImageFileError
 
 from engines.cases import TrainingCase
 from engines.resampling import Axis, resample_hu, resample_probability
+from ichor.arrays import Volume
 from ichor.errors import ConfigError, Unreadable
-from ichor.types import Volume
 
 SPLITS = ("train", "val", "test")
 COLUMNS = {"case", "patient", "split", "expands"}

@@ -106,6 +106,8 @@ class ListenerSettings(_Table):
     request_timeout: Annotated[Seconds, Field(gt=0)] = 30.0
     network_timeout: Annotated[Seconds, Field(ge=1)] = 60.0
     idle_timeout: Annotated[Seconds, Field(gt=0)] = 600.0
+    # That receive: one is bound by the interpreter's lock.
+    processes: Annotated[int, Field(ge=1, le=32)] = min(2, os.cpu_count() or 1)
 
     @model_validator(mode="after")
     def _watermarks_in_order(self) -> ListenerSettings:

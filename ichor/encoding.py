@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from ichor.types import Findings, Instance, Job, ResultSet
 
-from ichor.types import Findings, Instance, Job, ResultSet, Volume
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ichor.arrays import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

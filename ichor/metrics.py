@@ -32,8 +32,8 @@ COMMITMENT_REPORTS = Counter(
 ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
 ROUTINE_WAITS = Counter("ichor_routine_waits_total", "Objects that waited because a STAT sender was sending")
 RECEIVE_PATH = Gauge(
-    "ichor_receive_path", "1 for the path that receives C-STOREs, 0 for the other", ["path"],
-    multiprocess_mode="mostrecent",
+    "ichor_receive_path", "Receiving processes, by the path that their C-STOREs take", ["path"],
+    multiprocess_mode="livesum",
 )  # fmt: skip
 TLS_CERTIFICATE_EXPIRES = Gauge(
     "ichor_tls_certificate_expires_timestamp_seconds", "When the listener's certificate ends (POSIX seconds)",

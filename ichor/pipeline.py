@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ichor.encoding import Overlay
-from ichor.types import Findings, Float32Array, MaskArray, Stage, Volume
+from ichor.types import Findings, Stage
+
+if TYPE_CHECKING:
+    from ichor.arrays import Float32Array, MaskArray, Volume
 
 
 class Engine(Protocol):

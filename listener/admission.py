@@ -9,13 +9,13 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ichor.config import SenderSettings
 from ichor.types import Priority
+from listener.seats import Seats
 
 _LOG = logging.getLogger(__name__)
 _HEAD = 74  # PDU head and fixed fields, PS3.8 table 9-11
@@ -83,6 +83,8 @@ class Admission:
         True while no further association should be taken.
     hosts
         Tells the addresses of senders that are given by name.
+    seats
+        Where places are counted, with those of other processes; made for as many senders.
 
     Raises
     ------
@@ -92,7 +94,7 @@ class Admission:
 
     def __init__(
         self, *, titles: Mapping[str, Priority | None], senders: Sequence[SenderSettings], most: int,
-        is_congested: Callable[[], bool] = lambda: False, hosts: Hosts | None = None,
+        is_congested: Callable[[], bool] = lambda: False, hosts: Hosts | None = None, seats: Seats | None = None,
     ) -> None:  # fmt: skip
         self._titles = dict(titles)
         self._senders = tuple(senders)
@@ -101,7 +103,8 @@ class Admission:
         self._is_congested = is_congested
         self._hosts = hosts or Hosts([s.host for s in senders])
         self._lock = threading.Lock()
-        self._open: Counter[SenderSettings | None] = Counter()
+        self._seats = seats or Seats(senders=len(senders))
+        self._rows = {sender: row for row, sender in enumerate(senders)}
 
     def judge(self, request: bytes, address: str) -> Admitted | Rejection:
         """What becomes of an A-ASSOCIATE-RQ PDU from ``address``. An `Admitted` has its place until it leaves.
@@ -136,12 +139,14 @@ class Admission:
             return IDENTITY
         if self._is_congested():
             return CONGESTED
-        with self._lock:
-            if self._open.total() >= self._most:
+        with self._seats.alone():
+            if self._seats.taken() >= self._most:
                 return LIMIT
-            if sender is not None and sender.associations is not None and self._open[sender] >= sender.associations:
+            row = self._row(sender)
+            most = sender.associations if sender is not None else None
+            if most is not None and self._seats.taken(row) >= most:
                 return SENDER_LIMIT
-            self._open[sender] += 1
+            self._seats.take(row)
         return Admitted(
             calling_ae=calling, called_ae=called, sender=sender, called_priority=self._titles[called],
             answers_identity=bool(sender and sender.username and identity and identity.wants_answer),
@@ -150,14 +155,16 @@ class Admission:
     def leave(self, admitted: Admitted) -> None:
         """Give the place back; once is enough, more does no harm."""
         with self._lock:
-            if not admitted.left:
-                admitted.left = True
-                self._open[admitted.sender] -= 1
+            left, admitted.left = admitted.left, True
+        if not left:
+            self._seats.give_back(self._row(admitted.sender))
 
     def open(self) -> int:
-        """Places taken now."""
-        with self._lock:
-            return self._open.total()
+        """Places taken now, in all processes."""
+        return self._seats.taken()
+
+    def _row(self, sender: SenderSettings | None) -> int:
+        return len(self._senders) if sender is None else self._rows[sender]
 
     def _sender(self, calling: str, address: str) -> SenderSettings | None:
         for sender in self._senders:

@@ -135,3 +135,13 @@ class Server(ThreadedAssociationServer):
     request_queue_size = 1024
     longest_pdu = 0
     on_association: Callable[[Association, Admitted], None]  # told of each association before it starts
+
+
+class UnboundServer(Server):
+    """Of a process that is handed its connections."""
+
+    def server_bind(self) -> None:
+        """Another process is bound to the address."""
+
+    def server_activate(self) -> None:
+        """And listens there."""

@@ -1,7 +1,7 @@
 """Whose object is next when a STAT sender and a research push share a machine. Bounded waits; not a scheduler of threads.
 
-While a STAT association is sending, all routine associations together begin one object per slot; none waits longer than
-`_LONGEST`, so that no sender's own timeout is ever near.
+While a STAT association is sending, in whatever process, all routine associations together begin one object per slot; none
+waits longer than `_LONGEST`, so that no sender's own timeout is ever near.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from ichor import metrics
 from ichor.clock import Clock
 from ichor.store.receipts import Lane
+from listener.seats import Seats
 
 _URGENT_FOR = 0.1  # seconds after the beginning of a STAT object for which its association counts as sending
 _SLOT = 0.05
@@ -26,32 +27,35 @@ class Turns:
     ----------
     clock
         Its ``monotonic`` is read.
+    seats
+        Tell the receiving processes of each other's STAT objects; each process uses its share of the slots.
     wait
         Sleeps; an argument for tests.
     """
 
-    def __init__(self, clock: Clock, *, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, clock: Clock, *, seats: Seats | None = None, wait: Callable[[float], None] = time.sleep) -> None:
         self._clock = clock
         self._wait = wait
         self._lock = threading.Lock()
-        self._urgent_until = float("-inf")
+        self._seats = seats or Seats()
+        self._slot = _SLOT * self._seats.processes
         self._next_slot = float("-inf")
 
     def turn(self, lane: Lane) -> None:
         now = self._clock.monotonic()
         if lane is Lane.STAT:
-            self._urgent_until = now + _URGENT_FOR
+            self._seats.urgent_until = now + _URGENT_FOR
             return
-        if now >= self._urgent_until:
+        if now >= self._seats.urgent_until:
             return
         with self._lock:
             mine = max(now, self._next_slot)
             if mine > now + _LONGEST:
                 mine = now + _LONGEST
             else:
-                self._next_slot = mine + _SLOT
+                self._next_slot = mine + self._slot
         if mine > now:
             metrics.ROUTINE_WAITS.inc()
-        while now < min(mine, self._urgent_until):
-            self._wait(min(mine, self._urgent_until) - now)
+        while now < (until := min(mine, self._seats.urgent_until)):
+            self._wait(until - now)
             now = self._clock.monotonic()

@@ -24,6 +24,7 @@ from pynetdicom.association import Association
 
 from ichor import metrics
 from listener import pdu
+from listener.baton import Baton
 from listener.commitment import MOST_BYTES
 from listener.reception import Arrives, Origin, Receives, StoreCommand, place_of
 
@@ -32,6 +33,7 @@ _BUFFER = 1 << 19  # bytes; only what is used takes memory
 _LITTLE_ROOM = 1 << 14
 _SLACK = 1024  # senders count a PDU's length in different ways
 _GOODBYE = 1.0  # seconds in which a peer can take our A-ABORT
+_MOST_AT_A_TIME = 1 << 19  # bytes received before others have a turn
 _LEAST_PROGRESS = 1 << 14  # bytes that a sender brings within its time, or the whole of its message
 _SILENT, _SLOW = "a sender fell silent within a message", "a sender was too slow within a message"
 _DATA_TRANSFER = "Sta6"
@@ -41,7 +43,7 @@ _CLOSED, _INVALID = "Evt17", "Evt19"
 def install(
     association: Association, *, reception: Receives, origin: Origin, turn: Callable[[], None] = lambda: None,
     finish: Callable[[Arrives], int] = lambda arrival: arrival.end(), tell: Callable[[str], None] = lambda _: None,
-    network_timeout: float = 60.0,
+    network_timeout: float = 60.0, baton: Baton | None = None,
 ) -> bool:  # fmt: skip
     """Take over the C-STOREs of an association that is being accepted; call it from EVT_ACCEPTED's handler.
 
@@ -55,6 +57,8 @@ def install(
         Told why, before an association is aborted here; no PHI.
     network_timeout
         Seconds in which a sender must bring 16 KiB of a message, or the rest of it.
+    baton
+        Held while this works, never while it waits for the peer; what waits in ``turn`` or ``finish`` lets go of it.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def install(
     if not 0 < (association.acceptor.maximum_length or 0) <= _BUFFER // 2:
         return False
     try:
-        _FastPath(association, reception, origin, turn, finish, tell, network_timeout)
+        _FastPath(association, reception, origin, turn, finish, tell, network_timeout, baton or Baton())
     except OSError as error:  # no descriptor or no memory to be had
         _LOG.warning("an association is served by the plain path: %s", error.strerror)
         return False
@@ -151,7 +155,7 @@ class _FastPath:
 
     def __init__(
         self, association: Association, reception: Receives, origin: Origin, turn: Callable[[], None],
-        finish: Callable[[Arrives], int], tell: Callable[[str], None], network_timeout: float,
+        finish: Callable[[Arrives], int], tell: Callable[[str], None], network_timeout: float, baton: Baton,
     ) -> None:  # fmt: skip
         self._association = association
         self._reception = reception
@@ -160,6 +164,8 @@ class _FastPath:
         self._finish = finish
         self._tell = tell
         self._patience = network_timeout
+        self._baton = baton
+        self._others_at = 0  # bytes received, after which others have a turn
         self._longest = (association.acceptor.maximum_length or 0) + _SLACK
         self._peer_longest = association.requestor.maximum_length or 0
         self._contexts = {
@@ -204,7 +210,11 @@ class _FastPath:
                 return False
             if self._is_tls:
                 self._socket.settimeout(0.0)
-            acted = self._serve()
+            self._baton.acquire()
+            try:
+                acted = self._serve()
+            finally:
+                self._baton.release()
             if self._is_tls:
                 self._socket.settimeout(self._patience)
             return acted
@@ -428,6 +438,9 @@ class _FastPath:
                     self._filled += count
                     self._received += count
                     within = True
+                    if self._received >= self._others_at:
+                        self._others_at = self._received + _MOST_AT_A_TIME
+                        self._baton.let_others()
                     continue
             receives = True
             if not self._wait(within):
@@ -455,7 +468,12 @@ class _FastPath:
             seconds: float | None = max(self._deadline - now, 0.0)
         else:
             seconds = None if timer.timeout is None else max(timer.remaining, 0.0) + 0.001
-        events = self._poll.poll(None if seconds is None else seconds * 1000)
+        self._baton.release()
+        try:
+            events = self._poll.poll(None if seconds is None else seconds * 1000)
+        finally:
+            self._baton.acquire()
+        self._others_at = self._received + _MOST_AT_A_TIME
         if not events:
             if within:
                 silent = self._received + _LEAST_PROGRESS == self._goal
@@ -478,5 +496,6 @@ class _FastPath:
             deadline = deadline or now + self._patience
             writable = select.poll()
             writable.register(self._descriptor, select.POLLOUT)
-            if now >= deadline or (not writable.poll(100) and self._checkpoint.is_asked):
-                raise _Lost
+            with self._baton.away():
+                if now >= deadline or (not writable.poll(100) and self._checkpoint.is_asked):
+                    raise _Lost

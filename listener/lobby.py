@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ichor import metrics
+from listener.handover import Source
 from listener.log_limit import LogLimit
 from listener.tls import failure
 
@@ -61,7 +62,7 @@ class _Guest:
 
 
 class Lobby:
-    """Accepts on a listening socket between ``start`` and ``close``.
+    """Accepts from a listening socket, or what stands in for one, between ``start`` and ``close``.
 
     Parameters
     ----------
@@ -75,18 +76,22 @@ class Lobby:
         The context for a new connection; None: no TLS.
     patience
         Seconds from the connection to a whole request.
+    on_waiting
+        Told how many wait, of each change at once.
     """
 
     def __init__(
-        self, listening: socket.socket, *,
+        self, listening: Source, *,
         on_request: Callable[[socket.socket, tuple[object, ...], bytes], bytes | None],
         tls: Callable[[], ssl.SSLContext] | None = None, patience: float = 30.0, log_limit: LogLimit | None = None,
+        on_waiting: Callable[[int], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._listening = listening
         self._on_request = on_request
         self._tls = tls
         self._patience = patience
         self._log_limit = log_limit or LogLimit()
+        self._on_waiting = on_waiting
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[_Guest, None] = {}  # in the order of their coming
         self._leaving: dict[_Guest, None] = {}
@@ -191,6 +196,7 @@ class Lobby:
             shaking_hands=self._tls is not None,
         )  # fmt: skip
         self._waiting[guest] = None
+        self._on_waiting(len(self._waiting))
         self._of_address[guest.address] += 1
         self._selector.register(connection, selectors.EVENT_READ, guest)
         if self._of_address[guest.address] > _MOST_OF_ONE_ADDRESS:
@@ -294,6 +300,7 @@ class Lobby:
     def _leave_waiting(self, guest: _Guest) -> None:
         if guest in self._waiting:
             del self._waiting[guest]
+            self._on_waiting(len(self._waiting))
             self._bytes -= len(guest.request)
             self._of_address[guest.address] -= 1
             if not self._of_address[guest.address]:

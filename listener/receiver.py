@@ -34,9 +34,11 @@ from ichor.store.spool import FileSpool
 from ichor.types import Priority
 from listener import fast_path
 from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
+from listener.baton import Baton
 from listener.commitment import handle_action, report_addresses
-from listener.connection import Handler, Server, SharedContexts
+from listener.connection import Handler, Server, SharedContexts, UnboundServer
 from listener.fairness import Turns
+from listener.handover import Crew
 from listener.library import (
     MAXIMUM_PDU,
     acknowledge_quickly,
@@ -122,6 +124,9 @@ class Receiver:
         Gives each association its name.
     fast
         Whether `fast_path` takes C-STOREs; None: when it passes its trial at the start.
+    crew, process
+        The processes that receive together and which of them this is: the first listens, the others are handed their
+        connections. None: this one alone.
 
     Raises
     ------
@@ -133,8 +138,12 @@ class Receiver:
         self, *, settings: ListenerSettings, senders: Sequence[SenderSettings] = (), reception: Reception,
         refusals: Refusals, receipts: ReceiptWriter, spool: FileSpool, pressure: DiskPressure, clock: Clock,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex, fast: bool | None = None,
+        crew: Crew | None = None, process: int = 0,
     ) -> None:  # fmt: skip
         self._settings = settings
+        self._crew = crew or Crew.of(1, senders=len(senders))
+        self._process = process
+        self._seats = self._crew.seats.at(process)
         self._reception = reception
         self._refusals = refusals
         self._receipts = receipts
@@ -146,9 +155,11 @@ class Receiver:
         self._admission = Admission(
             titles={settings.ae_title: None} | dict.fromkeys(settings.stat_ae_titles, Priority.STAT),
             senders=senders, most=settings.associations, is_congested=functools.partial(pressure.is_low, look=False),
+            seats=self._seats,
         )  # fmt: skip
         self._report_addresses = report_addresses(senders)
-        self._turns = Turns(clock)
+        self._baton = Baton()
+        self._turns = Turns(clock, seats=self._seats, wait=self._baton.sleep)
         self._certificates = Certificates(settings.tls) if settings.tls is not None else None
         self._log_limit = LogLimit()
         self._rejected: queue.Queue[tuple[str, str, str] | None] = queue.Queue(_MOST_REJECTED)
@@ -160,7 +171,7 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """The port that is served (chosen by the system when 0 was asked for)."""
+        """The port that the first process serves (there: chosen by the system when 0 was asked for)."""
         if self._server is None:
             raise RuntimeError("not started")
         return int(self._server.server_address[1])
@@ -198,7 +209,10 @@ class Receiver:
             server = cast(
                 Server,
                 application_entity(self._settings).make_server(
-                    address, evt_handlers=handlers, server_class=Server, request_handler=Handler
+                    address,
+                    evt_handlers=handlers,
+                    request_handler=Handler,
+                    server_class=UnboundServer if self._process else Server,
                 ),
             )
         except OSError as error:
@@ -208,9 +222,10 @@ class Receiver:
         server.on_association = self._begun
         self._server = server
         self._lobby = Lobby(
-            cast(socket.socket, server.socket), on_request=self._asked,
+            self._crew.source(self._seats, self._process, cast(socket.socket, server.socket)), on_request=self._asked,
             tls=self._certificates.current if self._certificates is not None else None,
             patience=self._settings.request_timeout, log_limit=self._log_limit,
+            on_waiting=self._seats.waits,
         )  # fmt: skip
         self._telling.start()
         self._lobby.start()
@@ -403,6 +418,7 @@ class Receiver:
                 turn=functools.partial(self._turns.turn, session.origin.lane),
                 finish=functools.partial(self._finish, session), tell=functools.partial(setattr, session, "cause"),
                 network_timeout=self._settings.network_timeout,
+                baton=None if self._settings.durability == "instance" else self._baton,
             )  # fmt: skip
 
     def _c_store(self, event: evt.Event) -> int:

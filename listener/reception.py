@@ -21,7 +21,7 @@ from ichor.clock import Clock
 from ichor.errors import CannotUnderstand, ClassNotSupported, DataSetMismatch, OutOfResources, StoreRefused
 from ichor.reasons import Reason
 from ichor.store.disk import Bytes
-from ichor.store.receipts import Lane, Record, Refused, Stored
+from ichor.store.receipts import Carried, Lane, Record, Refused, Stored
 from ichor.store.spool import Address, Placed
 from ichor.types import Priority, Stage
 from ichor.uids import is_valid_uid
@@ -65,8 +65,8 @@ class Incoming(Protocol):
 
     def write(self, parts: Sequence[Bytes]) -> None: ...
 
-    def finish(self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed], None]) -> Placed:
-        """``confirm`` is called when it is durable; where it raises, nothing of the object stays."""
+    def finish(self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed, Carried | None], None]) -> Placed:
+        """``confirm`` is called when it is durable, or has to make it so; where it raises, nothing of the object stays."""
 
     def discard(self) -> None: ...
 
@@ -77,8 +77,8 @@ class Spool(Protocol):
 
 
 class Receipts(Protocol):
-    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:
-        """Durable when it returns, where it waits; OutOfResources otherwise."""
+    def append(self, lane: Lane, record: Record, *, wait: bool = True, carried: Carried | None = None) -> None:
+        """Durable when it returns, where it waits, with the object that it carries; OutOfResources otherwise."""
 
 
 class Pressure(Protocol):
@@ -313,7 +313,7 @@ class Arrival:
             self._uncounted = 0
             pressure.check()
 
-    def _write_receipt(self, placed: Placed) -> None:
+    def _write_receipt(self, placed: Placed, carried: Carried | None) -> None:
         reception, command, origin = self._reception, self._command, self._origin
         reception.receipts.append(
             origin.lane,
@@ -323,7 +323,7 @@ class Arrival:
                 origin.called_ae, origin.sender_priority, origin.called_priority, command.priority_high,
                 reception.clock.time(),
             ),
-            wait=reception.waits,
+            wait=reception.waits, carried=carried,
         )  # fmt: skip
 
     def _search(self, *, last: bool) -> Identifiers | None:

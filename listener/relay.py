@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,6 @@ _MOST_PER_BATCH = 500
 _LONGEST_WORK, _WORK_BESIDE_STAT = 0.020, 0.005  # seconds on one batch of a lane
 # While senders push faster than this tells, in fewer transactions: each one's syncs make theirs wait.
 _WORK_WHEN_BEHIND = 0.100
-_BEHIND = 1 << 14  # unread bytes, some 40 objects
 _LOOK_FOR_STAT_EVERY = 8  # objects
 _COLLECTION = 0.020  # seconds from one batch of a lane to the next, unless something is in a hurry
 _READ_AT_ONCE = 64
@@ -69,11 +68,13 @@ class Relay:
     ----------
     read_facts
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
+    restore
+        Writes back what the log of dead writers carries (`ichor.store.restore`): before it is read, and before it goes.
     """
 
     def __init__(
         self, *, reader: ReceiptReader, journal: Journal, spool: RelaySpool, bus: Bus, clock: Clock,
-        read_facts: ReadFacts, commitments: TakesRequests,
+        read_facts: ReadFacts, commitments: TakesRequests, restore: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._journal = journal
@@ -81,6 +82,8 @@ class Relay:
         self._bus = bus
         self._clock = clock
         self._commitments = commitments
+        self._restore = restore
+        self._restored = False
         self._unread: dict[Lane, deque[Receipt]] = {lane: deque() for lane in Lane}
         self._batches: dict[Lane, _Batch | None] = dict.fromkeys(Lane)
         self._last: dict[Lane, float] = dict.fromkeys(Lane, float("-inf"))
@@ -88,6 +91,7 @@ class Relay:
         self._untold = True  # the journal may hold what is neither told nor in `_pending`
         self._look_at = self._forget_at = float("-inf")
         self._cannot_read: set[str] = set()
+        self._behind = False  # as much of ROUTINE was there as is read at once
         self._stopping = False
 
     def run(self, stop: threading.Event, *, patience: float) -> bool:
@@ -106,6 +110,9 @@ class Relay:
             if stop.is_set() and not self._stopping:
                 self._stopping, deadline = True, self._clock.monotonic() + patience
             try:
+                if not self._restored:
+                    self._restore()
+                    self._restored = True
                 nobody_writes = self._stopping and not self._reader.live_writers()
                 busy = self._step()
                 if nobody_writes and not busy:
@@ -134,8 +141,7 @@ class Relay:
         if self._untold:
             self._tell_what_is_left()
         urgent = self._relay(Lane.STAT, _LONGEST_WORK)
-        behind = self._reader.backlog()[Lane.ROUTINE] > _BEHIND
-        budget = _WORK_BESIDE_STAT if urgent else _WORK_WHEN_BEHIND if behind else _LONGEST_WORK
+        budget = _WORK_BESIDE_STAT if urgent else _WORK_WHEN_BEHIND if self._behind else _LONGEST_WORK
         busy = self._relay(Lane.ROUTINE, budget) or urgent
         if self._clock.monotonic() >= self._look_at:
             self._look_round()
@@ -178,7 +184,7 @@ class Relay:
                 break
             if lane is Lane.ROUTINE and self._waits(Lane.STAT):
                 break
-            self._reader.wait(left)
+            self._reader.wait(left, lanes=(Lane.STAT,) if lane is Lane.STAT else tuple(Lane))
         return batch
 
     def _next(self, lane: Lane) -> Receipt | None:
@@ -189,6 +195,8 @@ class Relay:
         if not unread:
             try:
                 unread.extend(self._reader.read(lane, limit=_READ_AT_ONCE))
+                if lane is Lane.ROUTINE:
+                    self._behind = len(unread) == _READ_AT_ONCE
             except CannotStart as error:
                 if str(error) not in self._cannot_read:
                     self._cannot_read.add(str(error))
@@ -279,6 +287,7 @@ class Relay:
             self._publish_pending(ends=True)
         if now >= self._forget_at:
             self._forget_at = now + _FORGET
+            self._restore()
             self._journal.forget_files(self._reader.forget(self._journal.cursors()))
         for lane, unread in self._reader.backlog().items():
             metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)

@@ -18,8 +18,7 @@ from ichor.store.receipts import Stored
 from ichor.types import Instance
 
 _LOG = logging.getLogger(__name__)
-_WHOLE = 8 << 20  # bytes: longer files are digested in pieces
-_CHUNK = 1 << 20
+_WHOLE = 1 << 20  # bytes: longer files are digested in pieces
 _TRIES = 5  # to read an object that the disk does not give
 
 ReadFacts = Callable[[BinaryIO, StoredObject], Instance]
@@ -65,10 +64,7 @@ class Objects:
                 stored = _named(record, hashlib.sha256(data).hexdigest())
                 return stored, self._facts(BytesIO(data), stored)
             with self._spool.open(record.location) as file:
-                total = hashlib.sha256()
-                while chunk := file.read(_CHUNK):
-                    total.update(chunk)
-                stored = _named(record, total.hexdigest())
+                stored = _named(record, _digest(file))
                 return stored, self._facts(file, stored)
         except (KeyError, Unreadable):
             self._check_spool()
@@ -95,7 +91,7 @@ class Objects:
         """
         try:
             with self._spool.open(location) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == file_sha256:  # type: ignore[arg-type]
+                if _digest(file) == file_sha256:
                     return True
         except (KeyError, OSError):
             self._check_spool()
@@ -126,6 +122,10 @@ class Objects:
             metrics.LOOP_ERRORS.labels("relay").inc()
             _LOG.error("no facts of %s: %s", stored.sop_instance_uid, type(error).__name__)
             return _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+
+
+def _digest(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _named(record: Stored, file_sha256: str) -> StoredObject:

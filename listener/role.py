@@ -13,9 +13,11 @@ from ichor.config import Settings
 from ichor.series.facts import FactsReader
 from ichor.store.journal import Journal
 from ichor.store.receipts import ReceiptReader, ReceiptWriter
+from ichor.store.restore import restore
 from ichor.store.spool import FileSpool
 from listener.commitment import report_addresses
 from listener.commitment_decisions import Commitments
+from listener.handover import Crew
 from listener.pressure import DiskPressure
 from listener.receiver import Receiver
 from listener.reception import Reception, Refusals
@@ -31,7 +33,7 @@ _REPORTS_PATIENCE = 1.0
 
 def run_receiver(
     *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
-    on_ready: Callable[[], None],
+    on_ready: Callable[[], None], crew: Crew | None = None, process: int = 0,
 ) -> None:  # fmt: skip
     """Receive until ``stop``, then let senders finish for 4 s and return. Closes neither spool nor receipts.
 
@@ -39,6 +41,8 @@ def run_receiver(
     ----------
     receipts
         This process's own writer.
+    crew, process
+        The processes that receive together and which of them this is; None: this one alone.
 
     Raises
     ------
@@ -57,10 +61,11 @@ def run_receiver(
     )  # fmt: skip
     receiver = Receiver(
         settings=settings.listener, senders=settings.senders, reception=reception, refusals=refusals,
-        receipts=receipts, spool=spool, pressure=pressure, clock=clock,
+        receipts=receipts, spool=spool, pressure=pressure, clock=clock, crew=crew, process=process,
     )  # fmt: skip
     receiver.start()
-    _LOG.info("receiving on %s:%d as %s", settings.listener.host, receiver.port, settings.listener.ae_title)
+    if not process:
+        _LOG.info("receiving on %s:%d as %s", settings.listener.host, receiver.port, settings.listener.ae_title)
     on_ready()
     while not stop.wait(1.0):
         receiver.sweep()
@@ -87,6 +92,7 @@ def run_relay(
     relay = Relay(
         reader=reader, journal=journal, spool=spool, bus=bus, clock=clock, commitments=commitments,
         read_facts=lambda file, stored: facts.read(file, stored=stored),
+        restore=lambda: restore(receipts, spool.root, journal.path),
     )  # fmt: skip
     commitments.start()
     on_ready()

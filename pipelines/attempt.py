@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ichor.arrays import Volume
 from ichor.encoding import EncodedObject, Encoder, Overlay
 from ichor.errors import UnknownMessage, Unreadable
 from ichor.pipeline import Engine, Examined, PipelineSpec
 from ichor.reasons import Reason
 from ichor.store.findings import findings_key, load_findings
 from ichor.store.protocol import Blobs, SpoolReader
-from ichor.types import Algorithm, Earlier, Findings, Instance, Job, Manifest, ManifestRef, ResultSet, Stage, Volume
+from ichor.types import Algorithm, Earlier, Findings, Instance, Job, Manifest, ManifestRef, ResultSet, Stage
 from ichor.uids import content_digest, uid_of
 from pipelines.picture import Drawn, draw, drawn_of, overlays
 from pipelines.results import Made

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ichor.arrays import Float64Array, Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Float64Array, Volume
 
 Blocks: TypeAlias = npt.NDArray[np.float32]
 

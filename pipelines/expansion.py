@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ichor.arrays import MaskArray, Volume
 from ichor.pipeline import Classification, ClassificationEngine, Engine
-from ichor.types import MaskArray, Measurement, ParametricMap, Volume
+from ichor.types import Measurement, ParametricMap
 from pipelines.terms import EXPANSION, GRAD_CAM, NO_UNITS, UNSPECIFIED_CALCULATION
 
 MODEL = "haematoma-expansion-phantom"

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Volume
 from pipelines.brain import Intracranial, intracranial_space
 
 END_SHARE = 0.88  # of the largest cross-section of the brain, in the first or last slice: some third is missing

@@ -11,21 +11,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ichor.arrays import Float32Array, Volume
 from ichor.errors import Unreadable
 from ichor.pipeline import Engine, PipelineSpec, SegmentationEngine, Timing
 from ichor.reasons import Reason
-from ichor.types import (
-    Algorithm,
-    FindingGroup,
-    Findings,
-    Float32Array,
-    Measurement,
-    ParametricMap,
-    Segmentation,
-    Stage,
-    Statement,
-    Volume,
-)
+from ichor.types import Algorithm, FindingGroup, Findings, Measurement, ParametricMap, Segmentation, Stage, Statement
 from pipelines import expansion, follow_up, ich_score
 from pipelines.expansion import Expansion
 from pipelines.fitness import fit_space

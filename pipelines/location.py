@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from ichor.types import Float64Array, Volume
+from ichor.arrays import Float64Array, Volume
 from pipelines.brain import Intracranial
 from pipelines.midline import Midline
 

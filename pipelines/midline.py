@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ichor.types import Float64Array, Volume
+from ichor.arrays import Float64Array, Volume
 from pipelines.brain import Intracranial
 
 MOST_SLOPE = 0.6  # a head turned or bent by more than 31 degrees is rather a wrong fit

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ichor.arrays import Float32Array, MaskArray, Volume
 from ichor.encoding import Overlay
-from ichor.types import Float32Array, MaskArray, Volume
 from pipelines.picture import render, write
 
 GAP = 8

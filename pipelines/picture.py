@@ -15,8 +15,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
+from ichor.arrays import Float32Array, Volume
 from ichor.encoding import Overlay
-from ichor.types import Findings, Float32Array, Volume
+from ichor.types import Findings
 from pipelines.terms import GRAD_CAM
 
 HEIGHT = 640

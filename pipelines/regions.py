@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ichor.types import Float32Array, Float64Array, MaskArray, Volume
+from ichor.arrays import Float32Array, Float64Array, MaskArray, Volume
 from pipelines.brain import Intracranial
 from pipelines.location import HeadFrame, Location
 from pipelines.volumes import Sampling, abc2_volume_ml, mesh_volume_ml, voxel_volume_ml

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ichor.types import Float32Array, Float64Array, Volume
+from ichor.arrays import Float32Array, Float64Array, Volume
 
 STEP_MM = 2.5
 BONE_HU = (150.0, 1000.0)

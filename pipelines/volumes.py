@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.spatial import ConvexHull
 from skimage.measure import marching_cubes
 
-from ichor.types import Float64Array, Volume
+from ichor.arrays import Float64Array, Volume
 
 Mask = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
 

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import random
 import shutil
 import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+from pynetdicom import _config
+
+# How long an example takes says nothing on a loaded machine, and who runs the tests gets the examples that others got:
+# `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", parent=settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_as_they_were() -> Iterator[None]:
+    """What a receiver in this process sets for itself, of the libraries, is no other module's."""
+    loggers = [logging.getLogger(name) for name in ("pynetdicom", "pydicom")]
+    levels, hook = [logger.level for logger in loggers], threading.excepthook
+    names = [name for name in vars(_config) if name.isupper()]
+    before = {name: copy(getattr(_config, name)) for name in names}
+    yield
+    for name, value in before.items():
+        setattr(_config, name, value)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    threading.excepthook = hook
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +77,22 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return unpack
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A TCP port on 127.0.0.1 that nothing listens on."""
+    """A TCP port on 127.0.0.1 that nothing listens on, also while its server is away for a while."""
+    given: set[int] = set()
+    # Those from here on the kernel gives to whoever asks for any.
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
     def pick() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        for port in random.SystemRandom().sample(range(first // 2, first), 1000) if first > 10_000 else [0] * 1000:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                port = int(probe.getsockname()[1])
+                if port not in given:
+                    given.add(port)
+                    return port
+        pytest.fail("no port is free")
 
     return pick
 

@@ -202,6 +202,7 @@ class SqliteBus:
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA cache_size = -512")  # KiB of 2,000: a process has several, and the kernel has the pages, too
         return db
 
     @contextlib.contextmanager

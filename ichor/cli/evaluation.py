@@ -22,10 +22,11 @@ from engines.expansion_crops import crop_place, cut
 from engines.onnx_runtime import OnnxRuntime
 from engines.segmentation import Segmenter
 from engines.statistics import Interval, bootstrap
+from ichor.arrays import Volume
 from ichor.cli.labelled import head_volume, read_dicom
 from ichor.cli.training import NETWORKS, say
 from ichor.errors import ConfigError, IchorError, NotBuilt, Unreadable
-from ichor.types import Stage, Volume
+from ichor.types import Stage
 from phantoms.head import training_head
 from pipelines import haematoma
 

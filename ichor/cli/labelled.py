@@ -11,8 +11,8 @@ import numpy.typing as npt
 from engines.cases import TrainingCase
 from engines.expansion_pool import SIGNS, LabelledBleed, around_largest
 from engines.user_data import LabelledVolume, UserCase, read_case, training_case
+from ichor.arrays import Volume
 from ichor.errors import IchorError, Unreadable
-from ichor.types import Volume
 from phantoms.bleeds import Bleed
 from phantoms.expansion import EARLY_HOURS
 from phantoms.head import Grid, Head, HeadModel, sample, training_head

@@ -11,7 +11,9 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from ichor.bus import Bus
 from ichor.bus.opening import open_bus
@@ -30,6 +32,9 @@ from ichor.store.receipts import Lane, ReceiptWriter, Waiting
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
+if TYPE_CHECKING:
+    from listener.handover import Crew
+
 # Relay and worker alike, so that neither starves the other: on a machine that is all busy, senders are answered first.
 _BEHIND_RECEIVING = 10
 # What each role needs that takes long to import.
@@ -45,22 +50,39 @@ _PRELOADED = {
 
 
 # What pydicom imports where it finds it, to decode pixels and to download: `ichor receive` does neither.
-_UNUSED_BY_RECEIVE = ("PIL", "libjpeg", "openjpeg", "pylibjpeg", "requests", "rle")
+_UNUSED_BY_RECEIVE = ("PIL", "jpeg_ls", "libjpeg", "numpy", "openjpeg", "pylibjpeg", "requests", "rle")
 
 
 def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
     """The roles that ``commands`` run with these settings."""
-    return roles_of(*commands, stow=settings.listener.stow is not None)
+    return roles_of(*commands, stow=settings.listener.stow is not None, receivers=settings.listener.processes)
+
+
+def build_all(names: Sequence[str], settings: Settings, folder: DataFolder, *, together: bool) -> Mapping[str, Role]:
+    """Roles that one supervisor runs; receiving processes among them share what they must."""
+    receivers = [name for name in names if _kind(name) == "receive"]
+    built = {name: build(name, settings, folder, together=together) for name in names if name not in receivers}
+    if receivers:
+        from listener.handover import Crew
+
+        crew = Crew.of(len(receivers), senders=len(settings.senders))
+        built |= {name: _receive(settings, folder, crew, number) for number, name in enumerate(receivers)}
+    return {name: built[name] for name in names}
 
 
 def build(name: str, settings: Settings, folder: DataFolder, *, together: bool) -> Role:
     """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles."""
-    role = {
-        "receive": _receive, "relay": _relay, "stow": _stow, "assemble": _assemble, "work": _work, "send": _send,
-    }.get(name)  # fmt: skip
+    role = {"relay": _relay, "stow": _stow, "assemble": _assemble, "work": _work, "send": _send}.get(name)
     if role is not None:
         return role(settings, folder)
-    return _console(settings, folder, serving(settings, *COMMANDS) if together else ("console",))
+    # Of several receiving processes the first counts: with it connections are taken.
+    needed = roles_of(*COMMANDS, stow=settings.listener.stow is not None) if together else ("console",)
+    return _console(settings, folder, needed)
+
+
+def _kind(name: str) -> str:
+    """``receive`` for ``receive-2``."""
+    return name.partition("-")[0]
 
 
 def preload(names: Sequence[str]) -> None:
@@ -68,9 +90,12 @@ def preload(names: Sequence[str]) -> None:
 
     OpenVINO starts threads when imported and is left to the worker itself.
     """
+    names = list(dict.fromkeys(map(_kind, names)))
     if set(names) <= set(COMMANDS["receive"]):
         for module in _UNUSED_BY_RECEIVE:
             sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # an ImportError for whoever tries
+        # Names of private elements take 8 MiB: nothing that is received is read with pydicom but command and request.
+        sys.modules.setdefault("pydicom._private_dict", SimpleNamespace(private_dictionaries={}))  # type: ignore[arg-type]
     for name in names:
         for module in _PRELOADED[name]:
             importlib.import_module(module)
@@ -118,14 +143,15 @@ class JournalWhenThere:
         return self._reader
 
 
-def _receive(settings: Settings, folder: DataFolder) -> Role:
+def _receive(settings: Settings, folder: DataFolder, crew: Crew, process: int) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from listener.role import run_receiver
 
         receipts, spool = _taking_in(settings, folder, stop)
         run_receiver(
-            settings=settings, spool=spool, receipts=receipts, clock=SystemClock(), stop=stop, on_ready=on_ready
-        )
+            settings=settings, spool=spool, receipts=receipts, clock=SystemClock(), stop=stop, on_ready=on_ready,
+            crew=crew, process=process,
+        )  # fmt: skip
         spool.close()
         receipts.close()
 

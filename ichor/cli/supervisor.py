@@ -33,7 +33,7 @@ COMMANDS = {
     "console": ("console",),
 }
 
-_STOW = "stow"
+_RECEIVE, _STOW = "receive", "stow"
 _CANNOT_START = 78  # EX_CONFIG of sysexits.h: trying again will not help
 _DRAIN_SECONDS = 9.0
 # A role that dies at once is tried again soon, then less often; always below the two seconds that docs/contract.md promises.
@@ -41,9 +41,17 @@ _BACKOFF = (0.0, 0.1, 0.3, 0.8, 1.5)
 _PR_SET_PDEATHSIG = 1
 
 
-def roles_of(*commands: str, stow: bool) -> tuple[str, ...]:
-    """The roles of ``commands``, in the order of their start; ``stow``: whether that one is configured."""
-    return tuple(role for name in commands for role in COMMANDS[name] if stow or role != _STOW)
+def roles_of(*commands: str, stow: bool, receivers: int = 1) -> tuple[str, ...]:
+    """The roles of ``commands``, in the order of their start.
+
+    ``stow``: whether that one is configured; ``receivers``: 2 and more are ``receive-2`` and so on.
+    """
+    roles: list[str] = []
+    for role in (role for name in commands for role in COMMANDS[name] if stow or role != _STOW):
+        roles.append(role)
+        if role == _RECEIVE:
+            roles += [f"{_RECEIVE}-{number}" for number in range(2, receivers + 1)]
+    return tuple(roles)
 
 
 @dataclass

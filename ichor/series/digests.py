@@ -40,6 +40,7 @@ def _named(tag: int, value: bytes) -> bytes:
     return b"%s%08x=%s" % ((len(value) + 9).to_bytes(4, "little"), tag, value)
 
 
+@lru_cache(maxsize=64)
 def half_digest(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()[:32] if value else "0" * 32
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ichor.arrays import Float64Array
 from ichor.reasons import Reason
 from ichor.series.planes import Plane
 from ichor.series.shells import B0_LIMIT
-from ichor.types import Axis, AxisName, Diffusion, Float64Array, GradientTable, unique
+from ichor.types import Axis, AxisName, Diffusion, GradientTable, unique
 
 _AGREEMENT = 1e-3  # component by component; slices of one volume repeat one direction
 _UNIT = 0.01

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ichor.arrays import Volume
 from ichor.series.gradients import fsl_bvecs
-from ichor.types import AxisName, GradientTable, Volume
+from ichor.types import AxisName, GradientTable
 
 # Patient coordinates of DICOM grow to the left, back and head, those of NIfTI to the right, front and head.
 _RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 B0_LIMIT = 5.0  # s/mm2: up to here an image counts as not diffusion weighted, and a direction means nothing
 SHELL_TOLERANCE = 0.05
 
@@ -24,14 +22,14 @@ def shells(b_values: Sequence[float]) -> tuple[Shell, ...]:
 
     Volumes are given to the shell of the highest b-value first, then to that of the highest left, and so on.
     """
-    b = np.asarray(b_values, dtype=np.float64)
     found = []
-    left = b > B0_LIMIT
-    while left.any():
-        highest = float(b[left].max())
-        shell = left & (b >= (1 - SHELL_TOLERANCE) * highest)
-        found.append(Shell(b_value=highest, volumes=tuple(np.flatnonzero(shell).tolist())))
-        left &= ~shell
-    if (b <= B0_LIMIT).any():
-        found.append(Shell(b_value=0.0, volumes=tuple(np.flatnonzero(b <= B0_LIMIT).tolist())))
+    left = [volume for volume, b in enumerate(b_values) if b > B0_LIMIT]
+    while left:
+        highest = float(max(b_values[volume] for volume in left))
+        least = (1 - SHELL_TOLERANCE) * highest
+        found.append(Shell(b_value=highest, volumes=tuple(volume for volume in left if b_values[volume] >= least)))
+        left = [volume for volume in left if b_values[volume] < least]
+    b0 = tuple(volume for volume, b in enumerate(b_values) if b <= B0_LIMIT)
+    if b0:
+        found.append(Shell(b_value=0.0, volumes=b0))
     return tuple(reversed(found))

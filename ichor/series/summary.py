@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ichor.arrays import mean_affine_lps
 from ichor.reasons import Reason
 from ichor.series.grid import Grid, Missing
 from ichor.series.refusal import array_refusal
 from ichor.series.roles import Said, Verdict, facts_of
-from ichor.types import Axis, AxisName, Evidence, Grade, GradientTable, Instance, mean_affine_lps, unique
+from ichor.types import Axis, AxisName, Evidence, Grade, GradientTable, Instance, unique
 
 _MOST_MISSING = 10_000  # slots listed
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from ichor.series.decoding import FrameFormat, decode_frame, frame_format, read_frames
@@ -20,7 +21,7 @@ from ichor.series.planes import Plane
 from ichor.series.refusal import array_refusal
 from ichor.series.rescale import NO_UNIT, unit_of
 from ichor.store.protocol import SpoolReader
-from ichor.types import AxisName, GradientTable, Instance, Manifest, ManifestRef, Volume, unique
+from ichor.types import AxisName, GradientTable, Instance, Manifest, ManifestRef, unique
 
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _FLOAT32_INTEGER = 1 << 24  # every integer up to here is a float32

@@ -21,26 +21,27 @@ Bytes = bytes | bytearray | memoryview
 _MOST_PARTS = os.sysconf("SC_IOV_MAX")  # of one writev(2)
 
 
-def write_all(descriptor: int, parts: Sequence[Bytes]) -> None:
-    """Write all of ``parts``, in one call wherever the kernel takes them so."""
+def write_all(descriptor: int, parts: Sequence[Bytes], *, at: int | None = None) -> None:
+    """Write all of ``parts``, in one call wherever the kernel takes them so; at the file's position, or at ``at``."""
     remaining = sum(map(len, parts))
     if len(parts) <= _MOST_PARTS:
-        written = os.writev(descriptor, parts)
+        written = os.writev(descriptor, parts) if at is None else os.pwritev(descriptor, parts, at)
         if written == remaining:
             return
     else:
         written = 0
     pending = [memoryview(part) for part in parts if len(part)]
-    first = 0
+    first = done = 0
     while True:
-        remaining -= written
-        if not remaining:
+        done += written
+        if done == remaining:
             return
         while written >= len(pending[first]):
             written -= len(pending[first])
             first += 1
         pending[first] = pending[first][written:]
-        written = os.writev(descriptor, pending[first : first + _MOST_PARTS])
+        some = pending[first : first + _MOST_PARTS]
+        written = os.writev(descriptor, some) if at is None else os.pwritev(descriptor, some, at + done)
         if not written:
             raise OSError(errno.EIO, "nothing is written")
 

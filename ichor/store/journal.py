@@ -62,7 +62,7 @@ class JournalReader:
     """
 
     def __init__(self, path: Path, *, receipts: Path | None = None) -> None:
-        self._path = path
+        self.path = path
         self._receipts = receipts
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -118,6 +118,17 @@ class JournalReader:
         finally:
             unread.close()
 
+    def cursors(self) -> dict[str, int]:
+        """File of the receipts log -> offset up to which it is taken."""
+        with self._lock:
+            connection = self._reading()
+            return _cursors(connection) if connection is not None else {}
+
+    def count(self) -> int:
+        """How many objects are kept, of those that were taken."""
+        rows = self._query("SELECT count(*) FROM objects")
+        return int(rows[0][0]) if rows else 0
+
     def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
         """The first rows that no message carries yet, in order of acknowledgement."""
         return self._rows("WHERE published = 0 AND batch IS NULL ORDER BY seq LIMIT ?", limit)
@@ -152,9 +163,9 @@ class JournalReader:
 
     def _reading(self) -> sqlite3.Connection | None:
         """The connection; None while there is no journal."""
-        if self._connection is None and self._path.exists():
+        if self._connection is None and self.path.exists():
             try:
-                connection = connect(self._path)
+                connection = connect(self.path)
             except sqlite3.Error as error:
                 raise OSError(errno.EIO, f"the journal cannot be read ({error})") from error
             try:
@@ -241,10 +252,6 @@ class Journal(JournalReader):
             self._write.close()
             raise
         super().__init__(path)
-
-    def cursors(self) -> dict[str, int]:
-        """File of the receipts log -> offset up to which it is taken."""
-        return dict(self._query("SELECT file, offset FROM cursors"))
 
     def take(
         self, entries: Sequence[tuple[StoredObject | Ended, str]], *, cursors: Mapping[str, int],

@@ -34,7 +34,7 @@ Key = tuple[str, str]  # Study and Series Instance UID, both valid
 class Segment:
     """An open segment. ``end`` is where its last whole object ends; what lies behind is of the one under way."""
 
-    __slots__ = ("_descriptor", "_look_at", "end", "entered", "failed", "key", "lock", "lost", "name", "synced")
+    __slots__ = ("_descriptor", "_look_at", "end", "entered", "failed", "key", "lock", "lost", "name", "owed", "synced")
 
     def __init__(self, descriptor: int, *, key: Key, name: str) -> None:
         self._descriptor = descriptor
@@ -43,7 +43,8 @@ class Segment:
         self.name = name  # path below the root
         self.entered = False  # the entries that lead here are on the medium
         self.end = 0
-        self.synced = 0  # level "association": everything before is on the medium
+        self.owed = 0  # of what lies before, something is still to be synced, or was
+        self.synced = 0  # of what is owed: everything before is on the medium
         self.failed = False  # never written again
         self.lost = False  # a sync of finished objects failed: one that succeeds now proves nothing
         self.lock = threading.Lock()  # of syncs
@@ -137,17 +138,24 @@ class Pool:
                 self._open -= 1
             raise
 
-    def check(self, segment: Segment) -> None:
-        """Before an object in it is confirmed: OSError when a sync of the segment failed meanwhile."""
+    def check(self, segment: Segment, *, owed: int = 0) -> None:
+        """Before an object in it is confirmed: OSError when a sync of the segment failed meanwhile.
+
+        ``owed``: where an object ends that was written and not synced. From now on `sync` syncs it, checked in or not.
+        """
         with self._lock:
             if segment.failed:
                 raise OSError(errno.EIO, "an earlier sync failed")
+            if owed:
+                segment.owed = owed
+                self._dirty[segment] = None
 
     def check_in(self, segment: Segment, *, end: int) -> None:
         """Back, with a whole object that ends at ``end``. Where a sync failed since `check`, `losses` tells."""
         with self._lock:
             segment.end = end
             if self._deferred and not segment.failed:
+                segment.owed = end
                 self._dirty[segment] = None
             over = self._back(segment)
         if over:
@@ -172,6 +180,14 @@ class Pool:
         The folders are synced for each segment, and not once each: retention, another process, removes empty ones,
         and a third may have made them again without having synced them yet.
         """
+        with segment.lock:
+            try:
+                self._commit(segment)
+            except OSError:
+                self._lose(segment)
+                raise
+
+    def _commit(self, segment: Segment) -> None:
         segment.sync()
         if not segment.entered:
             folder = (self._root / segment.name).parent
@@ -184,7 +200,7 @@ class Pool:
             segment.entered = True
 
     def sync(self) -> None:
-        """Everything that was checked in so far is on the medium; the first OSError, after all were tried."""
+        """Everything that is owed so far is on the medium; the first OSError, after all were tried."""
         with self._lock:
             dirty = list(self._dirty)
         first: OSError | None = None
@@ -254,29 +270,34 @@ class Pool:
 
     def _sync(self, segment: Segment) -> None:
         with segment.lock:
-            end = segment.end
+            owed = segment.owed
             if segment.lost:
                 raise OSError(errno.EIO, "an earlier sync failed")
-            if segment.synced < end:
+            if segment.synced < owed:
                 try:
-                    self.commit(segment)
+                    self._commit(segment)
                 except OSError:
-                    with self._lock:
-                        segment.failed = segment.lost = True
-                        self.losses += 1
-                        self._dirty.pop(segment, None)
-                        idle = segment in self._used
-                        if idle:
-                            self._take(segment)
-                            self._open -= 1
                     # Not cut: what was acknowledged may lie there whole all the same.
-                    if idle:
+                    if self._lose(segment):
                         segment.close()
                     raise
-                segment.synced = end
+                segment.synced = owed
         with self._lock:
-            if segment.synced == segment.end:
+            if segment.synced == segment.owed:
                 self._dirty.pop(segment, None)
+
+    def _lose(self, segment: Segment) -> bool:
+        """A sync of it failed: what it owes is lost. True when nobody has it now."""
+        with self._lock:
+            segment.failed = segment.lost = True
+            if segment in self._dirty:
+                self.losses += 1
+                del self._dirty[segment]
+            idle = segment in self._used
+            if idle:
+                self._take(segment)
+                self._open -= 1
+            return idle
 
     def _create(self, key: Key) -> Segment:
         for _ in range(_TRIES):

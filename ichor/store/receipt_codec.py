@@ -1,28 +1,38 @@
-"""Records as bytes: ``<u32 length><u32 crc32><body>``, the body being a type, numbers and text. Reads and writes no file.
+"""Records as bytes: ``<magic><u32 length><u32 crc32><body>``, and behind some the object that they carry. No file here.
 
-All numbers are little-endian. The checksum begins with the length, so that it covers all but itself. Text fields are
+All numbers are little-endian. Magic and the checksum's beginning are of the file's name (`Salt`), in which the writer's
+random number is: an object that is carried may hold anything, and its sender must not be able to write a record there.
+The checksum goes over the length, too, so that it covers all but itself. A body is a type, numbers and text; texts are
 separated by NUL, which no UID, AE title, location or reason holds.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import struct
 import zlib
+from typing import NamedTuple
 
 from ichor.errors import CannotStart
 from ichor.store.receipt_records import CommitmentRequested, Ended, Record, Refused, Stored
 from ichor.types import Priority
 
-# A storage commitment request names up to 20,000 instances by two UIDs each. The first byte of printable text as the
-# high byte of a length is far above this, so that text is never taken for the beginning of a record.
-MOST = 4 << 20
-HEAD_SIZE = 8
+MOST = 4 << 20  # a storage commitment request names up to 20,000 instances by two UIDs each
+HEAD_SIZE = 12
 
-_HEAD = struct.Struct("<II")
+_HEAD = struct.Struct("<4sII")
 _STORED = struct.Struct("<BdQBBB")
+_CHECKSUM = struct.Struct("<I")  # of what is carried: behind the texts of a `Stored`
 _TIMED = struct.Struct("<BdB")
-_STORED_TYPE, _ENDED_TYPE, _REFUSED_TYPE, _COMMITMENT_TYPE = 1, 2, 3, 4
+_STORED_TYPE, _ENDED_TYPE, _REFUSED_TYPE, _COMMITMENT_TYPE, _CARRYING_TYPE, _SETTLED_TYPE = 1, 2, 3, 4, 5, 6
 _STORED_TEXTS, _REFUSED_TEXTS, _COMMITMENT_TEXTS = 9, 4, 4
+_LENGTH_AT = 9  # of a `Stored`, in its body
+
+# The last record of a file of which nothing more is to be restored: all that it carries is on the medium in the spool.
+# No record for readers.
+SETTLED = bytes([_SETTLED_TYPE])
 
 _PRIORITIES: tuple[Priority | None, ...] = (None, *Priority)  # by number: new ones go to the end
 _NUMBERS = {priority: number for number, priority in enumerate(_PRIORITIES)}
@@ -32,8 +42,35 @@ class Damaged(ValueError):
     """These bytes are no record."""
 
 
-def encode(record: Record) -> bytes:
-    """The bytes of one record.
+class Salt(NamedTuple):
+    """What the records of one file begin with, and what their checksums do."""
+
+    magic: bytes
+    seed: int
+
+
+@functools.lru_cache(maxsize=64)
+def salt_of(name: str) -> Salt:
+    """Of a file of the log, by its name."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    # No zero: what nobody wrote yet is never the beginning of a record.
+    return Salt(bytes(byte or 1 for byte in digest[:4]), int.from_bytes(digest[4:], "little"))
+
+
+def encode(record: Record, salt: Salt) -> bytes:
+    """The bytes of one record that carries nothing; ValueError as `encode_body`."""
+    body = encode_body(record)
+    return head_of(body, salt) + body
+
+
+def head_of(body: bytes, salt: Salt) -> bytes:
+    """What goes in front of a body."""
+    size = len(body)
+    return _HEAD.pack(salt.magic, size, zlib.crc32(body, salt.seed ^ size))
+
+
+def encode_body(record: Record, *, carries: int | None = None) -> bytes:
+    """The body of one record. ``carries``: crc32 of the object that follows it, `Stored.length` bytes.
 
     Raises
     ------
@@ -50,7 +87,8 @@ def encode(record: Record) -> bytes:
         text = "\0".join((instance, sop_class, series, study, syntax, location, association, calling, called))
         nulls = _STORED_TEXTS - 1
         numbers, values = _STORED, (
-            _STORED_TYPE, received_at, length, _NUMBERS[sender_priority], _NUMBERS[called_priority], high,
+            _STORED_TYPE if carries is None else _CARRYING_TYPE, received_at, length, _NUMBERS[sender_priority],
+            _NUMBERS[called_priority], high,
         )  # fmt: skip
     else:
         text, nulls, numbers, values = _others(record)
@@ -60,10 +98,11 @@ def encode(record: Record) -> bytes:
         body = numbers.pack(*values) + text.encode()
     except struct.error as error:
         raise ValueError(f"a number of a record does not fit: {error}") from None
-    size = len(body)
-    if size > MOST:
-        raise ValueError(f"a record of {size} bytes")
-    return _HEAD.pack(size, zlib.crc32(body, size)) + body
+    if carries is not None:
+        body += _CHECKSUM.pack(carries)
+    if len(body) > MOST:
+        raise ValueError(f"a record of {len(body)} bytes")
+    return body
 
 
 def _others(record: Record) -> tuple[str, int, struct.Struct, tuple[float, ...]]:
@@ -92,7 +131,9 @@ def decode(body: bytes) -> Record:
     """
     try:
         kind = body[0]
-        if kind == _STORED_TYPE:
+        if kind in (_STORED_TYPE, _CARRYING_TYPE):
+            if kind == _CARRYING_TYPE:
+                body = body[: -_CHECKSUM.size]
             _, received_at, length, sender_priority, called_priority, high = _STORED.unpack_from(body)
             (
                 instance, sop_class, series, study, syntax, location, association, calling, called,
@@ -118,24 +159,37 @@ def decode(body: bytes) -> Record:
     raise CannotStart(f"the receipts log has a record (type {body[0]}) that this version of Ichor cannot read")
 
 
-def size_at(data: bytes, at: int) -> int:
-    """Bytes that the record at ``at`` takes; 0 when even its head is not whole.
+def carried(body: bytes) -> tuple[int, int] | None:
+    """Length and crc32 of the object behind the record of this body; None when it carries none."""
+    if body[0] != _CARRYING_TYPE or len(body) < _STORED.size + _CHECKSUM.size:
+        return None
+    length = int.from_bytes(body[_LENGTH_AT : _LENGTH_AT + 8], "little")
+    return length, _CHECKSUM.unpack_from(body, len(body) - _CHECKSUM.size)[0]
+
+
+def is_blank(data: bytes, at: int) -> bool:
+    """Was nothing written here yet? Files are filled with zeros ahead of their records."""
+    return not any(data[at : at + HEAD_SIZE])
+
+
+def size_at(data: bytes, at: int, salt: Salt) -> int:
+    """Bytes of the record at ``at``, without what it carries; 0 when even its head is not whole.
 
     Raises
     ------
     Damaged
-        When no record is that long.
+        When no record begins there.
     """
     if len(data) - at < HEAD_SIZE:
         return 0
-    (length, _) = _HEAD.unpack_from(data, at)
-    if not 0 < length <= MOST:
-        raise Damaged("a record of an impossible length")
+    magic, length, _ = _HEAD.unpack_from(data, at)
+    if magic != salt.magic or not 0 < length <= MOST:
+        raise Damaged("no record begins here")
     return int(length) + HEAD_SIZE
 
 
-def split(data: bytes, at: int) -> tuple[int, bytes] | None:
-    """``(end, body)`` of the record that begins at ``at``; None when it is not whole.
+def split(data: bytes, at: int, salt: Salt) -> tuple[int, bytes] | None:
+    """``(end, body)`` of the record that begins at ``at``; None when it is not whole. What it carries lies behind ``end``.
 
     Raises
     ------
@@ -144,25 +198,24 @@ def split(data: bytes, at: int) -> tuple[int, bytes] | None:
     """
     if len(data) - at < HEAD_SIZE:
         return None
-    length, checksum = _HEAD.unpack_from(data, at)
-    if not 0 < length <= MOST:
-        raise Damaged("a record of an impossible length")
+    magic, length, checksum = _HEAD.unpack_from(data, at)
+    if magic != salt.magic or not 0 < length <= MOST:
+        raise Damaged("no record begins here")
     start = at + HEAD_SIZE
     end = start + length
     if end > len(data):
         return None
     body = data[start:end]
-    if zlib.crc32(body, length) != checksum:
+    if zlib.crc32(body, salt.seed ^ length) != checksum:
         raise Damaged("a record's checksum is wrong")
     return end, body
 
 
-def find(data: bytes, at: int) -> int:
-    """Where the first whole record at or behind ``at`` begins; -1 when there is none."""
-    for start in range(at, len(data) - HEAD_SIZE):
-        try:
-            if split(data, start) is not None:
-                return start
-        except Damaged:
-            continue
+def find(data: bytes, at: int, salt: Salt) -> int:
+    """Where the first record at or behind ``at`` begins that may be one, by its head; -1 when there is none."""
+    while (at := data.find(salt.magic, at)) >= 0:
+        with contextlib.suppress(Damaged):
+            size_at(data, at, salt)
+            return at
+        at += 1
     return -1

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
-import select
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections import deque
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ichor import metrics
 from ichor.errors import CannotStart
 from ichor.store import disk
-from ichor.store.receipt_codec import HEAD_SIZE, Damaged, decode, find, size_at, split
-from ichor.store.receipt_records import Lane, Receipt, Stored
-from ichor.store.receipt_writer import WAKE
+from ichor.store.receipt_bell import Sleep
+from ichor.store.receipt_codec import decode, salt_of
+from ichor.store.receipt_records import Lane, Receipt, Record, Stored
+from ichor.store.receipt_tail import NAME, Tail, carries, count, is_begun, is_held, is_settled
 
 _LOG = logging.getLogger(__name__)
-_NAME = re.compile(r"([0-9a-f]{16,64})-([0-9]{6,12})\.(stat|routine)\.log")
-_CHUNK = 256 << 10
-_LONGEST_SLEEP = 0.1  # seconds; a writer that knocked before we waited comes back only now and then
-_NO_FIFO_SLEEP = 0.01
+_LONGEST_SLEEP = 0.1  # seconds; a writer that cannot wake us is heard all the same
 _DRAFT_AGE = 60.0  # seconds
 
 
@@ -48,15 +45,18 @@ class ReceiptReader:
         self._queues: dict[Lane, dict[str, list[_Log]]] = {lane: {} for lane in Lane}
         self._known: dict[str, _Log] = {}
         self._dead: set[str] = set()
-        self._turn = 0
+        self._ahead: dict[Lane, dict[str, deque[tuple[float, Receipt]]]] = {
+            lane: {} for lane in Lane
+        }  # never empty ones
         self._listed: int | None = None
-        self._bell = _Bell(folder / WAKE)
+        self._sleep = Sleep(folder)
 
     def read(self, lane: Lane, *, limit: int) -> list[Receipt]:
         """The next records, at most ``limit``; [] when there is nothing new now.
 
-        Records of one writer come in its order; no writer keeps another from being read. Whatever is raised loses
-        nothing: what was read before is handed out first, and what could not be read comes again.
+        Records of one writer come in its order, those of several by their times: the end of one association must not
+        be told before what another process had stored until then. Whatever is raised loses nothing: what was read
+        before is handed out first, and what could not be read comes again.
 
         Raises
         ------
@@ -68,26 +68,44 @@ class ReceiptReader:
         self._look()
         found: list[Receipt] = []
         problem: CannotStart | OSError | None = None
-        writers = list(self._queues[lane])
-        self._turn += 1
-        for index in range(len(writers)):
-            queue = self._queues[lane][writers[(self._turn + index) % len(writers)]]
-            for log in queue:
-                try:
-                    if not log.done:
-                        log.read(found, limit)
-                except (CannotStart, OSError) as error:
-                    problem = problem or error
-                if len(found) >= limit:
-                    return found
-                if not log.done:
-                    break  # what its writer appended later comes later
+        ahead = self._ahead[lane]
+        for writer in self._queues[lane]:
+            problem = self._fill(lane, writer, limit) or problem
+        while len(found) < limit:
+            first = min(ahead, key=lambda writer: ahead[writer][0][0], default=None)
+            if first is None:
+                break
+            found.append(ahead[first].popleft()[1])
+            if not ahead[first]:
+                del ahead[first]
+                if len(found) < limit:
+                    problem = self._fill(lane, first, limit) or problem
         if problem is not None and not found:
             raise problem
         return found
 
+    def _fill(self, lane: Lane, writer: str, limit: int) -> CannotStart | OSError | None:
+        """Read on where nothing is held of this writer; what could not be read."""
+        if writer in self._ahead[lane]:
+            return None
+        found: list[Receipt] = []
+        problem: CannotStart | OSError | None = None
+        queue = self._queues[lane][writer]
+        for log, after in zip(queue, [*queue[1:], None], strict=True):
+            try:
+                if not log.done:
+                    log.read(found, limit, after=after)
+            except (CannotStart, OSError) as error:
+                problem = error
+            if len(found) >= limit or not log.done:
+                break  # what its writer appended later comes later
+        if found:
+            now = time.time()  # a clock that was ahead makes nobody wait for ever
+            self._ahead[lane][writer] = deque((min(_time_of(one.record), now), one) for one in found)
+        return problem
+
     def backlog(self) -> dict[Lane, int]:
-        """Bytes that are not read yet."""
+        """Bytes of records that are not read yet; walks them, so not for every day's step."""
         self._look()
         return {
             lane: sum(log.unread() for queue in queues.values() for log in queue if not log.done)
@@ -101,15 +119,18 @@ class ReceiptReader:
     def finished(self, writer: str) -> bool:
         """Dead, and everything that it wrote has been read; True for one that nothing is known of."""
         self._look()
-        if self._lives(writer):
+        if self._lives(writer) or any(writer in ahead for ahead in self._ahead.values()):
             return False
         return all(log.done for log in self._known.values() if log.writer == writer)
 
     def forget(self, cursors: Mapping[str, int]) -> list[str]:
-        """Delete files to which nothing more will come and that ``cursors`` cover to the end; their names."""
+        """Delete files to which nothing more will come and that ``cursors`` cover to the end; their names.
+
+        One that carries objects which may not be on the medium in the spool stays until `ichor.store.restore` was there.
+        """
         gone = []
         for log in list(self._known.values()):
-            if log.done and cursors.get(log.name, 0) >= log.last_end:
+            if log.done and cursors.get(log.name, 0) >= log.last_end and log.may_go():
                 (self._folder / log.name).unlink(missing_ok=True)
                 gone.append(log.name)
         if gone:
@@ -120,14 +141,20 @@ class ReceiptReader:
         self._sweep()
         return gone
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until something may be new, at most ``seconds``; may return early for no reason."""
-        self._bell.wait(min(seconds, _LONGEST_SLEEP))
+    def wait(self, seconds: float, *, lanes: Sequence[Lane] = tuple(Lane)) -> None:
+        """Sleep until something may be new in one of ``lanes``, at most ``seconds``; may return early for no reason."""
+        self._sleep.wait(min(seconds, _LONGEST_SLEEP), unless=lambda: self._has_more(lanes))
+
+    def _has_more(self, lanes: Sequence[Lane]) -> bool:
+        self._look()
+        if any(self._ahead[lane] for lane in lanes):
+            return True
+        return any(log.has_more() for lane in lanes for queue in self._queues[lane].values() for log in queue)
 
     def close(self) -> None:
         for log in self._known.values():
             log.close()
-        self._bell.close()
+        self._sleep.close()
 
     def _writers(self) -> set[str]:
         return {log.writer for log in self._known.values()}
@@ -159,7 +186,7 @@ class ReceiptReader:
     def _list(self) -> None:
         fresh = []
         for name in os.listdir(self._folder):
-            match = None if name in self._known else _NAME.fullmatch(name)
+            match = None if name in self._known else NAME.fullmatch(name)
             if match:
                 fresh.append(_Log(self._folder, name, match, start=self._cursors.get(name, 0)))
         for log in sorted(fresh, key=_order):
@@ -181,85 +208,8 @@ class ReceiptReader:
         """Remove what writers left that died while they made a file."""
         for path in self._folder.glob(".*.log"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _DRAFT_AGE and not _held(path):
+                if time.time() - path.stat().st_mtime > _DRAFT_AGE and not is_held(path):
                     path.unlink()
-
-
-class Tail:
-    """Walks the whole records of one open file from ``offset`` on; knows no locks and no names.
-
-    ``last_end``: behind the last record that was given; ``lost``: bytes that were skipped, as no record is there.
-    """
-
-    def __init__(self, descriptor: int, offset: int) -> None:
-        self._descriptor = descriptor
-        self._searched = -1
-        self.offset = self.last_end = offset
-        self.lost = 0
-
-    def bodies(self, limit: int, *, final: bool) -> list[tuple[int, bytes]]:
-        """``(end, body)`` of the next records. ``final``: nothing more comes, so what is not whole now never will be.
-
-        OSError when there is none that can be read now; those before come first.
-        """
-        found: list[tuple[int, bytes]] = []
-        try:
-            self._walk(found, limit, final=final)
-        except OSError:
-            if not found:
-                raise
-        return found
-
-    def back(self, end: int, body: bytes) -> None:
-        """Go back before a record that `bodies` gave last."""
-        self.offset = end - len(body) - HEAD_SIZE
-        self.last_end = min(self.last_end, self.offset)
-
-    def _walk(self, found: list[tuple[int, bytes]], limit: int, *, final: bool) -> None:
-        size = _CHUNK
-        while len(found) < limit:
-            data = os.pread(self._descriptor, size, self.offset)
-            before = self.offset
-            try:
-                self._split(data, found, limit)
-                if self.offset > before:
-                    size = _CHUNK
-                    continue
-                needed = size_at(data, 0)
-                if size < max(needed, HEAD_SIZE):
-                    size = needed
-                    continue
-                if not final or not data:
-                    break
-            except Damaged:
-                pass
-            if not self._skip(final=final):
-                break
-
-    def _split(self, data: bytes, found: list[tuple[int, bytes]], limit: int) -> None:
-        base, at = self.offset, 0
-        while len(found) < limit:
-            one = split(data, at)
-            if one is None:
-                return
-            at, body = one
-            self.offset = self.last_end = base + at
-            found.append((self.offset, body))
-
-    def _skip(self, *, final: bool) -> bool:
-        """Go on with the next whole record behind what is none; False when there is none (yet)."""
-        size = os.fstat(self._descriptor).st_size
-        if size == self._searched and not final:
-            return False
-        rest = os.pread(self._descriptor, size - self.offset, self.offset)
-        self._searched = size
-        start = find(rest, 0)
-        if start < 0 and not final:
-            return False
-        skipped = len(rest) if start < 0 else start
-        self.offset += skipped
-        self.lost += skipped
-        return start >= 0
 
 
 class _Log:
@@ -271,17 +221,26 @@ class _Log:
         self.number = int(match[2])
         self.lane = Lane(match[3])
         self.done = False  # read to the end, and nothing more will come
+        self.stuck = False  # what is next could not be read
         self.last_end = start
         self._path = folder / name
         self._offset = start
         self._tail: Tail | None = None
         self._descriptor = -1
+        self._begun = False
+        self._goes = False
+        self._counted_to = self._counted = 0
 
-    def read(self, found: list[Receipt], limit: int) -> None:
-        """Append its next records to ``found``, up to ``limit`` in all; what is raised comes behind these."""
+    def read(self, found: list[Receipt], limit: int, *, after: _Log | None) -> None:
+        """Append its next records to ``found``, up to ``limit`` in all; what is raised comes behind these.
+
+        ``after``: the file that its writer makes next. Once something is in it, nothing more comes to this one, which
+        may be held for long all the same, until the spool has what it carries.
+        """
+        self.stuck = True
         tail = self._open()
         if tail is None:
-            self.done = True  # somebody removed it
+            self.done, self.stuck = True, False  # somebody removed it
             return
         final = False
         while len(found) < limit:
@@ -305,24 +264,58 @@ class _Log:
             if final:
                 self.done = True
                 self.close()
-                return
-            # Its writer may have written and let go since we read: look once more.
-            final = not self.held()
+                break
+            # Its writer may have written and let go, or gone on elsewhere, since we read: look once more.
+            final = (after is not None and after.begun()) or not self.held()
             if not final:
-                return
+                break
+        self.stuck = False
+
+    def begun(self) -> bool:
+        """Is something in it?"""
+        if not self._begun:
+            with contextlib.suppress(FileNotFoundError):
+                tail = self._open()
+                self._begun = self.done or self.last_end > 0 or (tail is not None and tail.is_record(0))
+        return self._begun
+
+    def has_more(self) -> bool:
+        """Is there a whole record that was not read, and that can be?"""
+        if self.done or self.stuck:
+            return False
+        with contextlib.suppress(OSError):
+            tail = self._open()
+            return tail is not None and tail.is_record(tail.offset)
+        return False
 
     def unread(self) -> int:
-        return max(0, self.size() - (self._tail.offset if self._tail else self._offset))
+        """Bytes of records, without what they carry. Walks what it has not walked before."""
+        with contextlib.suppress(OSError):
+            tail = self._open()
+            if tail is not None:
+                if self._counted_to < tail.offset:
+                    self._counted_to, self._counted = tail.offset, tail.given
+                self._counted_to, more = count(self._descriptor, self._counted_to, tail.salt)
+                self._counted += more
+                return self._counted - tail.given
+        return 0
 
-    def size(self) -> int:
-        try:
-            return self._path.stat().st_size
-        except FileNotFoundError:
-            return 0
+    def may_go(self) -> bool:
+        """Let go, and nothing has to be restored from it any more (`ichor.store.restore`)."""
+        if not self._goes and not self.held():
+            try:
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return True
+            try:
+                self._goes = is_settled(descriptor, self.name) or not carries(descriptor, self.name)
+            finally:
+                os.close(descriptor)
+        return self._goes
 
     def held(self) -> bool:
         """Does its writer hold it still?"""
-        return _held(self._path)
+        return is_held(self._path)
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -336,26 +329,19 @@ class _Log:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-            self._tail = Tail(self._descriptor, self._offset)
+            # A writer that was dead before we came may have died with its machine: an object may be there in part.
+            verify = not is_settled(self._descriptor, self.name) and not self.held()
+            self._tail = Tail(self._descriptor, self._offset, salt=salt_of(self.name), verify=verify)
+            self._counted_to = self._counted = 0
         return self._tail
+
+
+def _time_of(record: Record) -> float:
+    return record.received_at if isinstance(record, Stored) else record.at
 
 
 def _order(log: _Log) -> tuple[str, int, str]:
     return log.writer, log.number, log.lane.value
-
-
-def _held(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 class Waiting(NamedTuple):
@@ -374,7 +360,7 @@ class Unread:
     def __init__(self, folder: Path) -> None:
         self._files: list[tuple[str, int]] = []
         try:
-            names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
+            names = sorted(name for name in os.listdir(folder) if NAME.fullmatch(name))
         except FileNotFoundError:
             names = []
         for name in names:
@@ -382,7 +368,7 @@ class Unread:
                 self._files.append((name, os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)))
 
     def __bool__(self) -> bool:
-        return any(os.fstat(descriptor).st_size for _, descriptor in self._files)
+        return any(is_begun(descriptor, 0) for _, descriptor in self._files)
 
     def about(self, uid: str, cursors: Mapping[str, int]) -> Iterator[Stored]:
         """Objects in whose record ``uid`` stands, file by file."""
@@ -393,17 +379,19 @@ class Unread:
         return {name: end for name, end, record in self._objects("", cursors) if record.sop_instance_uid in instances}
 
     def waiting(self, cursors: Mapping[str, int]) -> Waiting:
-        """How much of it there is, and since when. Reads the first record of each file."""
+        """How much of it there is, without what records carry, and since when. Walks the records, decodes few."""
         sizes = dict.fromkeys(Lane, 0)
         since = float("inf")
         for name, descriptor in self._files:
             start, status = cursors.get(name, 0), os.fstat(descriptor)
-            match = _NAME.fullmatch(name)
-            if match is None or status.st_size <= start:
+            match = NAME.fullmatch(name)
+            if match is None or not is_begun(descriptor, start):
                 continue
-            sizes[Lane(match[3])] += status.st_size - start
+            salt = salt_of(name)
+            _, size = count(descriptor, start, salt)
+            sizes[Lane(match[3])] += size or status.st_size - start
             at = status.st_mtime  # of what is no record, or one of a newer version
-            for _, body in Tail(descriptor, start).bodies(1, final=True):
+            for _, body in Tail(descriptor, start, salt=salt).bodies(1, final=False):
                 with contextlib.suppress(CannotStart):
                     record = decode(body)
                     at = record.received_at if isinstance(record, Stored) else record.at
@@ -419,8 +407,8 @@ class Unread:
         """File, end of the record, and the record, where ``text`` stands in it."""
         needle = text.encode()
         for name, descriptor in self._files:
-            tail = Tail(descriptor, cursors.get(name, 0))
-            while bodies := tail.bodies(1000, final=True):
+            tail = Tail(descriptor, cursors.get(name, 0), salt=salt_of(name))
+            while bodies := tail.bodies(1000, final=False):
                 for end, body in bodies:
                     record = decode(body) if needle in body else None
                     if isinstance(record, Stored):
@@ -430,34 +418,3 @@ class Unread:
         for _, descriptor in self._files:
             os.close(descriptor)
         self._files.clear()
-
-
-class _Bell:
-    """The reader's end of the FIFO that writers ring. Where a filesystem knows none, the reader polls."""
-
-    def __init__(self, path: Path) -> None:
-        self._ends: list[int] = []
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkfifo(path, 0o600)
-            self._ends.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            # A writing end of our own: without one, poll() reports a hang-up for ever after the first writer left.
-            self._ends.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        except OSError as error:
-            _LOG.warning("no FIFO for the receipts log (%s): polling instead", error.strerror)
-            self.close()
-
-    def wait(self, seconds: float) -> None:
-        if not self._ends:
-            time.sleep(min(seconds, _NO_FIFO_SLEEP))
-            return
-        poll = select.poll()
-        poll.register(self._ends[0], select.POLLIN)
-        if poll.poll(max(0.0, seconds) * 1000):
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._ends[0], 65536)
-
-    def close(self) -> None:
-        for end in self._ends:
-            os.close(end)
-        self._ends.clear()

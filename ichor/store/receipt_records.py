@@ -5,9 +5,11 @@ How a record is laid out in a file is `ichor.store.receipt_codec`'s business. No
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from ichor.store.disk import Bytes
 from ichor.types import Priority
 
 RECOVERED = "RECOVERED"  # the calling AE title of what lay in the spool and no receipt spoke of
@@ -69,6 +71,18 @@ class CommitmentRequested(NamedTuple):
 
 
 Record = Stored | Ended | Refused | CommitmentRequested
+
+
+class Carried(NamedTuple):
+    """The bytes of an object that its segment has, but not yet on the medium: its receipt carries them there.
+
+    ``settle(losses)`` returns when the segments that were written so far are on the medium, with all entries that lead
+    there; OutOfResources when that cannot be said of what was written since ``losses`` was asked for.
+    """
+
+    parts: Sequence[Bytes]  # of the whole Part 10 file
+    losses: int
+    settle: Callable[[int], None]
 
 
 class Receipt(NamedTuple):

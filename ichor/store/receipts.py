@@ -5,11 +5,22 @@ relay reads, makes the journal of it, and deletes what the journal has. See docs
 """
 
 from ichor.store.receipt_reader import ReceiptReader, Waiting
-from ichor.store.receipt_records import RECOVERED, CommitmentRequested, Ended, Lane, Receipt, Record, Refused, Stored
+from ichor.store.receipt_records import (
+    RECOVERED,
+    Carried,
+    CommitmentRequested,
+    Ended,
+    Lane,
+    Receipt,
+    Record,
+    Refused,
+    Stored,
+)
 from ichor.store.receipt_writer import ReceiptWriter
 
 __all__ = [
     "RECOVERED",
+    "Carried",
     "CommitmentRequested",
     "Ended",
     "Lane",

@@ -22,11 +22,13 @@ from ichor.store import segments
 from ichor.store.disk import Bytes
 from ichor.store.filemeta import file_meta
 from ichor.store.pool import SEAL_IDLE, Key, Pool, Segment, remove_folders
+from ichor.store.receipt_records import Carried
 from ichor.uids import is_valid_uid
 
 LEVELS = ("instance", "association", "none")
 _WRITER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,99}")
 _READ_AHEAD = 1 << 16
+_MOST_CARRIED = 256 << 10  # bytes: a longer object costs more to write twice than its own sync takes
 
 
 class Address(NamedTuple):
@@ -54,7 +56,8 @@ class FileSpool:
     Parameters
     ----------
     durability
-        ``instance``: an object, and the entries that lead to it, are synced before `Incoming.finish` returns.
+        ``instance``: an object, and the entries that lead to it, are synced before `Incoming.finish` returns, or its
+        ``confirm`` is asked to keep it until they are.
         ``association``: when `sync` returns. ``none``: never; an object survives a crash of Ichor, not of the machine.
     writer
         What segments are named by: unique for ever, also after a restart. Made up when empty.
@@ -66,7 +69,7 @@ class FileSpool:
         writer = writer or secrets.token_hex(8)
         if not _WRITER.fullmatch(writer):
             raise ValueError(f"not a writer id: {writer!r}")
-        self._root = root
+        self.root = root
         self._level = durability
         self._volume: int | None = None  # st_dev
         self._pool = Pool(root, writer=writer, deferred=durability == "association", synced=durability != "none")
@@ -86,7 +89,8 @@ class FileSpool:
         ):  # fmt: skip
             raise DataSetMismatch(Reason.INVALID_UID)
         head = file_meta(sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax)
-        return Incoming(self._pool, (study, series), head, commit=self._level == "instance")
+        settle = self._settle if self._level == "instance" else None
+        return Incoming(self._pool, (study, series), head, settle=settle)
 
     def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
         """`begin` and `Incoming.finish` in one."""
@@ -111,6 +115,10 @@ class FileSpool:
         OutOfResources
             When something finished may not be on the medium. It never will be: the association must not be released.
         """
+        if self._level == "association":
+            self._settle(losses)
+
+    def _settle(self, losses: int | None) -> None:
         try:
             self._pool.sync()
         except OSError as error:
@@ -151,20 +159,20 @@ class FileSpool:
 
     def segments(self) -> Iterator[tuple[str, int]]:
         """(segment, size in bytes) of everything in the spool, in no order; also old files of one object."""
-        for study in _names(self._root):
-            for series in _names(self._root / study):
-                for name in _names(self._root / study / series):
+        for study in _names(self.root):
+            for series in _names(self.root / study):
+                for name in _names(self.root / study / series):
                     segment = f"{study}/{series}/{name}"
                     if segments.is_segment(segment):
                         try:
-                            yield segment, (self._root / segment).stat().st_size
+                            yield segment, (self.root / segment).stat().st_size
                         except FileNotFoundError:
                             continue
 
     def written_at(self, segment: str) -> float:
         """When a segment was written to last, POSIX seconds; KeyError when absent."""
         try:
-            return (self._root / _segment(segment)).stat().st_mtime
+            return (self.root / _segment(segment)).stat().st_mtime
         except FileNotFoundError:
             raise KeyError(segment) from None
 
@@ -198,7 +206,7 @@ class FileSpool:
             False when somebody, in whatever process, has it open for writing, or it is longer than ``at_most``.
             True when it is as wanted, also when it was before.
         """
-        path = self._root / _segment(segment)
+        path = self.root / _segment(segment)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -228,8 +236,8 @@ class FileSpool:
     def is_there(self) -> bool:
         """Can the spool be seen, on the volume on which it was first, with something in it? Not while that is unmounted."""
         try:
-            volume = self._root.stat().st_dev
-            filled = any(True for _ in os.scandir(self._root))
+            volume = self.root.stat().st_dev
+            filled = any(True for _ in os.scandir(self.root))
         except OSError:
             return False
         if self._volume is None and filled:
@@ -239,9 +247,9 @@ class FileSpool:
     def free_bytes(self) -> int:
         """Free bytes for us where the spool lies."""
         try:
-            space = os.statvfs(self._root)
+            space = os.statvfs(self.root)
         except FileNotFoundError:
-            space = os.statvfs(self._root.parent)
+            space = os.statvfs(self.root.parent)
         return space.f_bavail * space.f_frsize
 
     def close(self) -> None:
@@ -250,7 +258,7 @@ class FileSpool:
 
     def _open(self, segment: str, location: str) -> tuple[int, int]:
         try:
-            descriptor = os.open(f"{self._root}/{segment}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(f"{self.root}/{segment}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise KeyError(location) from None
         return descriptor, os.fstat(descriptor).st_size
@@ -259,13 +267,13 @@ class FileSpool:
 class Incoming:
     """One object under way; one thread. After an error, or `discard`, nothing of it stays."""
 
-    __slots__ = ("_commit", "_head", "_key", "_length", "_over", "_pool", "_segment")
+    __slots__ = ("_head", "_key", "_length", "_over", "_pool", "_segment", "_settle")
 
-    def __init__(self, pool: Pool, key: Key, head: bytes, *, commit: bool) -> None:
+    def __init__(self, pool: Pool, key: Key, head: bytes, *, settle: Callable[[int], None] | None) -> None:
         self._pool = pool
         self._key = key
         self._head = head
-        self._commit = commit
+        self._settle = settle  # level ``instance``
         self._segment: Segment | None = None
         self._length = 0
         self._over = False
@@ -284,14 +292,17 @@ class Incoming:
             raise _refusal(error) from error
         self._length += sum(map(len, parts))
 
-    def finish(self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed], None] = lambda _: None) -> Placed:
+    def finish(
+        self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed, Carried | None], None] | None = None
+    ) -> Placed:
         """The last bytes. The object is readable when this returns; at level ``instance`` on the medium.
 
         Parameters
         ----------
         confirm
             Called when it is, while nobody else writes behind it; when it raises, the object is cut off again, and the
-            error goes on.
+            error goes on. Where it gets a `Carried` the object is readable, and it has to make it durable elsewhere
+            until that was settled: so a small one that came whole takes no sync of its own.
 
         Raises
         ------
@@ -306,22 +317,27 @@ class Incoming:
                 parts = [self._head, *parts]
             length = self._length + sum(map(len, parts))
             location = f"{segment.name}@{segment.end}+{length}"
+            end = segment.end + length + segments.FOOTER_SIZE
+            carried: Carried | None = None
+            if self._settle is not None and confirm is not None and not self._length and length <= _MOST_CARRIED:
+                carried = Carried(parts, self._pool.losses, self._settle)
             segment.append([*parts, segments.footer(location, length)])
-            if self._commit:
+            if self._settle is not None and carried is None:
                 self._pool.commit(segment)
-            self._pool.check(segment)
+            self._pool.check(segment, owed=end if carried else 0)
         except OSError as error:
             self._end(failed=True)
             raise _refusal(error) from error
         placed = Placed(location, length)
         try:
-            confirm(placed)
+            if confirm is not None:
+                confirm(placed, carried)
         except BaseException:
             self._end(failed=True)  # the location was told to somebody: nothing else may ever lie there
             raise
         self._over = True
         self._segment = None
-        self._pool.check_in(segment, end=segment.end + length + segments.FOOTER_SIZE)
+        self._pool.check_in(segment, end=end)
         return placed
 
     def discard(self) -> None:

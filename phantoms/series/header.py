@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ichor.types import Float64Array
+from ichor.arrays import Float64Array
 from ichor.uids import uid_of
 from phantoms.series.truth import Scan, Stack, StoredArray
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ichor.types import Axis, AxisName, Component, Float64Array, Kind
+from ichor.arrays import Float64Array
+from ichor.types import Axis, AxisName, Component, Kind
 from phantoms.series.truth import Extra, Scan, Stack, StoredArray
 
 ROWS, COLUMNS, SLICES = 24, 20, 7

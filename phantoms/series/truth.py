@@ -9,7 +9,8 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from ichor.types import Axis, AxisName, Component, Float64Array, Kind
+from ichor.arrays import Float64Array
+from ichor.types import Axis, AxisName, Component, Kind
 
 StoredArray = npt.NDArray[np.int32]
 VOLUME_TIME = 1.8  # s from one volume of a diffusion series to the next

@@ -13,11 +13,12 @@ import pytest
 from contract.converter import Converted, convert
 from contract.test_series_of_files import Folder, instance_of, objects
 
+from ichor.arrays import Volume
 from ichor.series.grid import build_grid
 from ichor.series.manifest import build_manifest
 from ichor.series.nifti import write_nifti
 from ichor.series.volume import build_volume
-from ichor.types import AxisName, Grade, Instance, Volume
+from ichor.types import AxisName, Grade, Instance
 
 RealData = Callable[[str], Path]
 Peer = Callable[[str, str], str]

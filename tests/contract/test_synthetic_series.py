@@ -21,6 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.series.decoding import read_frames
 from ichor.series.facts import read_instance
@@ -29,7 +30,7 @@ from ichor.series.manifest import build_manifest
 from ichor.series.nifti import write_nifti
 from ichor.series.volume import build_volumes
 from ichor.store.journal import StoredObject
-from ichor.types import AxisName, Grade, GradientTable, Instance, Volume
+from ichor.types import AxisName, Grade, GradientTable, Instance
 from phantoms.series import FORMS, Encoding, Scan, scenes, write_series
 
 TIMES = {AxisName.TIME, AxisName.TEMPORAL_POSITION, AxisName.ACQUISITION}

@@ -33,7 +33,7 @@ class Orthanc:
         (self.folder / "orthanc.json").write_text(json.dumps(settings))
         with (self.folder / "orthanc.log").open("ab") as log:
             self.process = subprocess.Popen([self.program, str(self.folder / "orthanc.json")], stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 self.get("/system")
@@ -46,11 +46,11 @@ class Orthanc:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=120)
             self.process = None
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=60) as answer:
             return json.loads(answer.read())
 
     def instances(self, study_instance_uid: str) -> list[dict[str, str]]:
@@ -72,12 +72,12 @@ class Orthanc:
     def file(self, instance_id: str) -> bytes:
         """The stored DICOM file."""
         with urllib.request.urlopen(
-            f"http://127.0.0.1:{self.http_port}/instances/{instance_id}/file", timeout=10
+            f"http://127.0.0.1:{self.http_port}/instances/{instance_id}/file", timeout=60
         ) as answer:
             return bytes(answer.read())
 
     def _find(self, level: str, query: dict[str, str]) -> list[dict[str, Any]]:
         body = json.dumps({"Level": level, "Query": query, "Expand": True}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/tools/find", data=body)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return list(json.loads(answer.read()))

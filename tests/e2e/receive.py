@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 from e2e.site import ICHOR
 from pydicom.filereader import read_file_meta_info
 
+from ichor.errors import CannotStart
 from ichor.store import segments
 from ichor.store.journal import JournalReader
 from ichor.store.spool import FileSpool
@@ -72,25 +74,28 @@ class Receive:
         self.process.wait()
         self.until(lambda: not any(_alive(pid) for pid in tree), what="the end of its processes")
 
-    def kill_receiving(self) -> None:
-        """SIGKILL to the process that holds the associations; serving again when this returns."""
-        assert self.process is not None
-        pid = int((self.data / "run" / "receive.ready").read_text())
+    def receiving(self) -> dict[str, int]:
+        """Ids of the receiving processes that are ready, by role: ``receive``, ``receive-2`` and so on."""
+        found = {}
+        for path in (self.data / "run").glob("receive*.ready"):
+            with contextlib.suppress(FileNotFoundError, ValueError):  # gone meanwhile, or not written yet
+                found[path.stem] = int(path.read_text())
+        return found
+
+    def kill_receiving(self, role: str = "receive") -> None:
+        """SIGKILL to a process that holds associations; it is there again when this returns."""
+        self.until(lambda: role in self.receiving(), what=role)
+        pid = self.receiving()[role]
         _kill(pid)
-        self.until(lambda: not _alive(pid), what="the end of the process")
-        if pid == self.process.pid:
-            self.process.wait()
-            self.start()
-        else:
-            self.wait_ready()
+        self.until(lambda: self.receiving().get(role, pid) != pid, what=f"{role} again")
 
     def stop(self) -> None:
         """SIGTERM, and its clean end."""
         assert self.process is not None
         os.kill(self.processes()[1 if self._under else 0], signal.SIGTERM)  # under a command, ours is that one's child
-        assert self.process.wait(timeout=30) == 0, self.log()[-3000:]
+        assert self.process.wait(timeout=120) == 0, self.log()[-3000:]
 
-    def until(self, true: Callable[[], bool], *, what: str, timeout: float = 90.0) -> None:
+    def until(self, true: Callable[[], bool], *, what: str, timeout: float = 240.0) -> None:
         deadline = time.monotonic() + timeout
         while not true():
             if time.monotonic() > deadline:
@@ -123,11 +128,11 @@ class Receive:
         return kept
 
     def journalled(self, *studies: str) -> int:
-        """Rows of these studies in the journal."""
-        path = self.data / "journal.sqlite"
-        if not path.exists():
+        """Rows of these studies in the journal; 0 while it is not there yet."""
+        try:
+            reader = JournalReader(self.data / "journal.sqlite")
+        except CannotStart:
             return 0
-        reader = JournalReader(path)
         try:
             return sum(len(reader.by_study(study)) for study in studies)
         finally:

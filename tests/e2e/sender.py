@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pydicom
 from pynetdicom import AE, _config
+from requestor import associate
 
 
 def send(
@@ -18,7 +19,7 @@ def send(
     for path in files:
         meta = pydicom.filereader.read_file_meta_info(path)
         entity.add_requested_context(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
-    association = entity.associate("127.0.0.1", port, ae_title=called)
+    association = associate(entity, port, called=called)
     assert association.is_established
     statuses = []
     for path in files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ class Site:
     listener_port: int
     console_port: int
     env: dict[str, str] = field(default_factory=dict)
+    engines: Path | None = None  # compiled before: a new data folder begins with them
     process: subprocess.Popen[bytes] | None = None
 
     def settings(self) -> dict[str, str]:
@@ -47,13 +49,17 @@ class Site:
 
     def start(self, *, wait: bool = True) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        data = self.folder / "data"
+        if self.engines is not None and not data.exists():
+            data.mkdir(mode=0o700)
+            shutil.copytree(self.engines, data / "engines")
         log = (self.folder / "serve.log").open("ab")
         self.process = subprocess.Popen([*ICHOR, "serve"], env=self.settings(), stdout=log, stderr=log)
         log.close()
         if wait:
             self.wait_ready()
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
+    def wait_ready(self, timeout: float = 300.0) -> None:
         self.until(lambda: self._is_ready(), timeout=timeout, what="readiness")
 
     def _is_ready(self) -> bool:
@@ -74,7 +80,7 @@ class Site:
             f"http://127.0.0.1:{self.console_port}{path}", data=data, headers={"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 status, raw, kind = answer.status, answer.read(), answer.headers.get_content_type()
         except urllib.error.HTTPError as error:
             status, raw, kind = error.code, error.read(), error.headers.get_content_type()
@@ -85,7 +91,7 @@ class Site:
         return answer if status == 200 else None
 
     def wait_study(
-        self, uid: str, *, states: tuple[str, ...] = ("done", "failed"), revision: int = 1, timeout: float = 90.0
+        self, uid: str, *, states: tuple[str, ...] = ("done", "failed"), revision: int = 1, timeout: float = 240.0
     ) -> dict[str, Any]:
         """The study once it is in one of ``states`` at ``revision`` or later."""
         last: dict[str, Any] | None = None
@@ -112,7 +118,7 @@ class Site:
 
     def ichor(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command with this site's settings."""
-        done = subprocess.run([*ICHOR, *arguments], env=self.settings(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*ICHOR, *arguments], env=self.settings(), capture_output=True, text=True, timeout=240)
         if check and done.returncode != 0:
             pytest.fail(f"ichor {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
@@ -124,7 +130,7 @@ class Site:
         """SIGTERM and its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=120)
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -30,16 +30,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> list[FileDataset]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, DemoPacs]]:
+def place(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], engines: Path
+) -> Iterator[tuple[Site, DemoPacs]]:
     """One site for all cases: each must leave it whole for the next."""
-    import socket
-
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    site = Site(tmp_path_factory.mktemp("bad") / "site", *ports)
+    site = Site(tmp_path_factory.mktemp("bad") / "site", free_port(), free_port(), engines=engines)
     with DemoPacs() as pacs:
         site.add_destination(0, name="pacs", ae_title=pacs.ae_title, port=pacs.port)
         site.start()

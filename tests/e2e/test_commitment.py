@@ -17,6 +17,7 @@ from e2e.site import Site
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
+from requestor import associate
 from unit.listener.modality import CT, EXPLICIT, encode, image
 
 from ichor.store.filemeta import file_meta
@@ -64,7 +65,7 @@ class OrthancUser:
             found.update(self.orthanc.get(f"/storage-commitment/{transaction}"))
             return bool(found["Status"] != "Pending")
 
-        site.until(there, timeout=60, what=lambda: f"a report: {found}")
+        site.until(there, timeout=240, what=lambda: f"a report: {found}")
         return found
 
 
@@ -117,7 +118,7 @@ def test_a_report_comes_though_all_of_ichor_was_killed_after_the_decision(
     (tmp_path / "one.dcm").write_bytes(part10(SOPS[0]))
     assert send([tmp_path / "one.dcm"], site.listener_port) == [0x0000]
     assert ask(site.listener_port, SOPS[0], UNKNOWN) == 0x0000
-    site.until(lambda: "not reported, again in" in site.log(), timeout=60, what="an attempt in vain")
+    site.until(lambda: "not reported, again in" in site.log(), timeout=240, what="an attempt in vain")
     site.kill()
 
     reports: list[Dataset] = []
@@ -132,7 +133,7 @@ def test_a_report_comes_though_all_of_ichor_was_killed_after_the_decision(
     try:
         assert reports == []
         site.start()
-        site.until(lambda: bool(reports), timeout=60, what="the report")
+        site.until(lambda: bool(reports), timeout=240, what="the report")
     finally:
         server.shutdown()
     (report,) = reports
@@ -153,7 +154,7 @@ def ask(port: int, *sops: str) -> int:
     request.ReferencedSOPSequence = items
     entity = AE(ae_title="CT1")
     entity.add_requested_context(SOP_CLASS, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", port, ae_title="ICHOR", ext_neg=[build_role(SOP_CLASS, scu_role=True)])
+    association = associate(entity, port, ext_neg=[build_role(SOP_CLASS, scu_role=True)])
     assert association.is_established
     status, _ = association.send_n_action(request, 1, SOP_CLASS, SOP_INSTANCE)
     association.release()

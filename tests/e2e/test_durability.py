@@ -60,8 +60,16 @@ def send(port: int, number: int) -> None:
 def test_success_is_sent_when_object_receipt_and_entries_are_synced(
     traced: Callable[[str], list[Call]], tmp_path: Path
 ) -> None:
-    verdict = at_responses(traced("instance"), tmp_path / "site" / "data", of=UIDS)
-    assert verdict == Verdict(answers=len(UIDS), violations=())
+    calls, data = traced("instance"), tmp_path / "site" / "data"
+    assert at_responses(calls, data, of=UIDS) == Verdict(answers=len(UIDS), violations=())
+    # It is the log that carries the small ones: without its syncs they are promised in vain.
+    unsynced = [call for call in calls if not (call.name == "fdatasync" and call.path.startswith(f"{data}/receipts/"))]
+    assert len(at_responses(unsynced, data, of=UIDS).violations) == len(UIDS)
+    # All of them but the long ones: these are promised in vain without the syncs of the spool.
+    logged = [c for c in calls if c.name not in ("fsync", "fdatasync") or not c.path.startswith(f"{data}/spool")]
+    short = {uid for uid in UIDS if not uid.endswith(f".{EACH - 1}.77")}
+    assert at_responses(logged, data, of=short) == Verdict(answers=len(short), violations=())
+    assert len(at_responses(logged, data, of=UIDS - short).violations) >= len(UIDS - short)
 
 
 def test_a_release_is_answered_when_the_association_is_synced(
@@ -100,8 +108,10 @@ def made(path: str) -> str:
     return f'7 openat(AT_FDCWD<{hexed("/")}>, "{hexed(path)}", O_WRONLY|O_CREAT|O_EXCL, 0640) = 5<{hexed(path)}>'
 
 
-def wrote(path: str, data: bytes = UID.encode()) -> str:
-    return f'7 writev(5<{hexed(path)}>, [{{iov_base="{hexed(data)}", iov_len={len(data)}}}], 1) = {len(data)}'
+def wrote(path: str, *parts: bytes, result: int = 0) -> str:
+    parts = parts or (UID.encode(),)
+    vector = ", ".join(f'{{iov_base="{hexed(part)}", iov_len={len(part)}}}' for part in parts)
+    return f"7 writev(5<{hexed(path)}>, [{vector}], {len(parts)}) = {result or sum(map(len, parts))}"
 
 
 def synced(path: str) -> str:
@@ -115,20 +125,46 @@ WHOLE = [
 ]  # fmt: skip
 
 
-def test_the_check_is_content_with_the_right_order() -> None:
-    assert at_responses(parse(WHOLE), DATA, of={UID}) == Verdict(answers=1, violations=())
+OBJECT = (UID.encode(), b"pixels")
+CARRIED = [
+    made(SEGMENT), made(RECEIPTS), synced(f"{DATA}/receipts"), wrote(SEGMENT, *OBJECT, b"footer"),
+    wrote(RECEIPTS, b"head", b"body " + UID.encode(), *OBJECT), synced(RECEIPTS), SENT,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("left_out", [3, 4, 6])
-def test_the_check_finds_each_sync_that_is_left_out_or_late(left_out: int) -> None:
-    lines = [line for n, line in enumerate(WHOLE) if n != left_out]
-    assert len(at_responses(parse(lines), DATA, of={UID}).violations) == 1
-    assert len(at_responses(parse([*lines, WHOLE[left_out]]), DATA, of={UID}).violations) == 1
+@pytest.mark.parametrize("lines", [WHOLE, CARRIED])
+def test_the_check_is_content_with_the_right_order(lines: list[str]) -> None:
+    assert at_responses(parse(lines), DATA, of={UID}) == Verdict(answers=1, violations=())
+
+
+@pytest.mark.parametrize(("lines", "left_out"), [(WHOLE, 3), (WHOLE, 4), (WHOLE, 6), (CARRIED, 2), (CARRIED, 5)])
+def test_the_check_finds_each_sync_that_is_left_out_or_late(lines: list[str], left_out: int) -> None:
+    rest = [line for n, line in enumerate(lines) if n != left_out]
+    assert len(at_responses(parse(rest), DATA, of={UID}).violations) == 1
+    assert len(at_responses(parse([*rest, lines[left_out]]), DATA, of={UID}).violations) == 1
+
+
+@pytest.mark.parametrize(
+    "carrying",
+    [
+        wrote(RECEIPTS, b"head", b"body " + UID.encode()),
+        wrote(RECEIPTS, b"head", b"body " + UID.encode(), OBJECT[0]),
+        wrote(RECEIPTS, b"head", b"body " + UID.encode(), OBJECT[0], b"others"),
+        wrote(RECEIPTS, b"head", b"body " + UID.encode(), *OBJECT, result=8),
+    ],
+)
+def test_the_check_finds_what_the_log_carries_in_part(carrying: str) -> None:
+    lines = [*CARRIED[:4], carrying, *CARRIED[5:]]
+    violations = at_responses(parse(lines), DATA, of={UID}).violations
+    assert f"{UID}: spool: w-0.seg was not synced" in violations
 
 
 def test_the_check_counts_no_sync_that_failed_or_began_before_the_write_returned() -> None:
-    failed = [line.replace("= 0", "= -1 EIO (Input/output error)") if "fdatasync" in line else line for line in WHOLE]
-    assert len(at_responses(parse(failed), DATA, of={UID}).violations) == 3
+    for lines, wrong in ((WHOLE, 3), (CARRIED, 2)):
+        failed = [
+            line.replace("= 0", "= -1 EIO (Input/output error)") if "fdatasync" in line else line for line in lines
+        ]
+        assert len(at_responses(parse(failed), DATA, of={UID}).violations) == wrong
     overlapping = [
         WHOLE[0], WHOLE[1], f"8 fdatasync(5<{hexed(SEGMENT)}> <unfinished ...>", WHOLE[2], "8 <... fdatasync resumed>) = 0",
         *WHOLE[4:],

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +16,7 @@ from e2e.site import Site
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config
+from requestor import associate
 
 from dicom_out.demo_pacs import DemoPacs
 from phantoms.ct_study import write_ct_head
@@ -50,7 +50,7 @@ class Modality(threading.Thread):
         entity = AE(ae_title="CT1")
         entity.connection_timeout, entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 2, 2, 5, 5
         entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
-        association = entity.associate("127.0.0.1", self.port, ae_title="ICHOR")
+        association = associate(entity, self.port)
         if not association.is_established:
             self.finished.wait(0.1)
             return paths
@@ -122,14 +122,12 @@ def kill_many(site: Site, *, faults: int, studies: int, tmp_path: Path, seed: in
             if victim == site.process.pid:
                 site.process.wait()
                 site.start(wait=False)
-        modality.join(timeout=120)
+        modality.join(timeout=600)
         assert finished.is_set(), "the modality could not send everything"
-        last_fault = time.monotonic()
         site.wait_ready()
         by_study = {pydicom.dcmread(p[0], stop_before_pixels=True).StudyInstanceUID: p for p in paths}
         for uid in by_study:
-            left = 60.0 - (time.monotonic() - last_fault)
-            assert site.wait_study(uid, timeout=max(left, 1.0))["state"] == "done"
+            assert site.wait_study(uid)["state"] == "done"
         check_nothing_lost(site, by_study, modality.acknowledged, tmp_path / "out")
         check_nothing_doubled(site, by_study, pacs)
 
@@ -181,7 +179,7 @@ def test_results_wait_for_a_destination_that_is_away(site: Site, tmp_path: Path,
     finished = threading.Event()
     modality = Modality([paths], site.listener_port, finished)
     modality.start()
-    modality.join(timeout=60)
+    assert finished.wait(240), "the modality could not send everything"
     uid = pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID
     study = site.wait_study(uid, states=("sending",))
     deliveries = [d for r in study["results"] for d in r["deliveries"]]

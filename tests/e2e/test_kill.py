@@ -59,13 +59,15 @@ class Sender(threading.Thread):
         )
 
     def run(self) -> None:
-        sent = 0
-        while not self._plan.over():
+        sent, answered = 0, True
+        while not (self._plan.over() and answered):  # one that is cut off may be stored: it is sent again
             try:
                 scu = Scu(self._port, calling=f"CT{self._number}")
                 for _ in range(PER_ASSOCIATION):
                     uid, data = self._instance(sent)
+                    answered = False
                     status = scu.store(data, sop_instance=uid)
+                    answered = True
                     if status != 0:
                         self.refused.append(status)
                         continue
@@ -98,7 +100,7 @@ def kill_many(receiver: Receive, *, kills: int, instances: int, seed: int, out: 
             receiver.kill()
             receiver.start()
         else:
-            receiver.kill_receiving()
+            receiver.kill_receiving(("receive", "receive-2")[number // 2 % 2])
     plan.enough_kills = True
     for sender in senders:
         sender.join(timeout=600)
@@ -133,7 +135,7 @@ def check(kept: dict[str, list[bytes]], sender: Sender) -> None:
 
 @pytest.fixture
 def receiver(tmp_path: Path, free_port: Callable[[], int]) -> Receive:
-    return Receive(tmp_path / "site", free_port())
+    return Receive(tmp_path / "site", free_port(), listener={"processes": 2})
 
 
 @pytest.mark.parametrize("seed", [1])

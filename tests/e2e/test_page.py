@@ -136,11 +136,11 @@ def place(free_port: Callable[[], int]) -> Iterator[Place]:
     )  # fmt: skip
     role.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(120)
         yield Place(f"http://127.0.0.1:{port}", bus, now, stop)
     finally:
         stop.set()
-        role.join(20)
+        role.join(60)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_person_follows_a_study(place: Place, browser: webdriver.Chrome, pictu
 
     browser.find_element(By.PARTIAL_LINK_TEXT, uid(3)).click()
     images = browser.find_elements(By.CSS_SELECTOR, "figure img")
-    WebDriverWait(browser, 20).until(lambda _: all(i.get_property("naturalWidth") == 512 for i in images))
+    WebDriverWait(browser, 120).until(lambda _: all(i.get_property("naturalWidth") == 512 for i in images))
     shown = text(browser)
     for line in (
         "23.4 mL",
@@ -203,12 +203,12 @@ def test_a_person_follows_a_study(place: Place, browser: webdriver.Chrome, pictu
 
 def test_it_changes_by_itself_and_keeps_its_pictures(place: Place, browser: webdriver.Chrome) -> None:
     browser.get(place.address + "/")
-    WebDriverWait(browser, 20).until(lambda b: b.find_element(By.CSS_SELECTOR, ".thumb img").get_property("complete"))
+    WebDriverWait(browser, 120).until(lambda b: b.find_element(By.CSS_SELECTOR, ".thumb img").get_property("complete"))
     first = browser.find_element(By.CSS_SELECTOR, ".thumb img")
     browser.execute_script("arguments[0].keptByTest = true", first)
     publish(place.bus, done(2, at=place.now), *deliveries(2, at=place.now))
     in_flight = "section:first-of-type"
-    WebDriverWait(browser, 30).until(lambda b: uid(2) not in b.find_element(By.CSS_SELECTOR, in_flight).text)
+    WebDriverWait(browser, 120).until(lambda b: uid(2) not in b.find_element(By.CSS_SELECTOR, in_flight).text)
     assert uid(2) in text(browser)
     # The picture that was there is the same element: nothing was loaded or drawn again.
     kept = "return [...document.querySelectorAll('.thumb img')].filter(i => i.keptByTest).length"
@@ -221,7 +221,7 @@ def test_a_console_that_is_gone_is_said(place: Place, browser: webdriver.Chrome)
     notice = browser.find_element(By.CSS_SELECTOR, ".stale")
     assert not notice.is_displayed()
     place.stop.set()
-    WebDriverWait(browser, 30).until(lambda _: notice.is_displayed())
+    WebDriverWait(browser, 120).until(lambda _: notice.is_displayed())
     assert "may be out of date" in notice.text
 
 
@@ -230,7 +230,7 @@ def test_finding_by_accession_number(place: Place, browser: webdriver.Chrome) ->
     assert "Called AE title not recognised" in text(browser)
     field = browser.find_element(By.ID, "what")
     field.send_keys("ACC3\n")
-    WebDriverWait(browser, 20).until(lambda b: b.current_url == f"{place.address}/studies/{uid(3)}")
+    WebDriverWait(browser, 120).until(lambda b: b.current_url == f"{place.address}/studies/{uid(3)}")
 
 
 @pytest.mark.parametrize("width", [360, 800, 1280])

@@ -41,7 +41,7 @@ def store(scu: Scu, n: int) -> int:
 
 def probe(port: int, n: int) -> None:
     """A connection that is no association: closed at once, reset, or after a few bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         if n % 4 == 1:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         elif n % 4 == 2:
@@ -57,8 +57,8 @@ def under_probes(receiver: Receive, *, probes: int, half_open: int, slow: int, o
         with contextlib.suppress(OSError):
             probe(receiver.port, n)
     before = receiver.pss()
-    open_ones = [socket.create_connection(("127.0.0.1", receiver.port), timeout=30) for _ in range(half_open)]
-    dripping = [socket.create_connection(("127.0.0.1", receiver.port), timeout=30) for _ in range(slow)]
+    open_ones = [socket.create_connection(("127.0.0.1", receiver.port), timeout=60) for _ in range(half_open)]
+    dripping = [socket.create_connection(("127.0.0.1", receiver.port), timeout=60) for _ in range(slow)]
     over = threading.Event()
 
     def drip() -> None:

@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 from e2e.site import ICHOR, Site
 
-ROLES = ("receive", "relay", "assemble", "work", "send", "console")
+from ichor.cli.supervisor import COMMANDS, roles_of
+from ichor.config import ListenerSettings
+
+RECEIVERS = ListenerSettings().processes
+ROLES = roles_of(*COMMANDS, stow=False, receivers=RECEIVERS)
 
 
 def pids(site: Site) -> dict[str, int]:
@@ -32,8 +36,10 @@ def gone(pid: int) -> bool:
 
 def test_every_role_has_its_process_and_a_dead_one_is_started_again(site: Site) -> None:
     site.start()
+    site.until(
+        lambda: sorted(pids(site)) == sorted(ROLES), timeout=120, what="all roles"
+    )  # /readyz asks the first receiver
     first = pids(site)
-    assert sorted(first) == sorted(ROLES)
     assert len(set(first.values())) == len(ROLES)
     for role in ROLES:
         kill_and_wait(site, role, pids(site))
@@ -42,8 +48,8 @@ def test_every_role_has_its_process_and_a_dead_one_is_started_again(site: Site) 
 
 def kill_and_wait(site: Site, role: str, before: dict[str, int]) -> None:
     os.kill(before[role], signal.SIGKILL)
-    site.until(lambda: len(set(children(site)) - set(before.values())) == 1, timeout=10, what=f"{role} started again")
-    site.until(lambda: pids(site).get(role) not in (None, before[role]), timeout=30, what=f"{role} ready")
+    site.until(lambda: len(set(children(site)) - set(before.values())) == 1, timeout=120, what=f"{role} started again")
+    site.until(lambda: pids(site).get(role) not in (None, before[role]), timeout=120, what=f"{role} ready")
 
 
 def children(site: Site) -> list[int]:
@@ -58,7 +64,7 @@ def test_children_die_with_a_killed_parent_and_a_second_start_goes_on(site: Site
     assert site.process is not None
     site.process.kill()
     site.process.wait()
-    site.until(lambda: all(gone(pid) for pid in before.values()), timeout=5, what="children to die")
+    site.until(lambda: all(gone(pid) for pid in before.values()), timeout=120, what="children to die")
     site.start()
     assert not set(before.values()) & set(pids(site).values())
 
@@ -80,14 +86,18 @@ def test_receive_alone_is_a_receiver_and_a_relay_of_which_a_folder_has_one(
     with (folder / "serve.log").open("ab") as log:
         receive = subprocess.Popen([*ICHOR, "receive"], env=site.settings(), stdout=log, stderr=log)
     try:
-        site.until(lambda: sorted(pids(site)) == ["receive", "relay"], timeout=60, what="receiver and relay")
+        site.until(
+            lambda: sorted(pids(site)) == sorted(roles_of("receive", stow=False, receivers=RECEIVERS)),
+            timeout=180,
+            what="receiver and relay",
+        )
         other = site.ichor("receive", "--set", f"listener.port={free_port()}", check=False)
         assert other.returncode == 1
         assert "in use" in other.stderr
         before = pids(site)
         assert not any(gone(pid) for pid in before.values())
         receive.send_signal(signal.SIGTERM)
-        assert receive.wait(20) == 0
+        assert receive.wait(120) == 0
         assert all(gone(pid) for pid in before.values())
     finally:
         receive.kill()
@@ -137,6 +147,6 @@ def test_a_newer_data_folder_is_refused(site: Site) -> None:
 def test_what_is_not_built_or_wrong_stops_with_exit_2_and_its_name(
     arguments: list[str], words: str, tmp_path: Path
 ) -> None:
-    done = subprocess.run([*ICHOR, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = subprocess.run([*ICHOR, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr

@@ -17,9 +17,10 @@ import second_heads
 from engines.catalogue import load_model
 from engines.evaluation import dice
 from engines.statistics import bootstrap, median
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.pipeline import Engine
-from ichor.types import Stage, Volume
+from ichor.types import Stage
 from pipelines import haematoma
 
 HEADS = 60

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from engines.catalogue import load_model
+from ichor.arrays import Volume
 from ichor.pipeline import Engine
-from ichor.types import Findings, Stage, Volume
+from ichor.types import Findings, Stage
 from phantoms.ct_study import study_grid
 from phantoms.head import Head, HeadModel, sample
 from pipelines.haematoma import MODEL, PIPELINE

@@ -18,7 +18,7 @@ from phantoms.ct_study import write_ct_head
 def storescu(program: str, folder: Path, port: int, *, called: str = "ICHOR") -> None:
     subprocess.run(
         [program, "-aec", called, "+sd", "+r", "127.0.0.1", str(port), str(folder / "dicom")],
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, timeout=240,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_the_real_philips_phantom_is_answered_no_brain_found(site: Site, real_da
 
 
 def _one(site: Site) -> list[dict]:
-    site.until(lambda: len(site.request("/api/v1/studies")[1]) == 1, timeout=30, what="one study")
+    site.until(lambda: len(site.request("/api/v1/studies")[1]) == 1, timeout=240, what="one study")
     uid = site.request("/api/v1/studies")[1][0]["study_instance_uid"]
     return [site.wait_study(uid)]
 

@@ -1,6 +1,7 @@
 """What an strace says of durability: which responses were sent before what they promise was on the medium.
 
-Order is that of the trace's lines: a sync counts for a write when it began after the write had returned, and for a
+An object is on the medium when its segment is synced, or when the log is that carries its bytes behind its receipt. Order
+is that of the trace's lines: a sync counts for a write when it began after the write had returned, and for a
 response when it returned before the response was begun. Knows spool and receipts by their folders only.
 """
 
@@ -150,21 +151,24 @@ class _Disk:
 
     def missing(self, uid: str, *, before: int) -> list[str]:
         """What of an object, or of its receipt, was not on the medium when line ``before`` was reached."""
-        found = []
+        found, written = [], {}
         for part, writes in self._writes.items():
             first = [c for c in writes if c.ended < before and uid.encode() in c.data]
-            if not first:
+            if first:
+                written[part] = first[-1]
+            else:
                 found.append(f"nothing was written to {part}")
-                continue
-            path = first[-1].path
+        if len(written) == len(self._writes) and _carries(written["receipts"], written["spool"]):
+            del written["spool"]
+        for part, first in written.items():
             # The rest of a long object has no UID: it is what the same thread wrote to the same segment next.
-            rest = [first[-1]] if part == "receipts" else [
-                c for c in writes
-                if c.path == path and c.thread == first[-1].thread and first[-1].began <= c.began < before
+            rest = [first] if part == "receipts" else [
+                c for c in self._writes[part]
+                if c.path == first.path and c.thread == first.thread and first.began <= c.began < before
             ]  # fmt: skip
-            if not self._synced(path, after=max(c.ended for c in rest), before=before):
-                found.append(f"{part}: {Path(path).name} was not synced")
-            found += [f"{part}: {entry}" for entry in self._new_entries(path, before=before)]
+            if not self._synced(first.path, after=max(c.ended for c in rest), before=before):
+                found.append(f"{part}: {Path(first.path).name} was not synced")
+            found += [f"{part}: {entry}" for entry in self._new_entries(first.path, before=before)]
         return found
 
     def _new_entries(self, path: str, *, before: int) -> list[str]:
@@ -179,6 +183,13 @@ class _Disk:
 
     def _synced(self, path: str, *, after: int, before: int) -> bool:
         return any(after < sync.began and sync.ended < before for sync in self._syncs.get(path, []))
+
+
+def _carries(receipt: Call, stored: Call) -> bool:
+    """Has the call that wrote a receipt written all that this one did to a segment, but for the footer at its end?"""
+    parts = stored.strings[:-1]
+    at = next((n for n, part in enumerate(receipt.strings) if part == parts[0]), -1) if parts else -1
+    return at >= 0 and receipt.strings[at:] == parts and receipt.result > stored.result - len(stored.strings[-1])
 
 
 def _made(call: Call) -> str:

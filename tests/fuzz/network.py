@@ -13,6 +13,7 @@ from typing import Any
 from ichor.types import Priority
 from listener import fast_path, pdu
 from listener.admission import Admission, Rejection, UnreadableRequest
+from listener.baton import Baton
 from listener.library import configure_library, is_readable
 from listener.lobby import ABORT, Lobby
 
@@ -220,8 +221,9 @@ class _Library:
         )  # fmt: skip
         self._dul: Any = dul
         path = fast_path._FastPath(
-            association, store.reception, ORIGIN, lambda: None, lambda arrival: arrival.end(), self._causes.append, 5.0
-        )
+            association, store.reception, ORIGIN, lambda: None, lambda arrival: arrival.end(), self._causes.append, 5.0,
+            Baton(),
+        )  # fmt: skip
         self._path: Any = path
         path._checkpoint.is_waiting = True  # an association thread with nothing to do
         receive = path._receive

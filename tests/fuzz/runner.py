@@ -36,7 +36,7 @@ TARGETS: dict[str, tuple[Callable[[], Target], int]] = {
 }
 _MOST_FINDINGS = 10  # of one block
 _BLOCKS = 8  # of one target
-_HANG = 60.0  # seconds without a word: even the alarm did not end it
+_HANG = 180.0  # seconds without a word: even the alarm did not end it
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 from ichor.clock import SystemClock
 from ichor.errors import DataSetMismatch, StoreRefused
 from ichor.reasons import Reason
-from ichor.store.receipts import Lane, Record, Refused, Stored
+from ichor.store.receipts import Carried, Lane, Record, Refused, Stored
 from ichor.store.spool import Address, Placed
 from ichor.uids import is_valid_uid
 from listener.reception import Origin, Reception, Refusals
@@ -34,13 +34,13 @@ class _Incoming:
         for part in parts:
             self._data += part
 
-    def finish(self, parts: Sequence[Any] = (), *, confirm: Callable[[Placed], None]) -> Placed:
+    def finish(self, parts: Sequence[Any] = (), *, confirm: Callable[[Placed, Carried | None], None]) -> Placed:
         self.write(parts)
         self._end()
         location = str(len(self._store.objects))
         self._store.objects[location] = self._address, bytes(self._data)
         placed = Placed(location, len(self._data))
-        confirm(placed)
+        confirm(placed, None)
         return placed
 
     def discard(self) -> None:
@@ -71,7 +71,7 @@ class Store:
             raise DataSetMismatch(Reason.INVALID_UID)
         return _Incoming(self, address)
 
-    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:  # noqa: ARG002
+    def append(self, lane: Lane, record: Record, *, wait: bool = True, carried: Carried | None = None) -> None:  # noqa: ARG002
         self.records.append(record)
 
     def check(self) -> list[bytes]:

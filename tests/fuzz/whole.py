@@ -25,7 +25,7 @@ from .marks import Message, joined, of_associate
 from .store import STATUSES
 
 _COMMITMENT = "1.2.840.10008.1.20.1"
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 40.0  # seconds
 _SILENCE = 0.1  # after which a peer gives up
 
 

@@ -59,12 +59,12 @@ class Place:
             },
         )  # fmt: skip
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         try:
             yield
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def bring(self, instances: list[Instance], association: str = "a1") -> None:

@@ -209,7 +209,7 @@ def test_more_than_128_contexts_are_split_over_associations(archive: Archive, tm
 def test_a_thread_of_the_library_that_pauses_late_takes_no_response(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ichor.cli.push._ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("ichor.cli.push._ANSWER_SECONDS", 20.0)
     for number in range(3):
         write(tmp_path / str(number), f"1.2.{number}")
     pushed = push_files(sorted(tmp_path.iterdir()), to=f"ARCHIVE@127.0.0.1:{archive.port}", calling_ae="T")

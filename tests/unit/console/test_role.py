@@ -30,23 +30,23 @@ def test_it_answers_from_the_log_and_follows_it(free_port: Callable[[], int]) ->
     )  # fmt: skip
     role.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(120)
 
         def state() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/studies/{uid(1)}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/studies/{uid(1)}", timeout=60) as answer:
                 return str(json.load(answer)["state"])
 
         assert state() == "sending"
         publish(bus, *whole_way(1)[4:])
         pause = threading.Event()
-        for _ in range(500):
+        for _ in range(6000):
             if state() == "done":
                 break
             pause.wait(0.01)
         assert state() == "done"
     finally:
         stop.set()
-        role.join(15)
+        role.join(60)
     assert not role.is_alive()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -12,6 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from ichor.arrays import Volume
 from ichor.types import (
     Algorithm,
     Code,
@@ -25,7 +26,6 @@ from ichor.types import (
     Priority,
     Segmentation,
     Statement,
-    Volume,
 )
 from ichor.uids import uid_of
 

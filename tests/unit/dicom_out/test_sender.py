@@ -106,12 +106,12 @@ class Running:
             },
         )  # fmt: skip
         self.thread.start()
-        assert up.wait(10)
+        assert up.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
     def identities(self, _study: str, _job: str) -> tuple[str, ...] | None:
@@ -524,7 +524,7 @@ def test_a_destination_says_what_it_accepts(free_port: Callable[[], int]) -> Non
 def test_a_thread_of_the_library_that_pauses_late_takes_no_answer(
     pacs: DemoPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_out.transport.ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("dicom_out.transport.ANSWER_SECONDS", 20.0)
     stored = {o.key: data for o, data in MADE}
     echo(to(pacs), calling_ae="ICHOR")
     answers = [a for _, a in store_objects(to(pacs), OBJECTS, calling_ae="ICHOR", read=lambda o: stored[o.key])]

@@ -20,8 +20,8 @@ from engines.export import export_vit
 from engines.networks.vit import ViT, ViTConfig
 from engines.onnx_runtime import OnnxRuntime
 from engines.runtime import Arrays, file_sha256
+from ichor.arrays import Volume
 from ichor.errors import CannotStart, Unreadable
-from ichor.types import Volume
 
 BALL = ((35.0, -10.0, 20.0), 14.0)
 

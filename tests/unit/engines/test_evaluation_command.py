@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 from unit.engines.conftest import write_threshold_model
 
+from ichor.arrays import Volume
 from ichor.cli import main
 from ichor.cli.labelled import inside_skull, phantom_bleed, phantom_case
-from ichor.types import Volume
 from phantoms.bleeds import Bleed
 from phantoms.head import Head, make_head
 

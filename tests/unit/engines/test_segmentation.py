@@ -9,9 +9,9 @@ import pytest
 
 from engines.onnx_runtime import OnnxRuntime
 from engines.segmentation import INTRACRANIAL, Segmenter, segment
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Volume
 
 Head = Callable[..., tuple[np.ndarray, np.ndarray]]
 

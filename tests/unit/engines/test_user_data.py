@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engines.user_data import LabelledVolume, UserCase, counts, find_cases, read_case, training_case
+from ichor.arrays import Volume
 from ichor.errors import ConfigError
-from ichor.types import Volume
 
 
 def no_dicom(_: Path) -> Volume:

@@ -105,7 +105,7 @@ def test_run_follows_until_it_is_stopped() -> None:
     try:
         publish(bus, *whole_way(1))
         seen = threading.Event()
-        for _ in range(500):
+        for _ in range(6000):
             found = projection.study(uid(1))
             if found is not None and found.state is StudyState.DONE:
                 seen.set()
@@ -114,7 +114,7 @@ def test_run_follows_until_it_is_stopped() -> None:
         assert seen.is_set()
     finally:
         stop.set()
-        thread.join(5)
+        thread.join(60)
     assert not thread.is_alive()
 
 

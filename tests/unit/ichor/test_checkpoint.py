@@ -38,7 +38,7 @@ def test_a_thread_takes_no_step_while_it_is_held() -> None:
     while walker.steps == before:
         time.sleep(0.001)
     walker.ended = True
-    walker.join(5)
+    walker.join(60)
     assert not walker.is_alive()
     point.clear()  # and for a thread that has ended nobody waits
 
@@ -52,7 +52,7 @@ def test_a_thread_that_holds_itself_does_not_wait_for_itself() -> None:
             done.set()
 
     Own().start()
-    assert done.wait(5)
+    assert done.wait(60)
 
 
 def test_whoever_waits_for_a_busy_thread_goes_on_when_the_point_is_opened_again() -> None:
@@ -60,12 +60,17 @@ def test_whoever_waits_for_a_busy_thread_goes_on_when_the_point_is_opened_again(
 
     class Busy(Walker):
         def run(self) -> None:
-            busy.wait(10)
+            busy.wait(60)
 
     thread = Busy()
     thread.start()
-    opener = threading.Timer(0.05, thread._reactor_checkpoint.set)
-    opener.start()
+
+    def open_again() -> None:
+        while thread._reactor_checkpoint.is_set():  # not before somebody closes it
+            time.sleep(0.001)
+        thread._reactor_checkpoint.set()
+
+    threading.Thread(target=open_again).start()
     thread._reactor_checkpoint.clear()
     assert thread._reactor_checkpoint.is_set()
     busy.set()

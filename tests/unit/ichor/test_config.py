@@ -203,7 +203,7 @@ def test_the_contract_file_says_the_defaults_and_its_examples_are_settings(tmp_p
     assert own.model_dump(exclude={"destinations"}) == defaults.model_dump(exclude={"destinations"})
     given = tomllib.loads(text)
     for table in ("listener", "console", "bus", "store", "study", "retention"):
-        optional = {"tls", "stow"} if table == "listener" else set()
+        optional = {"tls", "stow", "processes"} if table == "listener" else set()
         assert set(given[table]) == set(type(getattr(own, table)).model_fields) - optional
     examples = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
     whole = config.load(_written(tmp_path, examples), environ={})

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ichor.cli.supervisor import COMMANDS, roles_of
+
 PROGRAM = """
 import sys, pathlib, logging
 from ichor.cli.supervisor import Supervisor
@@ -46,7 +48,7 @@ def wait_file(path: Path, process: subprocess.Popen[str], other_than: str = "") 
 
 def test_a_role_that_cannot_start_ends_all_with_its_reason(tmp_path: Path) -> None:
     process = start(tmp_path, "cannot")
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "the port is taken" in errors
 
@@ -58,7 +60,7 @@ def test_a_killed_role_is_started_again_and_sigterm_drains(tmp_path: Path) -> No
     second = wait_file(tmp_path / "good.ready", process, other_than=first)
     assert second != first
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=120) == 0
     assert not (tmp_path / "good.ready").exists()
     assert process.stderr is not None
     process.stderr.close()
@@ -69,8 +71,13 @@ def test_a_role_that_does_not_drain_is_killed_and_said(tmp_path: Path) -> None:
     process = start(tmp_path, "stubborn")
     pid = int(wait_file(tmp_path / "stubborn.ready", process))
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "stubborn did not drain" in errors
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_further_receiving_processes_are_roles_behind_the_first() -> None:
+    assert roles_of("receive", stow=True, receivers=3) == ("receive", "receive-2", "receive-3", "relay", "stow")
+    assert roles_of(*COMMANDS, stow=False) == ("receive", "relay", "assemble", "work", "send", "console")

@@ -23,7 +23,7 @@ class ListedReceipts:
         self.failure: Exception | None = None
         self._changed = threading.Condition()
 
-    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:  # noqa: ARG002
+    def append(self, lane: Lane, record: Record, *, wait: bool = True, carried: object = None) -> None:  # noqa: ARG002
         with self._changed:
             self.records.append((lane, record))
             self._changed.notify_all()

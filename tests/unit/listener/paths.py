@@ -15,7 +15,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from ichor.clock import SystemClock
 from ichor.errors import DataSetMismatch, OutOfResources
 from ichor.reasons import Reason
-from ichor.store.receipts import Lane, Record, Stored
+from ichor.store.receipts import Carried, Lane, Record, Stored
 from ichor.store.spool import Address, Placed
 from ichor.uids import is_valid_uid
 from listener import fast_path
@@ -36,12 +36,12 @@ class MemoryIncoming:
         for part in parts:
             self._data += part
 
-    def finish(self, parts: Sequence[Any] = (), *, confirm: Callable[[Placed], None]) -> Placed:
+    def finish(self, parts: Sequence[Any] = (), *, confirm: Callable[[Placed, Carried | None], None]) -> Placed:
         self.write(parts)
         location = f"{len(self._spool.objects)}"
         self._spool.objects[location] = (self._address, bytes(self._data))
         placed = Placed(location, len(self._data))
-        confirm(placed)
+        confirm(placed, None)
         return placed
 
     def discard(self) -> None:
@@ -64,7 +64,8 @@ class MemoryReceipts:
     def __init__(self) -> None:
         self.records: list[tuple[Lane, Record, bool]] = []
 
-    def append(self, lane: Lane, record: Record, *, wait: bool = True) -> None:
+    def append(self, lane: Lane, record: Record, *, wait: bool = True, carried: Carried | None = None) -> None:
+        assert carried is None  # what is in memory syncs itself
         self.records.append((lane, record, wait))
 
 

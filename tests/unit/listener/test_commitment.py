@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import FileMetaDataset
 from pynetdicom import AE
+from requestor import associate
 from unit.listener.commitment_data import CT, encoded, request
 from unit.listener.listening import Listening
 from unit.listener.modality import EXPLICIT, image
@@ -136,7 +137,7 @@ def test_a_request_between_objects_on_one_association_is_answered_in_its_place(
         entity = AE(ae_title="CT1")
         entity.add_requested_context(CT, EXPLICIT)
         entity.add_requested_context(SOP_CLASS, [EXPLICIT, "1.2.840.10008.1.2"])
-        association = entity.associate("127.0.0.1", listening.port, ae_title="ICHOR_STAT")
+        association = associate(entity, listening.port, called="ICHOR_STAT")
         assert association.is_established
         answers = []
         for number in (1, 2):
@@ -167,7 +168,7 @@ def test_a_request_of_more_bytes_than_any_needs_ends_its_association_only(
         large.add_new(0x00091010, "OB", bytes(12 << 20))
         statuses = []
         for data in (large, request("1.2.3.1")):
-            association = entity.associate("127.0.0.1", listening.port, ae_title="ICHOR")
+            association = associate(entity, listening.port)
             answer, _ = association.send_n_action(data, 1, SOP_CLASS, SOP_INSTANCE)
             statuses.append(answer.get("Status"))
             if association.is_established:

@@ -9,7 +9,6 @@ import ssl
 import struct
 import subprocess
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileMetaDataset
 from pynetdicom import AE
+from requestor import associate
 from unit.listener.modality import CT, EXPLICIT, IMPLICIT, Scu, encode, image
 from unit.listener.paths import Server
 
@@ -347,16 +347,32 @@ def test_sender_silent_within_an_object_is_aborted_and_leaves_nothing() -> None:
         assert server.stored() == []
 
 
-def test_sender_of_a_byte_now_and_then_is_aborted() -> None:
+class Time:
+    """In place of the module, for the fast path: stands still until it is told how late it is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._asked = threading.Semaphore(0)
+
+    def monotonic(self) -> float:
+        self._asked.release()
+        return self.now
+
+    def wait_until_asked(self) -> None:
+        assert self._asked.acquire(timeout=60)
+
+
+def test_sender_of_a_byte_now_and_then_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Time()
     data = whole(SMALL[0], 1)
-    with Server(fast=True, network_timeout=0.3) as server:
+    with Server(fast=True, network_timeout=60.0) as server:
         scu = Scu(server.port, contexts=CONTEXTS)
-        with contextlib.suppress(ConnectionError):
-            for at in range(len(data)):
-                scu.socket.sendall(data[at : at + 1])
-                time.sleep(0.05)
-                if server.causes:
-                    break
+        monkeypatch.setattr(fast_path, "time", clock)
+        for at in range(4):  # the last one when 75 s have gone
+            scu.socket.sendall(data[at : at + 1])
+            clock.wait_until_asked()  # it waits for the next one: no byte has another's time
+            clock.now += 25.0
+        assert scu.read()[0] == 7
         scu.socket.close()
         assert server.fate() == "aborted"
         assert server.causes == ["a sender was too slow within a message"]
@@ -364,7 +380,10 @@ def test_sender_of_a_byte_now_and_then_is_aborted() -> None:
 
 @pytest.mark.parametrize(("response", "kind"), [("A-ABORT", 7), ("A-RELEASE", 5)])
 def test_idle_association_ends_as_on_the_plain_path(response: str, kind: int) -> None:
-    with Server(fast=True, idle_timeout=0.4, idle_response=response) as server:
+    def shorten() -> None:
+        server.associations[0].network_timeout = 0.1  # from the object on: the sender may be late with it
+
+    with Server(fast=True, turn=shorten, idle_response=response) as server:
         scu = Scu(server.port, contexts=CONTEXTS)
         scu.socket.sendall(whole(SMALL[0], 1))
         assert scu.read()[0] == 4
@@ -382,12 +401,12 @@ def test_abort_by_us_comes_at_once(within: bool) -> None:
         assert scu.read()[0] == 4
         if within:
             scu.socket.sendall(p_data(value(1, 3, command())) + p_data(value(1, 0, SMALL[0][:300])))
-        scu.socket.settimeout(10)  # the network timeout is 60 s
+        scu.socket.settimeout(30)  # the network timeout is 60 s
         server.associations[0].abort(block=False)
         assert scu.read()[0] == 7
         scu.socket.close()
         assert server.fate() == "aborted"
-        server.associations[0].join(10)
+        server.associations[0].join(60)
         assert not server.associations[0].is_alive()
         assert len(server.stored()) == 1
 
@@ -421,7 +440,7 @@ def test_request_of_our_own_is_the_librarys() -> None:
         released.start()
         assert scu.read()[0] == 5
         scu.pdu(6, bytes(4))
-        released.join(10)
+        released.join(60)
         assert not released.is_alive()
         scu.socket.close()
 
@@ -475,7 +494,7 @@ def test_library_as_a_sender_is_served() -> None:
         ae = AE("CT1")
         ae.add_requested_context(CT, EXPLICIT)
         ae.add_requested_context(ECHO)
-        association = ae.associate("127.0.0.1", server.port)
+        association = associate(ae, server.port)
         assert association.send_c_echo().Status == 0
         dataset = image("1.2.3.4.0")
         dataset.file_meta = FileMetaDataset()
@@ -537,7 +556,7 @@ def test_tls_abort_by_us_comes_at_once_also_within_a_record(secure: ssl.SSLConte
     with Server(fast=True, tls=secure) as server:
         scu = Scu(server.port, contexts=CONTEXTS)
         socket.socket.sendall(scu.socket, b"\x17\x03\x03\x01\x00" + bytes(10))  # the beginning of a TLS record
-        scu.socket.settimeout(10)
+        scu.socket.settimeout(30)
         server.associations[0].abort(block=False)
         assert scu.read()[0] == 7
         scu.socket.close()

@@ -124,7 +124,7 @@ def test_what_is_no_request_is_aborted_with_one_line_and_one_count(
 
 
 def test_one_who_never_asks_is_closed_in_time(door: Callable[..., Door], caplog: pytest.LogCaptureFixture) -> None:
-    entrance = door(patience=0.2)
+    entrance = door(patience=2.0)
     before = dropped(lobby.TOO_LATE)
     silent, slow = entrance.connect(), entrance.connect()
     slow.sendall(request()[:50])

@@ -206,7 +206,7 @@ def test_priority_by_the_first_that_applies(
 
 
 def test_full_disk_is_refused_cleanly_and_recovers_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     scu = Scu(site.port)

@@ -106,9 +106,14 @@ def test_killed_receiver_keeps_what_it_acknowledged_and_tells_each_once(
     acknowledged["1.2.99"] = encode(image("1.2.99"))
     while not any(e.id.startswith("closed-") and e.data["released"] for e in told(tmp_path)):
         assert process.popen.poll() is None
+    spool, journal = FileSpool(tmp_path / "spool"), JournalReader(tmp_path / "journal.sqlite")
+    while any(row.ended_at is None for row in journal.open_associations()):  # of those killed: looked for now and then
+        assert process.popen.poll() is None
+    associations = {row.stored.association for row in journal.by_study("1.2.3")}
+    while len({e.id for e in told(tmp_path) if e.id.startswith("closed-")}) < len(associations):
+        assert process.popen.poll() is None
     process.kill()
 
-    spool, journal = FileSpool(tmp_path / "spool"), JournalReader(tmp_path / "journal.sqlite")
     rows = {row.stored.sop_instance_uid: row for row in journal.by_study("1.2.3")}
     assert set(acknowledged) <= set(rows)  # a kill between commit and answer leaves an object more, never one less
     for sop, data_set in acknowledged.items():

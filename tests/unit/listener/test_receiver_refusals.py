@@ -332,7 +332,7 @@ def test_an_identity_that_nobody_asked_for_is_ignored(kind: int) -> None:
 def test_a_silent_association_is_released_and_does_not_count_as_released_by_the_sender(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with Listening(idle_timeout=0.3) as listening:
+    with Listening(idle_timeout=3.0) as listening:
         scu = Scu(listening.port)
         assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0
         assert scu.read() == (5, bytes(4))  # A-RELEASE-RQ

@@ -89,6 +89,7 @@ class Running:
     def __init__(
         self, folder: Path, bus: RecordingBus, *, read: Callable[[BinaryIO, StoredObject], Instance] = facts,
         spool: Any = None, requests: Requests | None = None, patience: float = 60.0,
+        restore: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self.bus = bus
         self.journal = Journal(folder / "journal.sqlite", durable=False)
@@ -96,7 +97,7 @@ class Running:
         self.requests = requests or Requests()
         self.relay = Relay(
             reader=self.reader, journal=self.journal, spool=spool or SpoolOfNames(), bus=bus, clock=SystemClock(),
-            read_facts=read, commitments=self.requests,
+            read_facts=read, commitments=self.requests, restore=restore,
         )  # fmt: skip
         self.stop = threading.Event()
         self.all_told: bool | None = None
@@ -523,3 +524,21 @@ def test_the_log_of_a_dead_writer_goes_once_it_is_told(place: Path, log: Receipt
     journal = Journal(place / "journal.sqlite")
     assert not any(name.startswith(log.name) for name in journal.cursors())
     journal.close()
+
+
+def test_nothing_is_told_before_what_the_log_carries_is_in_the_spool(place: Path, log: ReceiptWriter) -> None:
+    tries: list[int] = []
+    bus = RecordingBus()
+
+    def restore() -> None:
+        tries.append(len(bus.instances()))
+        if len(tries) < 3:
+            raise OSError(28, "No space left on device")
+
+    write(log, stored(1), ended())
+    running = Running(place, bus, restore=restore)
+    bus.wait_for(lambda b: bool(b.closed()))
+    assert tries[:3] == [0, 0, 0]
+    assert uids(bus) == ["1.2.1"]
+    log.close()
+    assert running.end() is True

@@ -59,7 +59,7 @@ def answer(server: StowServer, data: bytes) -> bytes:
     thread.start()
     received = b""
     with ours:
-        ours.settimeout(20)
+        ours.settimeout(60)
         try:
             ours.sendall(data)
             ours.shutdown(socket.SHUT_WR)
@@ -67,7 +67,7 @@ def answer(server: StowServer, data: bytes) -> bytes:
                 received += more
         except (BrokenPipeError, ConnectionResetError):
             pass
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     return received
 

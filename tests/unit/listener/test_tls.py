@@ -236,7 +236,7 @@ def test_tls_at_a_plain_port_is_refused(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_one_who_stops_within_the_handshake_is_closed_and_holds_nobody_up(server: tuple[Path, Path]) -> None:
-    with Listening(tls=TLSSettings(cert=server[0], key=server[1]), request_timeout=0.5) as listening:
+    with Listening(tls=TLSSettings(cert=server[0], key=server[1]), request_timeout=5.0) as listening:
         before = dropped(lobby.TOO_LATE)
         stalled = [socket.create_connection(("127.0.0.1", listening.port), timeout=60) for _ in range(20)]
         for connection in stalled[::2]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ichor.arrays import Volume
 from ichor.pipeline import Classification
-from ichor.types import Geometry, Instance, Stage, Volume
+from ichor.types import Geometry, Instance, Stage
 
 BLOOD_HU = 66.0
 Ball = tuple[tuple[float, float, float], float]  # centre in LPS mm, radius

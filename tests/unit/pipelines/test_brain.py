@@ -14,9 +14,9 @@ from scipy import ndimage
 from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TILTED, TRANSPOSED, UNEVEN, Layout, head, no_timing
 
 from engines.catalogue import load_model
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Volume
 from phantoms.acquisition import Grid
 from phantoms.head import make_head
 from pipelines.brain import intracranial_space

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TRANSPOSED, Layout, ThresholdEngine, head, no_timing
 
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Volume
 from pipelines.fitness import METAL_DARK_SHARE, OPEN_MM, fit_space, signs_of
 from pipelines.haematoma import PIPELINE
 

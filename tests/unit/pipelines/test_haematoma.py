@@ -22,9 +22,10 @@ from unit.pipelines.heads import (
     no_timing,
 )
 
+from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
-from ichor.types import Findings, Volume
+from ichor.types import Findings
 from pipelines.haematoma import NONE_FOUND, PIPELINE
 
 LEFT: Ball = ((35.0, -10.0, 20.0), 16.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TRANSPOSED, Layout, head
 
-from ichor.types import Volume
+from ichor.arrays import Volume
 from phantoms.acquisition import Grid
 from phantoms.bleeds import Bleed
 from phantoms.head import HeadModel, sample

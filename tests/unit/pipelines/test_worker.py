@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import pytest
 from unit.pipelines.heads import Judge, ThresholdEngine, head, instance
 
+from ichor.arrays import Volume
 from ichor.bus.memory import MemoryBus
 from ichor.bus.protocol import Delivery
 from ichor.clock import ManualClock
@@ -50,7 +51,6 @@ from ichor.types import (
     ResultSet,
     Stage,
     StudyState,
-    Volume,
 )
 from ichor.uids import job_id_of, uid_of
 from pipelines.attempt import Bench
@@ -677,10 +677,10 @@ def test_the_role_runs_until_it_is_stopped() -> None:
     )  # fmt: skip
     place.subscription.close()
     stopped.start()
-    assert ready.wait(30)
+    assert ready.wait(60)
     assert place.bus.read(RESULTS, wait=30)
     place.stop.set()
-    stopped.join(30)
+    stopped.join(60)
     assert not stopped.is_alive()
     assert place.told(JobDone)[0].outcome == "found"
 

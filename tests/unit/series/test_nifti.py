@@ -9,8 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from ichor.arrays import Volume
 from ichor.series.nifti import write_nifti
-from ichor.types import Axis, AxisName, GradientTable, Volume
+from ichor.types import Axis, AxisName, GradientTable
 
 DIRECTIONS = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.6, 0.8), (-0.48, 0.6, 0.64))
 TABLE = GradientTable(b_values=(0.0, 1000.0, 1000.0, 2995.5), directions_lps=DIRECTIONS, source="test")

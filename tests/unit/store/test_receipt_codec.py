@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import struct
-import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ichor.errors import CannotStart
-from ichor.store.receipt_codec import MOST, Damaged, decode, encode, find, size_at, split
+from ichor.store import receipt_codec
+from ichor.store.receipt_codec import (
+    HEAD_SIZE,
+    MOST,
+    SETTLED,
+    Damaged,
+    carried,
+    decode,
+    encode_body,
+    find,
+    head_of,
+    is_blank,
+    salt_of,
+    size_at,
+    split,
+)  # fmt: skip
 from ichor.store.receipt_records import CommitmentRequested, Ended, Record, Refused, Stored
 from ichor.types import Priority
 
@@ -30,9 +43,16 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
 )
 
 
+SALT = salt_of("w-000001.routine.log")
+
+
+def encode(record: Record) -> bytes:
+    return receipt_codec.encode(record, SALT)
+
+
 def bodies(data: bytes) -> list[bytes]:
     found, at = [], 0
-    while (one := split(data, at)) is not None:
+    while (one := split(data, at, SALT)) is not None:
         at, body = one
         found.append(body)
     return found
@@ -52,22 +72,22 @@ def test_any_damaged_byte_is_noticed(record: Record, data: st.DataObject) -> Non
     bad = bytearray(good)
     bad[at] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(Damaged):
-        assert split(bytes(bad), 0) is None  # a greater length: not whole
+        assert split(bytes(bad), 0, SALT) is None  # a greater length: not whole
 
 
 @given(RECORDS, st.data())
 def test_a_torn_record_is_none(record: Record, data: st.DataObject) -> None:
     good = encode(record)
     torn = good[: data.draw(st.integers(0, len(good) - 1))]
-    assert split(torn, 0) is None
-    assert size_at(torn, 0) == (len(good) if len(torn) >= 8 else 0)
+    assert split(torn, 0, SALT) is None
+    assert size_at(torn, 0, SALT) == (len(good) if len(torn) >= HEAD_SIZE else 0)
 
 
 @given(st.binary(max_size=200))
 @settings(max_examples=500)
 def test_foreign_bytes_are_damage_or_not_whole(data: bytes) -> None:
     try:
-        one = split(data, 0)
+        one = split(data, 0, SALT)
     except Damaged:
         return
     assert one is None
@@ -76,10 +96,10 @@ def test_foreign_bytes_are_damage_or_not_whole(data: bytes) -> None:
 @given(st.binary(max_size=60), RECORDS)
 def test_the_next_whole_record_is_found_behind_what_is_none(rubbish: bytes, record: Record) -> None:
     data = rubbish + encode(record)
-    start = find(data, 0)
-    assert 0 <= start <= len(rubbish)
-    assert split(data, start) is not None
-    assert find(rubbish, 0) == -1
+    start = find(data, 0, SALT)
+    assert start == len(rubbish)
+    assert split(data, start, SALT) is not None
+    assert find(rubbish, 0, SALT) == -1
 
 
 def test_what_cannot_be_read_again_is_not_written() -> None:
@@ -98,8 +118,34 @@ def test_what_cannot_be_read_again_is_not_written() -> None:
 
 @pytest.mark.parametrize("body", [b"\x63", b"\x63 of a newer version", b"\x02", b"\x01" + b"\xff" * 40])
 def test_a_whole_record_that_is_not_understood_says_so(body: bytes) -> None:
-    data = struct.pack("<II", len(body), zlib.crc32(body, len(body))) + body
-    one = split(data, 0)
+    data = head_of(body, SALT) + body
+    one = split(data, 0, SALT)
     assert one == (len(data), body)
     with pytest.raises(CannotStart, match=f"type {body[0]}"):
         decode(body)
+
+
+@given(STORED, st.integers(0, 2**32 - 1))
+def test_a_record_says_what_it_carries(record: Stored, checksum: int) -> None:
+    body = encode_body(record, carries=checksum)
+    assert carried(body) == (record.length, checksum)
+    assert decode(body) == record
+    assert carried(encode_body(record)) is None
+
+
+@given(RECORDS)
+def test_a_record_of_another_file_is_none(record: Record) -> None:
+    data = receipt_codec.encode(record, salt_of("w-000002.routine.log"))
+    assert find(data, 0, SALT) == -1
+    with pytest.raises(Damaged):
+        split(data, 0, SALT)
+    # Nor is one of which somebody knew how it begins, but not what its checksum begins with.
+    with pytest.raises(Damaged):
+        split(SALT.magic + data[len(SALT.magic) :], 0, SALT)
+
+
+def test_zeros_are_no_record_and_no_damage() -> None:
+    assert is_blank(bytes(HEAD_SIZE), 0)
+    assert find(bytes(1000), 0, SALT) == -1
+    assert not is_blank(head_of(SETTLED, SALT), 0)
+    assert all(salt_of(str(n)).magic.count(0) == 0 for n in range(2000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ichor.errors import OutOfResources
-from ichor.store import receipt_reader, receipt_writer
+from ichor.store import receipt_bell, receipt_lane, receipt_reader
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, ReceiptWriter, Refused, Stored
 
 
@@ -120,7 +121,7 @@ def test_files_go_when_they_are_dead_and_taken(folder: Path) -> None:
 def test_a_log_is_rotated_and_read_in_order(
     folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 1000)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1000)
     reader = ReceiptReader(folder)
     found: list[Receipt] = []
     for number in range(100):
@@ -139,29 +140,73 @@ def test_a_log_is_rotated_and_read_in_order(
     assert numbers(everything(reader)) == ["1.2.100"]
 
 
-def test_what_came_later_is_not_read_before_the_file_before_is_let_go(
+def test_what_came_later_is_not_read_before_what_came_earlier(
     folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 1)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1)
     writer.append(Lane.ROUTINE, stored(1))
-    writer.append(Lane.ROUTINE, stored(2))
-    first, _ = sorted(folder.glob("*.routine.log"))
     reader = ReceiptReader(folder)
+    assert numbers(everything(reader)) == ["1.2.1"]
+    writer.append(Lane.ROUTINE, stored(2))
+    first, second = sorted(folder.glob("*.routine.log"))
+    kept = second.read_bytes()
     with first.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert numbers(everything(reader)) == ["1.2.1"]
+        second.write_bytes(b"")
+        assert everything(reader) == []
+        assert not reader.finished(writer.name)
+        second.write_bytes(kept)  # so nothing more comes to the first, held or not
+        assert numbers(everything(reader)) == ["1.2.2"]
         assert reader.live_writers() == {writer.name}
-    assert numbers(everything(reader)) == ["1.2.2"]
+        assert reader.forget({first.name: 10_000}) == []
+    assert reader.forget({first.name: 10_000}) == [first.name]
 
 
-def test_no_writer_keeps_another_from_being_read(folder: Path, writer: ReceiptWriter) -> None:
+def test_records_of_several_writers_are_read_by_their_times(folder: Path, writer: ReceiptWriter) -> None:
+    with contextlib.closing(ReceiptWriter(folder)) as other:
+        for number in range(0, 100, 2):
+            writer.append(Lane.ROUTINE, stored(number, received_at=1000.0 + number), wait=False)
+        writer.append(Lane.ROUTINE, Ended("A", True, 1100.0), wait=False)
+        for number in range(1, 100, 2):
+            other.append(Lane.ROUTINE, stored(number, association="B", received_at=1000.0 + number), wait=False)
+        reader = ReceiptReader(folder)
+        for limit in (1, 7, 64):
+            found = everything(ReceiptReader(folder), limit=limit)
+            assert numbers(found) == [f"1.2.{number}" for number in range(100)]
+            # The end of an association comes behind all that another process had stored before.
+            assert isinstance(found[-1].record, Ended)
+        half = reader.read(Lane.ROUTINE, limit=51)
+        other.append(Lane.ROUTINE, stored(200, association="B", received_at=1099.0), wait=False)
+        assert numbers(half + everything(reader)) == [f"1.2.{number}" for number in range(100)] + ["1.2.200"]
+
+
+def test_what_was_read_ahead_is_not_finished_and_lets_nobody_sleep(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_reader, "_LONGEST_SLEEP", 600.0)
     other = ReceiptWriter(folder)
-    for number in range(50):
-        writer.append(Lane.ROUTINE, stored(number), wait=False)
-    other.append(Lane.ROUTINE, stored(99), wait=False)
+    other.append(Lane.ROUTINE, stored(7, received_at=2000.0))
+    other.close()
+    writer.append(Lane.ROUTINE, stored(1, received_at=1000.0))
     reader = ReceiptReader(folder)
-    first = numbers(reader.read(Lane.ROUTINE, limit=10)) + numbers(reader.read(Lane.ROUTINE, limit=10))
-    assert "1.2.99" in first
+    assert numbers(reader.read(Lane.ROUTINE, limit=1)) == ["1.2.1"]
+    assert not reader.finished(other.name)
+    reader.wait(600.0)
+    assert numbers(reader.read(Lane.ROUTINE, limit=1)) == ["1.2.7"]
+    assert everything(reader) == everything(reader, Lane.STAT) == []
+    assert reader.finished(other.name)
+
+
+def test_a_clock_that_was_ahead_keeps_no_writer_from_being_read(folder: Path, writer: ReceiptWriter) -> None:
+    other = ReceiptWriter(folder)
+    other.append(Lane.ROUTINE, stored(99, received_at=time.time() + 1e6), wait=False)
+    reader = ReceiptReader(folder)
+    found: list[str] = []
+    for number in range(40):
+        writer.append(Lane.ROUTINE, stored(number, received_at=time.time()), wait=False)
+        writer.append(Lane.ROUTINE, stored(number, received_at=time.time()), wait=False)
+        found += numbers(reader.read(Lane.ROUTINE, limit=1))
+    assert "1.2.99" in found
     other.close()
 
 
@@ -193,24 +238,45 @@ def test_many_threads_and_two_writers_lose_nothing(folder: Path) -> None:
         writer.close()
 
 
-def test_the_reader_wakes_when_something_is_appended(folder: Path, writer: ReceiptWriter) -> None:
+def test_the_reader_wakes_when_something_is_appended(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_reader, "_LONGEST_SLEEP", 600.0)
     reader = ReceiptReader(folder)
-    writer.append(Lane.ROUTINE, stored(1))
-    read_end = reader._bell._ends[0]
-    assert os.read(read_end, 10) == b"\0"
-    reader.wait(0.0)
-    woken = threading.Event()
+    writer.append(Lane.ROUTINE, stored(0))
+    reader.wait(600.0)  # it was there before: no sleep
+    assert numbers(everything(reader)) == ["1.2.0"]
+    found: list[str] = []
 
-    def sleep() -> None:
-        while not reader.read(Lane.STAT, limit=1):
-            reader.wait(30.0)
-        woken.set()
+    def follow() -> None:
+        while True:
+            for lane in Lane:
+                found.extend(numbers(reader.read(lane, limit=100)))
+            if len(found) == 200:
+                return
+            reader.wait(600.0)
 
-    thread = threading.Thread(target=sleep)
+    thread = threading.Thread(target=follow, daemon=True)
     thread.start()
-    writer.append(Lane.STAT, stored(2))
-    assert woken.wait(30)
-    thread.join()
+    for number in range(200):
+        writer.append(Lane.STAT if number % 7 else Lane.ROUTINE, stored(number), wait=False)
+        while number % 5 == 0 and len(found) <= number and thread.is_alive():  # nothing comes before it is heard
+            threading.Event().wait(0.0005)
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_nobody_is_rung_who_does_not_sleep(folder: Path, writer: ReceiptWriter) -> None:
+    reader = ReceiptReader(folder)
+    fifo = os.open(folder / "wake", os.O_RDONLY | os.O_NONBLOCK)
+    writer.append(Lane.ROUTINE, stored(1))
+    with pytest.raises(BlockingIOError):
+        os.read(fifo, 1)
+    reader._sleep._flag[0] = 1  # type: ignore[index]  # as one that was killed in its sleep leaves it
+    for number in range(3):
+        writer.append(Lane.ROUTINE, stored(number))
+    assert os.read(fifo, 10) == b"\0"
+    os.close(fifo)
 
 
 def test_a_reader_may_leave_and_come_back(folder: Path, writer: ReceiptWriter) -> None:
@@ -221,22 +287,16 @@ def test_a_reader_may_leave_and_come_back(folder: Path, writer: ReceiptWriter) -
     writer.append(Lane.ROUTINE, stored(2))  # nobody waits: no error
     again = ReceiptReader(folder, cursors={receipts[-1].file: receipts[-1].end})
     assert numbers(everything(again)) == ["1.2.2"]
-    deadline = time.monotonic() + 30
-    rung = b""
-    while not rung and time.monotonic() < deadline:
-        writer.append(Lane.ROUTINE, stored(3), wait=False)
-        try:
-            rung = os.read(again._bell._ends[0], 10)
-        except BlockingIOError:
-            time.sleep(0.01)
-    assert rung
+    again._sleep._flag[0] = 1  # type: ignore[index]
+    writer.append(Lane.ROUTINE, stored(3), wait=False)
+    assert os.read(again._sleep._ends[0], 10) == b"\0"
 
 
 def test_without_fifos_the_reader_polls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(receipt_reader.os, "mkfifo", refuse)
+    monkeypatch.setattr(receipt_bell.os, "mkfifo", refuse)
     reader, writer = ReceiptReader(folder), ReceiptWriter(folder)
     writer.append(Lane.ROUTINE, stored(1))
     reader.wait(0.001)

@@ -7,19 +7,17 @@ import errno
 import os
 import random
 import signal
-import struct
 import subprocess
 import sys
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ichor.errors import CannotStart, OutOfResources
-from ichor.store import receipt_reader, receipt_writer
-from ichor.store.receipt_codec import encode
+from ichor.store import disk, receipt_lane, receipt_reader, receipt_tail
+from ichor.store.receipt_codec import encode, encode_body, head_of, salt_of
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 
 from .test_receipts import everything, log_of, numbers, stored
@@ -46,7 +44,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         real(descriptor)
         done.append("synced")
 
-    monkeypatch.setattr(receipt_writer.os, "fdatasync", fdatasync)
+    monkeypatch.setattr(receipt_lane.os, "fdatasync", fdatasync)
     return done
 
 
@@ -109,17 +107,16 @@ def test_damage_in_a_living_log_stops_nobody(tmp_path: Path) -> None:
 
 def test_a_record_under_way_is_read_when_it_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "receipts"
-    path, receipts = filled(tmp_path / "other", 1)
-    data = path.read_bytes()
     writer = ReceiptWriter(folder)
     reader = ReceiptReader(folder)
+    data = encode(stored(1), salt_of(log_of(folder).name))
     with log_of(folder).open("r+b") as file:
         for byte in data[:-1]:
             file.write(bytes([byte]))
             file.flush()
             assert reader.read(Lane.ROUTINE, limit=1) == []
         file.write(data[-1:])
-    assert [r.record for r in everything(reader)] == [receipts[0].record]
+    assert [r.record for r in everything(reader)] == [stored(1)]
     writer.close()
 
 
@@ -164,7 +161,7 @@ def test_a_reader_that_was_ahead_of_a_failed_sync_goes_on(tmp_path: Path, syncs:
         writer.sync()
     writer.sync()  # it says so of the fresh file, which has the record
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(receipt_writer, "_ROTATE_AT", 1)
+        patch.setattr(receipt_lane, "ROTATE_AT", 1)
         writer.append(Lane.ROUTINE, stored(2))
     assert numbers(everything(reader))[-1] == "1.2.2"
     writer.close()
@@ -190,7 +187,7 @@ def test_all_who_wait_for_a_failed_sync_are_refused(tmp_path: Path, monkeypatch:
         except OutOfResources:
             outcomes[number] = "refused"
 
-    monkeypatch.setattr(receipt_writer.os, "fdatasync", fail)
+    monkeypatch.setattr(receipt_lane.os, "fdatasync", fail)
     threads = [threading.Thread(target=push, args=(number,)) for number in range(4)]
     threads[0].start()
     assert entered.wait(30)
@@ -204,7 +201,7 @@ def test_all_who_wait_for_a_failed_sync_are_refused(tmp_path: Path, monkeypatch:
     go_on.set()
     for thread in threads:
         thread.join()
-    monkeypatch.setattr(receipt_writer.os, "fdatasync", real)
+    monkeypatch.setattr(receipt_lane.os, "fdatasync", real)
     assert set(outcomes.values()) == {"refused"}
     writer.append(Lane.ROUTINE, stored(9))
     assert numbers(everything(ReceiptReader(folder))) == ["1.2.9"]
@@ -214,7 +211,7 @@ def test_all_who_wait_for_a_failed_sync_are_refused(tmp_path: Path, monkeypatch:
 def test_who_comes_after_a_failed_sync_of_its_file_is_refused_too(tmp_path: Path, syncs: list[str]) -> None:
     writer = ReceiptWriter(tmp_path / "receipts")
     log = writer._lanes[Lane.ROUTINE]
-    file, end = log.write(encode(stored(1)), wait=True)  # another thread syncs before this one does
+    file, end = log.write(encode_body(stored(1)), wait=True)  # another thread syncs before this one does
     syncs.append("break the next")
     with pytest.raises(OutOfResources):
         writer.append(Lane.ROUTINE, stored(2))
@@ -232,20 +229,17 @@ def test_a_write_that_fails_half_way_leaves_no_trace(
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder)
     writer.append(Lane.ROUTINE, stored(1))
-    real = os.pwrite
+    real, calls = os.pwritev, iter(range(100))
 
-    def half(descriptor: int, data: bytes, at: int) -> int:
-        if len(data) > 20:
-            return real(descriptor, bytes(data[:20]), at) if isinstance(data, bytes) else fail()
-        return fail()
+    def half(descriptor: int, parts: list[bytes], at: int) -> int:
+        if next(calls):
+            raise OSError(code, os.strerror(code))
+        return real(descriptor, [b"".join(parts)[:20]], at)
 
-    def fail() -> int:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(receipt_writer.os, "pwrite", half)
+    monkeypatch.setattr(disk.os, "pwritev", half)
     with pytest.raises(OutOfResources, match="cannot be written"):
         writer.append(Lane.ROUTINE, stored(2))
-    monkeypatch.setattr(receipt_writer.os, "pwrite", real)
+    monkeypatch.setattr(disk.os, "pwritev", real)
     writer.append(Lane.ROUTINE, stored(2))
     writer.append(Lane.ROUTINE, stored(3))
     assert numbers(everything(ReceiptReader(folder))) == ["1.2.1", "1.2.2", "1.2.3"]
@@ -253,8 +247,8 @@ def test_a_write_that_fails_half_way_leaves_no_trace(
 
 
 def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.pwrite
-    monkeypatch.setattr(receipt_writer.os, "pwrite", lambda d, data, at: real(d, bytes(data[:7]), at))
+    real = os.pwritev
+    monkeypatch.setattr(disk.os, "pwritev", lambda d, parts, at: real(d, [b"".join(parts)[:7]], at))
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder)
     writer.append(Lane.ROUTINE, stored(1))
@@ -267,13 +261,13 @@ def test_a_new_log_has_its_name_on_the_medium_before_it_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[list[str]] = []
-    real = receipt_writer.disk.sync_directory
+    real = receipt_lane.disk.sync_directory
 
     def note(path: Path) -> None:
-        synced.append(sorted(os.listdir(path)))
+        synced.append(sorted(name for name in os.listdir(path) if name != "asleep"))
         real(path)
 
-    monkeypatch.setattr(receipt_writer.disk, "sync_directory", note)
+    monkeypatch.setattr(receipt_lane.disk, "sync_directory", note)
     writer = ReceiptWriter(tmp_path / "receipts")
     assert synced[0] == ["receipts"]
     assert synced[-1] == [f"{writer.name}-000001.{lane}.log" for lane in ("routine", "stat")]
@@ -294,8 +288,8 @@ import sys
 from pathlib import Path
 from ichor.store.receipts import Lane, ReceiptWriter
 from tests.unit.store.test_receipts import stored
-from ichor.store import receipt_reader, receipt_writer
-receipt_writer._ROTATE_AT = 20_000
+from ichor.store import disk, receipt_lane, receipt_reader
+receipt_lane.ROTATE_AT = 20_000
 writer = ReceiptWriter(Path(sys.argv[1]))
 number = 0
 while True:
@@ -342,22 +336,23 @@ def test_whatever_fails_acknowledged_is_read_and_refused_is_not(
 ) -> None:
     """Four threads, rotation all the time, and every tenth system call fails."""
     chance = random.Random(7)
-    real_sync, real_write = os.fdatasync, os.pwrite
+    real_sync, real_write = os.fdatasync, os.pwritev
 
     def fdatasync(descriptor: int) -> None:
         real_sync(descriptor)
         if chance.random() < 0.1:
             raise OSError(errno.EIO, "Input/output error")
 
-    def pwrite(descriptor: int, data: bytes, at: int) -> int:
+    def pwritev(descriptor: int, parts: list[bytes], at: int) -> int:
+        data = b"".join(parts)
         if chance.random() < 0.1:
-            real_write(descriptor, bytes(data[: chance.randrange(len(data))]), at)
+            real_write(descriptor, [data[: chance.randrange(len(data))]], at)
             raise OSError(chance.choice([errno.EIO, errno.ENOSPC]), "it fails")
-        return real_write(descriptor, data, at)
+        return real_write(descriptor, parts, at)
 
-    monkeypatch.setattr(receipt_writer, "_ROTATE_AT", 3000)
-    monkeypatch.setattr(receipt_writer.os, "fdatasync", fdatasync)
-    monkeypatch.setattr(receipt_writer.os, "pwrite", pwrite)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 3000)
+    monkeypatch.setattr(receipt_lane.os, "fdatasync", fdatasync)
+    monkeypatch.setattr(disk.os, "pwritev", pwritev)
     writer = ReceiptWriter(tmp_path / "receipts")
     acknowledged: list[list[str]] = [[] for _ in range(4)]
     refused: list[set[str]] = [set() for _ in range(4)]
@@ -376,8 +371,8 @@ def test_whatever_fails_acknowledged_is_read_and_refused_is_not(
         thread.start()
     for thread in threads:
         thread.join()
-    monkeypatch.setattr(receipt_writer.os, "fdatasync", real_sync)
-    monkeypatch.setattr(receipt_writer.os, "pwrite", real_write)
+    monkeypatch.setattr(receipt_lane.os, "fdatasync", real_sync)
+    monkeypatch.setattr(disk.os, "pwritev", real_write)
     writer.sync()
     found = everything(ReceiptReader(tmp_path / "receipts"))
     for n in range(4):
@@ -452,7 +447,7 @@ def no_room(*_: object) -> None:
 def test_a_writer_whose_files_are_removed_goes_on_in_fresh_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wait: bool
 ) -> None:
-    monkeypatch.setattr(receipt_writer, "_LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(receipt_lane, "LOOK_AGAIN", 0.0)
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder, durable=wait)
     reader = ReceiptReader(folder)
@@ -531,7 +526,7 @@ def test_a_reader_without_descriptors_for_a_moment_loses_nothing(
 def test_a_medium_that_does_not_give_a_log_for_a_moment_costs_no_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipt_reader, "_CHUNK", 1000)
+    monkeypatch.setattr(receipt_tail, "_CHUNK", 1000)
     path, receipts = filled(tmp_path / "receipts", 12)
     real = os.pread
     for bad in range(12):
@@ -560,7 +555,7 @@ def test_what_a_newer_version_wrote_waits_and_costs_no_record_beside_it(tmp_path
         file.seek(receipts[1].end)
         rest = file.read()
         file.seek(receipts[1].end)
-        file.write(struct.pack("<II", len(body), zlib.crc32(body, len(body))) + body + rest)
+        file.write(head_of(body, salt_of(path.name)) + body + rest)
     other = ReceiptWriter(path.parent)
     other.append(Lane.ROUTINE, stored(99))
     reader = ReceiptReader(path.parent)

@@ -386,7 +386,7 @@ def test_sync_that_fails_while_an_object_is_confirmed_is_a_loss_and_the_object_s
     spool.put(ADDRESS, [b"of another"])
     losses = spool.losses
 
-    def fail_meanwhile(_: object) -> None:
+    def fail_meanwhile(*_: object) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(disk, "sync", failing(errno.EIO))
             with pytest.raises(OutOfResources):

@@ -1,0 +1,205 @@
+"""Two processes that receive on one port: shares, limits over both, and the death of either under open associations."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e.receive import Receive
+from e2e.site import Site
+from unit.listener.modality import Rejected, Scu, encode, image
+from unit.listener.test_tls import Authority, SecureScu, trusting
+
+ROLES = ("receive", "receive-2")
+STUDY = "1.2.826.17"
+_ESTABLISHED = "01"
+
+
+@pytest.fixture
+def start(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., Receive]]:
+    """``start(**settings of the listener)``: `ichor receive` with both processes ready."""
+    made: list[Receive] = []
+
+    def begin(**listener: object) -> Receive:
+        receiver = Receive(tmp_path / "site", free_port(), listener={"processes": 2, **listener})
+        made.append(receiver)
+        receiver.start()
+        receiver.until(lambda: sorted(receiver.receiving()) == list(ROLES), what="both processes")
+        return receiver
+
+    yield begin
+    for receiver in made:
+        receiver.kill()
+
+
+def held(pid: int, port: int) -> int:
+    """Connections of senders that a process holds."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ours = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED}
+    return sum(os.path.realpath(link).rpartition("/")[2] in ours for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def shares(receiver: Receive) -> list[int]:
+    pids = receiver.receiving()
+    return [held(pids[role], receiver.port) for role in ROLES]
+
+
+def store(scu: Scu, n: int) -> int:
+    uid = f"{STUDY}.{n}"
+    return scu.store(encode(image(uid, study=STUDY, series=f"{STUDY}.0")), sop_instance=uid)
+
+
+def lives(scu: Scu, n: int) -> bool:
+    """Whether an association still stores."""
+    try:
+        return store(scu, n) == 0
+    except OSError:
+        return False
+
+
+def test_four_associations_are_served_two_by_two(start: Callable[..., Receive]) -> None:
+    receiver = start()
+    senders = [Scu(receiver.port) for _ in range(4)]
+    assert shares(receiver) == [2, 2]
+    assert [store(scu, n) for n, scu in enumerate(senders)] == [0] * 4
+    for scu in senders:
+        scu.release()
+    receiver.until(lambda: receiver.journalled(STUDY) == 4, what="four objects in the journal")
+    assert receiver.log().count("receiving on") == 1
+    receiver.stop()
+
+
+def test_limits_count_over_both_processes(start: Callable[..., Receive]) -> None:
+    receiver = start(associations=3)
+    senders = [Scu(receiver.port) for _ in range(3)]
+    assert min(shares(receiver)) > 0
+    for _ in range(4):
+        with pytest.raises(Rejected) as rejected:
+            Scu(receiver.port)
+        assert rejected.value.args[0] == (2, 3, 2)
+    senders.pop().release()
+    receiver.until(lambda: admitted(receiver, senders), what="the place of the one that was released")
+    with pytest.raises(Rejected):
+        Scu(receiver.port)
+
+
+def admitted(receiver: Receive, senders: list[Scu]) -> bool:
+    try:
+        senders.append(Scu(receiver.port))
+    except Rejected:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("killed", "left"), [ROLES, ROLES[::-1]])
+def test_associations_of_one_process_outlive_the_other(start: Callable[..., Receive], killed: str, left: str) -> None:
+    receiver = start(associations=4)
+    senders = [Scu(receiver.port) for _ in range(4)]
+    assert shares(receiver) == [2, 2]
+    survivor = receiver.receiving()[left]
+    receiver.kill_receiving(killed)
+    assert receiver.receiving()[left] == survivor
+    alive = [scu for n, scu in enumerate(senders) if lives(scu, n)]
+    assert len(alive) == 2
+    # The places of the dead are free again, those of the living are not.
+    alive += [Scu(receiver.port) for _ in range(2)]
+    assert shares(receiver) == [2, 2]
+    with pytest.raises(Rejected):
+        Scu(receiver.port)
+    assert [store(scu, 10 + n) for n, scu in enumerate(alive)] == [0] * 4
+    for scu in alive:
+        scu.release()
+    receiver.until(lambda: receiver.journalled(STUDY) == 6, what="what both have stored in the journal")
+
+
+def test_a_connection_on_its_way_to_a_process_that_dies_is_served_by_its_successor(
+    start: Callable[..., Receive],
+) -> None:
+    receiver = start()
+    second = receiver.receiving()["receive-2"]
+    first = Scu(receiver.port)
+    os.kill(second, signal.SIGSTOP)
+    arrived: list[Scu] = []
+    waits = threading.Thread(target=lambda: arrived.append(Scu(receiver.port)), daemon=True)
+    waits.start()
+    receiver.until(lambda: connections(receiver.port) == 2, what="the second connection")
+    # The one behind it is served: so it has been handed over, to a process that does nothing.
+    behind = Scu(receiver.port)
+    assert held(receiver.receiving()["receive"], receiver.port) == 2
+    assert not arrived
+    receiver.kill_receiving("receive-2")
+    waits.join(timeout=90)
+    assert [store(scu, n) for n, scu in enumerate([first, behind, *arrived])] == [0] * 3
+    assert shares(receiver) == [2, 1]
+
+
+def connections(port: int) -> int:
+    """Established ones to a port of the loopback, as the server's side sees them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED for row in rows)
+
+
+def test_a_hand_over_comes_before_tls(
+    start: Callable[..., Receive], tmp_path: Path, peer: Callable[[str, str], str]
+) -> None:
+    authority = Authority(tmp_path, peer("openssl", "openssl"), "hospital")
+    certificate, key = authority.issue("server")
+    receiver = start(**{"tls.cert": str(certificate), "tls.key": str(key), "tls.ca": str(authority.certificate)})
+    client = trusting(authority.issue("ct"))
+    senders = [SecureScu(receiver.port, client) for _ in range(4)]
+    assert shares(receiver) == [2, 2]
+    assert [store(scu, n) for n, scu in enumerate(senders)] == [0] * 4
+    for scu in senders:
+        scu.release()
+
+
+def test_a_stop_leaves_nobody_waiting(start: Callable[..., Receive]) -> None:
+    receiver = start()
+    senders = [socket.create_connection(("127.0.0.1", receiver.port), timeout=60) for _ in range(6)]
+    receiver.until(lambda: sum(shares(receiver)) == 6, what="six connections")
+    assert min(shares(receiver)) == 3
+    receiver.stop()
+    assert [sender.recv(1) for sender in senders] == [b""] * 6
+
+
+def test_stat_on_one_process_slows_routine_on_the_other_and_metrics_add_up(site: Site) -> None:
+    site.env |= {"ICHOR_LISTENER__PROCESSES": "2", "ICHOR_LISTENER__STAT_AE_TITLES": '["ICHOR_STAT"]'}
+    site.start()
+    run = site.folder / "data" / "run"
+    site.until(lambda: (run / "receive-2.ready").exists(), timeout=90, what="both processes")
+    urgent, routine = Scu(site.listener_port, called="ICHOR_STAT"), Scu(site.listener_port)
+    pids = [int((run / f"{role}.ready").read_text()) for role in ROLES]
+    assert [held(pid, site.listener_port) for pid in pids] == [1, 1]
+    sampled = metrics(site)
+    assert sampled["ichor_associations_open"] == 2
+    assert sampled['ichor_receive_path{path="fast"}'] == 2
+    assert sampled["ichor_routine_waits_total"] == 0
+    over = threading.Event()
+
+    def send(scu: Scu, first: int) -> None:
+        n = first
+        while not over.is_set():
+            assert store(scu, n) == 0
+            n += 1
+
+    sending = [threading.Thread(target=send, args=args, daemon=True) for args in ((urgent, 0), (routine, 1_000_000))]
+    for thread in sending:
+        thread.start()
+    site.until(lambda: metrics(site)["ichor_routine_waits_total"] >= 3, timeout=90, what="routine objects that wait")
+    over.set()
+    for thread in sending:
+        thread.join(timeout=60)
+    urgent.release()
+    routine.release()
+    site.until(lambda: metrics(site)["ichor_associations_open"] == 0, timeout=90, what="the end of both")
+
+
+def metrics(site: Site) -> dict[str, float]:
+    _, text = site.request("/metrics")
+    lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
