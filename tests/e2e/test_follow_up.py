@@ -29,11 +29,6 @@ class Pair:
     def uids(self) -> tuple[str, str]:
         return self.truth[0].study_instance_uid, self.truth[1].study_instance_uid
 
-    @property
-    def growth_ml(self) -> float:
-        before, after = (sum(lesion.volume_ml for lesion in truth.lesions) for truth in self.truth)
-        return after - before
-
 
 def pair(folder: Path, *, seed: int) -> Pair:
     first, second = folder / f"{seed}-first", folder / f"{seed}-second"
