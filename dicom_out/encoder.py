@@ -45,8 +45,8 @@ class DicomEncoder:
     ) -> list[EncodedObject]:
         """All objects of one result set, byte-identical for equal arguments; see `ichor.encoding.Encoder`.
 
-        ``found`` gives a segmentation, a map per parametric map, the overlays and both reports; every other outcome the
-        reports.
+        ``found`` gives a segmentation, a map per parametric map, the overlays and both reports; ``none`` the reports and
+        the overlays, if there are any; ``not_analysed`` the reports.
 
         Raises
         ------
@@ -64,8 +64,8 @@ class DicomEncoder:
             predecessor=predecessor,
         )
         segments = segments_of(findings)
-        found = findings.outcome == "found"
-        images = self._images(context, volume, overlays) if found and volume is not None else []
+        analysed = findings.outcome != "not_analysed"
+        images = self._images(context, volume, overlays) if volume is not None and analysed else []
         report = encode_report(context, volume, segments, others=images)
         text = encode_text_report(context, others=[*images, report])
         # In the order of sending: the answer first, the maps, by far the largest, last.

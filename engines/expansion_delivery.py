@@ -46,7 +46,6 @@ def deliver_expansion(
     export_vit(network, path, metadata=own)
     card: dict[str, Any] = {
         **own,
-        "kind": "classification",
         "seed": facts["seed"],
         "steps": facts["step"],
         "minutes": round(facts["elapsed_s"] / 60, 1),

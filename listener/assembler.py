@@ -39,7 +39,6 @@ from ichor.store.protocol import Blobs
 from ichor.types import Job, Stage
 from listener.assembly_store import AssemblyStore
 from listener.pauses import Pauses
-from listener.scans import may_follow
 from listener.study import StudyAssembly
 from listener.view import identities_of, view_of
 
@@ -252,7 +251,7 @@ class Assembler:
                 study_wait=self._study_wait,
                 senders=self._senders,
                 rules=self._rules,
-                scans_near=self._store.scans_near,
+                scans_before=self._store.scans_before,
             )
             held = self._held[uid] = _Held(study, self._store.load(study) or 0)
             while len(self._held) > _IN_MEMORY:
@@ -341,8 +340,8 @@ class Assembler:
         found = set()
         for pipeline in self._pipelines:
             for scan in study.moved.get(pipeline.name, ()):
-                others = self._store.scans_near(scan, pipeline.follow_up_hours)
-                found |= {other.study_instance_uid for other in others if may_follow(other, scan)}
+                later = self._store.scans_after(scan, pipeline.follow_up_hours)
+                found |= {other.study_instance_uid for other in later}
         return found
 
     def _wait(self, uid: str, due: float) -> None:

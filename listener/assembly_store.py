@@ -45,7 +45,8 @@ CREATE TABLE IF NOT EXISTS announced (study TEXT NOT NULL, sop TEXT NOT NULL, UN
 CREATE TABLE IF NOT EXISTS scans (
   study TEXT NOT NULL, pipeline TEXT NOT NULL, patient TEXT NOT NULL, acquired REAL, received REAL NOT NULL,
   scan TEXT NOT NULL, PRIMARY KEY (study, pipeline)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS scans_of_patient ON scans (patient, pipeline);
+CREATE INDEX IF NOT EXISTS scans_acquired ON scans (patient, pipeline, acquired);
+CREATE INDEX IF NOT EXISTS scans_received ON scans (patient, pipeline, received);
 """
 
 
@@ -121,22 +122,35 @@ class AssemblyStore:
         """(time, study) of everything that waits for a time."""
         yield from self._db.execute("SELECT due, uid FROM studies WHERE due IS NOT NULL").fetchall()
 
-    def scans_near(self, scan: Scan, hours: float) -> list[Scan]:
-        """Scans in other studies of the patient that are at most ``hours`` from this one, the nearest ones first.
+    def scans_before(self, scan: Scan, hours: float) -> list[Scan]:
+        """Scans in other studies of the patient at most ``hours`` before this one, the nearest first.
 
-        Where one of two does not say when it was acquired, they came within so many hours.
+        After them, where one of two does not say when it was acquired, those received within so many hours.
         """
+        return self._scans(scan, low=-hours, high=0.0, order="DESC")
+
+    def scans_after(self, scan: Scan, hours: float) -> list[Scan]:
+        """As `scans_before`, the other way round."""
+        return self._scans(scan, low=0.0, high=hours, order="ASC")
+
+    def _scans(self, scan: Scan, *, low: float, high: float, order: str) -> list[Scan]:
         about = {
-            "pipeline": scan.pipeline, "patient": scan.patient, "study": scan.study_instance_uid, "most": _MOST_SCANS,
-            "at": scan.acquired_at, "received": scan.received_at, "within": hours * 3600,
+            "patient": scan.patient, "pipeline": scan.pipeline, "study": scan.study_instance_uid, "most": _MOST_SCANS,
+            "at": scan.acquired_at, "low": low * 3600, "high": high * 3600,
+            "received": scan.received_at, "within": max(-low, high) * 3600,
         }  # fmt: skip
-        rows = self._db.execute(
-            "SELECT scan FROM scans WHERE pipeline = :pipeline AND patient = :patient AND study != :study AND "
-            "CASE WHEN acquired + :at IS NULL THEN abs(received - :received) ELSE abs(acquired - :at) END <= :within "
-            "ORDER BY abs(acquired - :at) NULLS LAST, abs(received - :received), study LIMIT :most",
+        same = "SELECT scan FROM scans WHERE patient = :patient AND pipeline = :pipeline AND study != :study AND "
+        timed = self._db.execute(
+            f"{same} acquired BETWEEN :at + :low AND :at + :high AND acquired != :at "
+            f"ORDER BY acquired {order} LIMIT :most",
             about,
         )
-        return [_SCAN.validate_json(text) for (text,) in rows]
+        untimed = self._db.execute(
+            f"{same} (acquired IS NULL OR :at IS NULL) AND received BETWEEN :received - :within AND :received + :within "
+            "ORDER BY received LIMIT :most",
+            about,
+        )
+        return [_SCAN.validate_json(text) for (text,) in (*timed, *untimed)]
 
     def load(self, study: StudyAssembly) -> int | None:
         """Fill a new `StudyAssembly` from disk; how many announcements it had, None when the study is not known."""

@@ -86,11 +86,6 @@ def before(scan: Scan, others: Iterable[Scan], *, hours: float) -> tuple[Earlier
     return None if refusal is None else (Earlier(refusal=refusal.value), refusal.value)
 
 
-def may_follow(scan: Scan, other: Scan) -> bool:
-    """Whether ``scan`` may have to say something of ``other``: it is later, or one of the two does not say when."""
-    return scan.acquired_at is None or other.acquired_at is None or scan.acquired_at > other.acquired_at
-
-
 def _disagreement(one: Scan, other: Scan) -> Reason | None:
     if one.issuer != other.issuer:
         return Reason.EARLIER_OTHER_ISSUER

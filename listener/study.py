@@ -25,7 +25,7 @@ from listener.scans import Scan, before, scan_of
 from listener.series_state import Associations, Member, SeriesState, contradict
 
 PutManifest = Callable[[Manifest], ManifestRef]
-ScansNear = Callable[[Scan, float], Sequence[Scan]]  # of the same patient, within so many hours
+ScansBefore = Callable[[Scan, float], Sequence[Scan]]  # of the same patient, at most so many hours
 _NOBODY = "0" * 32
 _MOST_SOURCES = 4
 
@@ -86,7 +86,7 @@ class StudyAssembly:
     published: dict[str, str] = field(default_factory=dict)  # pipeline -> key of what its last job was about
     changed: set[str] = field(default_factory=set)  # SOP Instance UIDs to be written
     announced: AnnouncedObjects = field(default_factory=AnnouncedObjects)
-    scans_near: ScansNear = lambda *_: ()
+    scans_before: ScansBefore = lambda *_: ()
     scans: dict[str, Scan] = field(default_factory=dict)  # pipeline -> what other studies may compare with
     moved: dict[str, tuple[Scan, ...]] = field(default_factory=dict)  # pipeline -> its scan before and after a change
     _amended: list[Grade] = field(default_factory=list)
@@ -384,7 +384,7 @@ class StudyAssembly:
         if scan is None:
             return None, None, None
         hours = pipeline.follow_up_hours
-        found = before(scan, self.scans_near(scan, hours), hours=hours)
+        found = before(scan, self.scans_before(scan, hours), hours=hours)
         return scan, *(found or (None, None))
 
     def _keep_scan(self, pipeline: PipelineSpec, scan: Scan | None) -> None:

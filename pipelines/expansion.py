@@ -15,6 +15,7 @@ from ichor.pipeline import Classification, ClassificationEngine, Engine
 from ichor.types import Measurement, ParametricMap
 from pipelines.terms import EXPANSION, GRAD_CAM, NO_UNITS, UNSPECIFIED_CALCULATION
 
+WITHIN_HOURS = 72.0
 MODEL = "haematoma-expansion-phantom"
 MEASUREMENT = "expansion_probability"
 MAP_LABEL = "Attention for expansion"

@@ -22,7 +22,6 @@ from pipelines.pair import side_by_side
 from pipelines.registration import Registration, index_of, register, sampled
 from pipelines.terms import BRAIN, FINDING, GROWTH, GROWTH_PERCENT, INTRACRANIAL_HAEMORRHAGE
 
-WITHIN_HOURS = 72.0
 EXPANSION_ML, EXPANSION_PERCENT = 6.0, 33.0
 RULE = "more than 6 mL or more than 33 %"
 TRACKING_ID = "Change since the earlier CT"

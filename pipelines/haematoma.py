@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ichor.arrays import Float32Array, Volume
 from ichor.errors import Unreadable
-from ichor.pipeline import Engine, PipelineSpec, SegmentationEngine, Timing
+from ichor.pipeline import Compared, Engine, Examined, PipelineSpec, SegmentationEngine, Timing
 from ichor.reasons import Reason
 from ichor.types import Algorithm, FindingGroup, Findings, Measurement, ParametricMap, Segmentation, Stage, Statement
 from pipelines import expansion, follow_up, ich_score
@@ -233,6 +233,13 @@ def _left_out(regions: Regions) -> list[str]:
     return said
 
 
+def compare(now: Examined, earlier: Examined, *, hours: float) -> Compared:
+    """See `pipelines.follow_up.compare`: loaded when it is needed, since who only orders jobs needs no registration."""
+    from pipelines import follow_up
+
+    return follow_up.compare(now, earlier, hours=hours)
+
+
 PARAMETERS: Mapping[str, float] = {
     "probability_threshold": PROBABILITY,
     "least_volume_ml": LEAST_ML,
@@ -243,5 +250,5 @@ PARAMETERS: Mapping[str, float] = {
 
 PIPELINE = PipelineSpec(
     name=NAME, version=VERSION, requires=(ROLE,), models=(MODEL,), optional_models=(expansion.MODEL,),
-    parameters=PARAMETERS, run=run, follow_up_hours=follow_up.WITHIN_HOURS, compare=follow_up.compare,
+    parameters=PARAMETERS, run=run, follow_up_hours=expansion.WITHIN_HOURS, compare=compare,
 )  # fmt: skip

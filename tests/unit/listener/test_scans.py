@@ -6,7 +6,7 @@ import pytest
 from contract.arrivals import make_slice
 
 from ichor.reasons import Reason
-from listener.scans import NOBODY, Scan, before, may_follow, scan_of
+from listener.scans import NOBODY, Scan, before, scan_of
 
 HOUR = 3600.0
 NOON = 1_700_000_000.0
@@ -78,12 +78,6 @@ def test_what_is_compared_tells_a_changed_scan_from_the_one_before() -> None:
     later = scan("1.2.9", hours=6)
     keys = {(before(later, [scan(about=about)], hours=72) or (None, ""))[1] for about in ("one", "one", "two")}
     assert len(keys) == 2
-
-
-def test_only_later_scans_need_to_hear_of_a_change() -> None:
-    assert may_follow(scan(hours=1), scan())
-    assert not may_follow(scan(), scan(hours=1))
-    assert may_follow(scan(hours=None), scan())
 
 
 def scan_from(*slices: dict[str, object]) -> Scan | None:
