@@ -31,6 +31,9 @@ COMMITMENT_REPORTS = Counter(
 )
 ASSOCIATIONS_OPEN = Gauge("ichor_associations_open", "Associations open now", multiprocess_mode="livesum")
 ROUTINE_WAITS = Counter("ichor_routine_waits_total", "Objects that waited because a STAT sender was sending")
+RECEIVERS_HUNG = Counter(
+    "ichor_receivers_hung_total", "Times that a receiving process took none of the connections that it was given"
+)
 RECEIVE_PATH = Gauge(
     "ichor_receive_path", "Receiving processes, by the path that their C-STOREs take", ["path"],
     multiprocess_mode="livesum",
@@ -58,6 +61,9 @@ RECEIPTS_UNREAD = Gauge(
 )  # fmt: skip
 OBJECTS_RECOVERED = Counter(
     "ichor_objects_recovered_total", "Whole objects of the spool that the journal did not know and that came in"
+)
+OBJECTS_WRITTEN_BACK = Counter(
+    "ichor_objects_written_back_total", "Objects that the spool lacked after a crash and that the receipts log had"
 )
 OBJECTS_LOST = Counter("ichor_objects_lost_total", "Acknowledged objects whose bytes are not in the spool")
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])

@@ -12,7 +12,8 @@ it; in this order nothing is lost that comes meanwhile:
    What is under way, or waits in the receipts log, lies behind that end; the spool compares again while it holds the
    segment's lock, which a writer holds from the first byte to the last, and what was let go is never written again.
    An end may hide an earlier object of the segment whose receipt comes late, another thread's: segments that were
-   written to within the last ten minutes stay.
+   written to within the last ten minutes stay. Only `ichor.store.restore` writes to what was let go: at places that the
+   journal names or has not taken, with the segment's lock, and before the first sweep.
 3. What no row and no receipt names and stands whole comes in by `ichor.store.recovery`; what is torn is cut there. A
    segment with a gap, an object before its end that was never taken, stays until that is done.
 """

@@ -33,7 +33,6 @@ _BUFFER = 1 << 19  # bytes; only what is used takes memory
 _LITTLE_ROOM = 1 << 14
 _SLACK = 1024  # senders count a PDU's length in different ways
 _GOODBYE = 1.0  # seconds in which a peer can take our A-ABORT
-_MOST_AT_A_TIME = 1 << 19  # bytes received before others have a turn
 _LEAST_PROGRESS = 1 << 14  # bytes that a sender brings within its time, or the whole of its message
 _SILENT, _SLOW = "a sender fell silent within a message", "a sender was too slow within a message"
 _DATA_TRANSFER = "Sta6"
@@ -58,7 +57,8 @@ def install(
     network_timeout
         Seconds in which a sender must bring 16 KiB of a message, or the rest of it.
     baton
-        Held while this works, never while it waits for the peer; what waits in ``turn`` or ``finish`` lets go of it.
+        Held while this works, never while it waits for the peer. What waits in ``turn`` should let go of it; where it
+        is held for long all the same (``finish`` waits for a disk), others take it.
 
     Returns
     -------
@@ -165,7 +165,6 @@ class _FastPath:
         self._tell = tell
         self._patience = network_timeout
         self._baton = baton
-        self._others_at = 0  # bytes received, after which others have a turn
         self._longest = (association.acceptor.maximum_length or 0) + _SLACK
         self._peer_longest = association.requestor.maximum_length or 0
         self._contexts = {
@@ -323,6 +322,7 @@ class _FastPath:
             if kind == pdu.P_DATA_TF:
                 self._at += 6
                 self._pdu_end = self._at + length
+                self._baton.let_others()
             else:
                 # A release, an abort, or what has no place here: in each case the end.
                 self._retire()
@@ -438,9 +438,6 @@ class _FastPath:
                     self._filled += count
                     self._received += count
                     within = True
-                    if self._received >= self._others_at:
-                        self._others_at = self._received + _MOST_AT_A_TIME
-                        self._baton.let_others()
                     continue
             receives = True
             if not self._wait(within):
@@ -473,7 +470,6 @@ class _FastPath:
             events = self._poll.poll(None if seconds is None else seconds * 1000)
         finally:
             self._baton.acquire()
-        self._others_at = self._received + _MOST_AT_A_TIME
         if not events:
             if within:
                 silent = self._received + _LEAST_PROGRESS == self._goal

@@ -77,7 +77,7 @@ class Lobby:
     patience
         Seconds from the connection to a whole request.
     on_waiting
-        Told how many wait, of each change at once.
+        Told how many wait, of each change at once and after each connection.
     """
 
     def __init__(
@@ -190,6 +190,7 @@ class Lobby:
             except OSError:  # it is closed already
                 connection.close()
                 self._count(CLOSED, str(address[0]))
+                self._on_waiting(len(self._waiting))
                 return
         guest = _Guest(
             socket=connection, address=str(address[0]), port=address, deadline=time.monotonic() + self._patience,

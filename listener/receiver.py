@@ -38,7 +38,7 @@ from listener.baton import Baton
 from listener.commitment import handle_action, report_addresses
 from listener.connection import Handler, Server, SharedContexts, UnboundServer
 from listener.fairness import Turns
-from listener.handover import Crew
+from listener.handover import Crew, Door
 from listener.library import (
     MAXIMUM_PDU,
     acknowledge_quickly,
@@ -168,6 +168,7 @@ class Receiver:
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._lobby: Lobby | None = None
+        self._door: Door | None = None
 
     @property
     def port(self) -> int:
@@ -221,22 +222,27 @@ class Receiver:
         server.contexts = SharedContexts(server.contexts)
         server.on_association = self._begun
         self._server = server
+        source = self._crew.source(self._seats, self._process, cast(socket.socket, server.socket))
+        self._door = source if isinstance(source, Door) else None
         self._lobby = Lobby(
-            self._crew.source(self._seats, self._process, cast(socket.socket, server.socket)), on_request=self._asked,
+            source, on_request=self._asked,
             tls=self._certificates.current if self._certificates is not None else None,
             patience=self._settings.request_timeout, log_limit=self._log_limit,
             on_waiting=self._seats.waits,
         )  # fmt: skip
         self._telling.start()
         self._lobby.start()
+        self._seats.opens()
 
     def open_associations(self) -> int:
         with self._lock:
             return len(self._sessions)
 
     def sweep(self) -> None:
-        """Once a second: look at the disk; end what the library let go without telling, for a peer waits there."""
+        """Once a second: look at the disk and at the other processes; end what the library let go without telling."""
         self._pressure.is_low()
+        if self._door is not None:
+            self._door.look()
         with self._lock:
             gone = [a for a in self._sessions if not a.is_alive() and a.ident is not None]
         for association in gone:
@@ -250,6 +256,7 @@ class Receiver:
         """No new associations; open ones have ``patience`` seconds to end by themselves, then they are aborted."""
         if self._lobby is None:
             return
+        self._seats.closes()
         self._lobby.close()
         with contextlib.suppress(queue.Full):
             self._rejected.put(None, timeout=1.0)

@@ -22,7 +22,7 @@ from ichor.errors import CannotUnderstand, ClassNotSupported, DataSetMismatch, O
 from ichor.reasons import Reason
 from ichor.store.disk import Bytes
 from ichor.store.receipts import Carried, Lane, Record, Refused, Stored
-from ichor.store.spool import Address, Placed
+from ichor.store.spool import MOST_CARRIED, Address, Placed
 from ichor.types import Priority, Stage
 from ichor.uids import is_valid_uid
 from listener.classes import is_storage_class
@@ -33,8 +33,10 @@ _LOG = logging.getLogger(__name__)
 SUCCESS = 0x0000
 _MOST_LABELS = 100
 _MOST_HEAD = 1 << 20  # bytes in which an object's UIDs must be
-_MOST_HELD = 1 << 18  # bytes that are kept before they are written: the end of a long object then has little to do
-_MOST_PARTS = 512
+# Bytes that are kept before they are written: the end of a long object then has little to do. No fewer than the receipts
+# log carries, which takes only what comes to the spool whole.
+_MOST_HELD = MOST_CARRIED
+_MOST_PARTS = 512  # of what is kept
 _ASKED_EVERY = 1 << 23  # bytes of one object after which it is asked whether there is room for more
 
 

@@ -70,6 +70,7 @@ class Relay:
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
     restore
         Writes back what the log of dead writers carries (`ichor.store.restore`): before it is read, and before it goes.
+        While it fails, what it could not write back waits in the log; everything else is told.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Relay:
         self._clock = clock
         self._commitments = commitments
         self._restore = restore
-        self._restored = False
+        self._restored: frozenset[str] | None = None  # files that waited for it when it was last tried
+        self._complaint = ""
         self._unread: dict[Lane, deque[Receipt]] = {lane: deque() for lane in Lane}
         self._batches: dict[Lane, _Batch | None] = dict.fromkeys(Lane)
         self._last: dict[Lane, float] = dict.fromkeys(Lane, float("-inf"))
@@ -97,7 +99,7 @@ class Relay:
     def run(self, stop: threading.Event, *, patience: float) -> bool:
         """Relay until ``stop``, then until every writer is gone and all is told, or ``patience`` seconds are over.
 
-        What a newer version of Ichor wrote is left in the log, and whatever its writer wrote behind it: complained of
+        What cannot be written back into the spool is left in the log, and tried again. What a newer version of Ichor wrote is left in the log, and whatever its writer wrote behind it: complained of
         once. Everything else goes on.
 
         Returns
@@ -110,14 +112,16 @@ class Relay:
             if stop.is_set() and not self._stopping:
                 self._stopping, deadline = True, self._clock.monotonic() + patience
             try:
-                if not self._restored:
-                    self._restore()
-                    self._restored = True
+                if self._restored is None:
+                    self._write_back()
                 nobody_writes = self._stopping and not self._reader.live_writers()
                 busy = self._step()
+                if self._reader.waiting() - (self._restored or frozenset()):
+                    self._write_back()
+                    busy = True
                 if nobody_writes and not busy:
                     self._look_round()
-                    return not self._cannot_read
+                    return not self._cannot_read and not self._reader.waiting()
                 pause = _FIRST_PAUSE
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
                 metrics.LOOP_ERRORS.labels("relay").inc()
@@ -134,6 +138,18 @@ class Relay:
                 return False
             if not busy:
                 self._reader.wait(_IDLE)
+
+    def _write_back(self) -> None:
+        self._restored = self._reader.waiting()
+        try:
+            self._restore()
+            self._complaint = ""
+        except (OSError, IchorError) as error:
+            self._reader.pass_by()
+            metrics.LOOP_ERRORS.labels("relay").inc()
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _LOG.error("what the receipts log carries is not in the spool yet: %s", error)
 
     def _step(self) -> bool:
         """One small batch of each lane, the urgent one first; False when there was nothing to do."""
@@ -287,7 +303,7 @@ class Relay:
             self._publish_pending(ends=True)
         if now >= self._forget_at:
             self._forget_at = now + _FORGET
-            self._restore()
+            self._write_back()
             self._journal.forget_files(self._reader.forget(self._journal.cursors()))
         for lane, unread in self._reader.backlog().items():
             metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)

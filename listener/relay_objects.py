@@ -68,8 +68,9 @@ class Objects:
                 return stored, self._facts(file, stored)
         except (KeyError, Unreadable):
             self._check_spool()
-            # Only a crash of the machine at the levels "association" and "none" can do that. No row: the same object,
-            # sent again, is then not taken for another version of it.
+            # A crash of the machine at the levels "association" and "none" can do that, or somebody's hand: what the log
+            # carries is written back before it is read. No row: the same object, sent again, is then not taken for
+            # another version of it.
             metrics.OBJECTS_LOST.inc()
             _LOG.error("an acknowledged object is not in the spool: %s", record.sop_instance_uid)
             return None

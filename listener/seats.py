@@ -11,11 +11,15 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 
 _WORD = 8
-# A row: connections in the lobby, the last one taken from the inbox, then places by sender, at the end those of unknown ones.
-_WAITING, _TAKEN, _PLACES = 0, 1, 2
+# A row: whether it takes connections, those in the lobby, the last one taken from the inbox, then places by sender, at the
+# end those of unknown ones.
+_OPEN, _WAITING, _TAKEN, _PLACES = 0, 1, 2, 3
+_PATIENCE = 0.1
+_PAUSE = 0.001
 
 
 class Seats:
@@ -27,10 +31,13 @@ class Seats:
         That receive.
     senders
         That have an entry in the settings: 0 to ``senders`` - 1 are theirs, ``senders`` is everybody else.
+    patience
+        Seconds that `alone` waits for another process.
     """
 
-    def __init__(self, *, processes: int = 1, senders: int = 0) -> None:
+    def __init__(self, *, processes: int = 1, senders: int = 0, patience: float = _PATIENCE) -> None:
         self.processes = processes
+        self._patience = patience
         self._process = 0
         self._length = _PLACES + senders + 1
         memory = memoryview(mmap.mmap(-1, _WORD * (1 + processes * (1 + self._length))))
@@ -39,31 +46,48 @@ class Seats:
         rows = memory[_WORD * (1 + processes) :].cast("Q")
         self._rows = [rows[start : start + self._length] for start in range(0, len(rows), self._length)]
         # A record lock dies with its holder; it does not tell threads of one process apart.
-        self._lock = threading.Lock()
+        self._judging = threading.Lock()
+        self._row = threading.Lock()  # never held while another process is waited for
+        self._coming = 0
         self._descriptor = os.memfd_create("seats") if processes > 1 else -1
 
     def at(self, process: int) -> Seats:
-        """The view of one process, from its start: nobody has a place or waits there."""
+        """The view of one process, from its start: nobody has a place or waits there, and it takes no connection yet."""
         view = copy.copy(self)
         view._process = process
         row = view._rows[process]
-        for at in (_WAITING, *range(_PLACES, view._length)):
+        for at in (_OPEN, _WAITING, *range(_PLACES, view._length)):
             row[at] = 0
+        view._coming = row[_TAKEN]
         return view
 
     # --- places ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else takes a place meanwhile, in any process."""
-        with self._lock:
-            if self._descriptor >= 0:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        """Nobody else takes a place meanwhile, in any process.
+
+        A process that hangs in here is waited for only so long: a limit may then be exceeded by one.
+        """
+        with self._judging:
+            is_locked = self._descriptor >= 0 and self._lock()
             try:
                 yield
             finally:
-                if self._descriptor >= 0:
+                if is_locked:
                     fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _lock(self) -> bool:
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(_PAUSE)
+            else:
+                return True
 
     def taken(self, sender: int | None = None) -> int:
         """Places taken now in all processes: by one sender, or by all."""
@@ -73,17 +97,30 @@ class Seats:
 
     def take(self, sender: int) -> None:
         """A place in this process; within `alone`."""
-        self._rows[self._process][_PLACES + sender] += 1
+        with self._row:
+            self._rows[self._process][_PLACES + sender] += 1
 
     def give_back(self, sender: int) -> None:
-        with self._lock:
+        with self._row:
             self._rows[self._process][_PLACES + sender] -= 1
 
     # --- connections between the processes ------------------------------------------------------------------------
 
-    def least_loaded(self) -> int:
-        """The process that has least to do; of equal ones the first, which needs no handing over."""
-        return min(range(self.processes), key=self.load)
+    def opens(self) -> None:
+        """This process takes connections from now on."""
+        self._rows[self._process][_OPEN] = 1
+
+    def closes(self) -> None:
+        """It takes no more."""
+        self._rows[self._process][_OPEN] = 0
+
+    def least_loaded(self, *, but: Collection[int] = ()) -> int:
+        """Of the processes that take connections the one that has least to do; of equal ones the first.
+
+        The first, which needs no handing over, is always among them.
+        """
+        there = [n for n in range(self.processes) if not n or (self._rows[n][_OPEN] and n not in but)]
+        return min(there, key=self.load)
 
     def load(self, process: int) -> int:
         """Associations, connections in the lobby, and those on their way there."""
@@ -91,8 +128,13 @@ class Seats:
         return sum(row[_PLACES:]) + row[_WAITING] + max(0, self._handed[process] - row[_TAKEN])
 
     def waits(self, connections: int) -> None:
-        """So many are in this process' lobby."""
-        self._rows[self._process][_WAITING] = connections
+        """So many are in this process' lobby, the one that is `coming` among them."""
+        row = self._rows[self._process]
+        row[_WAITING], row[_TAKEN] = connections, self._coming
+
+    def coming(self, number: int) -> None:
+        """The connection of that number has been taken from the inbox; on its way until `waits` is told next."""
+        self._coming = number
 
     def hand(self, process: int) -> int:
         """One more is on its way to ``process``; its number. For the process that accepts."""
@@ -104,8 +146,12 @@ class Seats:
         self._handed[process] -= 1
 
     def took(self, number: int) -> None:
-        """This process has the connection of that number. Not a count: what a killed process left uncounted is made good."""
-        self._rows[self._process][_TAKEN] = number
+        """This process has the one of that number. Not a count: what a killed process left uncounted is made good."""
+        self._coming = self._rows[self._process][_TAKEN] = number
+
+    def last_of(self, process: int) -> tuple[int, int]:
+        """The numbers of the last one handed to a process and of the last one that it took."""
+        return self._handed[process], self._rows[process][_TAKEN]
 
     # --- turns ----------------------------------------------------------------------------------------------------
 

@@ -241,9 +241,8 @@ def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
 def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) -> int:
     from ichor.cli import roles  # imports prometheus_client: after DataFolder.share_metrics
     from ichor.cli.supervisor import Supervisor
-    from ichor.store.restore import restore_at_start
 
-    restore_at_start(folder.receipts, folder.spool, folder.journal)
+    roles.write_back(folder)
     names = roles.serving(settings, *commands)
     roles.preload(names)
     return Supervisor(roles.build_all(names, settings, folder, together=len(commands) > 1), folder.run).run()

@@ -18,7 +18,7 @@ from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level, check_machine, existing
-from ichor.cli.receiving import check_receiving, check_relay, check_watermarks
+from ichor.cli.receiving import check_receiving, check_relay, check_watermarks, size_on_disk
 from ichor.cli.supervisor import all_ready
 from ichor.config import Settings
 from ichor.errors import IchorError
@@ -92,7 +92,7 @@ def check_token(settings: Settings) -> Finding:
 def check_roles(settings: Settings, folder: DataFolder) -> Finding:
     from ichor.cli.supervisor import COMMANDS, roles_of
 
-    roles = roles_of(*COMMANDS, stow=settings.listener.stow is not None)
+    roles = roles_of(*COMMANDS, stow=settings.listener.stow is not None, receivers=settings.listener.processes)
     missing = [name for name in roles if not all_ready(folder.run, [name])[0]]
     if len(missing) == len(roles):
         return Finding(Level.OK, "roles", "none runs: nothing serves")
@@ -245,7 +245,8 @@ def _check_folder_relay(folder: DataFolder) -> Finding:
 
     receives, relays = (all_ready(folder.run, [name])[0] for name in ("receive", "relay"))
     waiting = JournalWhenThere(folder).waiting()
-    return check_relay(waiting, receives=receives, relays=relays, now=time.time())
+    on_disk = size_on_disk(folder.receipts)
+    return check_relay(waiting, on_disk=on_disk, receives=receives, relays=relays, now=time.time())
 
 
 def _check_folder_bus(settings: Settings, folder: DataFolder) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ Asks the file system, the receipts log against the journal, and the text of /met
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,17 +37,38 @@ def check_watermarks(listener: ListenerSettings, place: Path) -> Finding:
     return Finding(level, "watermarks", known, "make room before senders are rejected")
 
 
-def check_relay(waiting: Waiting | None, *, receives: bool, relays: bool, now: float) -> Finding:
-    """Is what was received told? ``receives``, ``relays``: these roles are ready here. ``now``: POSIX seconds."""
+def size_on_disk(folder: Path) -> int:
+    """Bytes that the files of a folder take, also what was filled ahead."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):  # deleted just now
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+    return size
+
+
+def check_relay(waiting: Waiting | None, *, on_disk: int, receives: bool, relays: bool, now: float) -> Finding:
+    """Is what was received told?
+
+    Parameters
+    ----------
+    on_disk
+        `size_on_disk` of the receipts log.
+    receives, relays
+        These roles are ready here.
+    now
+        POSIX seconds.
+    """
+    takes = f"the log takes {on_disk / _MIB:.0f} MiB on disk"
     if waiting is None:
         return Finding(
             Level.FAIL, "relay", "receipts log or journal cannot be read", "look for errors of the relay in the log"
         )
     unread = sum(waiting.bytes.values())
     if waiting.since is None:
-        return Finding(Level.OK, "relay", "all that was received is told")
+        return Finding(Level.OK, "relay", f"all that was received is told; {takes}")
     age = max(0.0, now - waiting.since)
-    text = f"{unread / _MIB:.1f} MiB ({unread} bytes) of the receipts log are not told yet, the oldest for {age:.0f} s"
+    text = f"{unread / _MIB:.1f} MiB ({unread} bytes) of the receipts log are not told yet, the oldest for {age:.0f} s; {takes}"
     if not (receives or relays):
         return Finding(Level.WARN, "relay", text, "nothing is lost: the next start of `ichor serve` tells it")
     if age > _LONG_UNTOLD and (not relays or age > _TOO_LONG_UNTOLD):

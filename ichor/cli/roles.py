@@ -29,6 +29,7 @@ from ichor.retention import Ages, keep_tidy
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalReader
 from ichor.store.receipts import Lane, ReceiptWriter, Waiting
+from ichor.store.restore import restore_at_start
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # Relay and worker alike, so that neither starves the other: on a machine that is all busy, senders are answered first.
 _BEHIND_RECEIVING = 10
+_RELAY_LOCK = "run/relay.lock"
 # What each role needs that takes long to import.
 _PRELOADED = {
     "receive": ("listener.role",),
@@ -49,8 +51,21 @@ _PRELOADED = {
 }
 
 
-# What pydicom imports where it finds it, to decode pixels and to download: `ichor receive` does neither.
+# What pydicom imports where it finds it, numpy among it, to decode pixels and to download: `ichor receive` does neither.
+# No module of ours that these roles need may import numpy either.
 _UNUSED_BY_RECEIVE = ("PIL", "jpeg_ls", "libjpeg", "numpy", "openjpeg", "pylibjpeg", "requests", "rle")
+
+
+def write_back(folder: DataFolder) -> None:
+    """What the receipts log carries goes back into the spool before anybody reads it; not beside a relay that lives."""
+    try:
+        handle = folder.lock(_RELAY_LOCK, alone=True, patience=0.0)
+    except CannotStart:
+        return  # of this folder's relay, which does it itself; ours will say so
+    try:
+        restore_at_start(folder.receipts, folder.spool, folder.journal)
+    finally:
+        os.close(handle)
 
 
 def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
@@ -71,13 +86,21 @@ def build_all(names: Sequence[str], settings: Settings, folder: DataFolder, *, t
 
 
 def build(name: str, settings: Settings, folder: DataFolder, *, together: bool) -> Role:
-    """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles."""
+    """The role ``name`` as a function of (stop, on_ready). ``together``: part of serve, so readiness means all roles.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none, and for a receiving process: what those share is made by `build_all`.
+    """
+    if name == "console":
+        # Of several receiving processes the first counts: with it connections are taken.
+        needed = roles_of(*COMMANDS, stow=settings.listener.stow is not None) if together else ("console",)
+        return _console(settings, folder, needed)
     role = {"relay": _relay, "stow": _stow, "assemble": _assemble, "work": _work, "send": _send}.get(name)
-    if role is not None:
-        return role(settings, folder)
-    # Of several receiving processes the first counts: with it connections are taken.
-    needed = roles_of(*COMMANDS, stow=settings.listener.stow is not None) if together else ("console",)
-    return _console(settings, folder, needed)
+    if role is None:
+        raise ValueError(name)
+    return role(settings, folder)
 
 
 def _kind(name: str) -> str:
@@ -145,6 +168,7 @@ class JournalWhenThere:
 
 def _receive(settings: Settings, folder: DataFolder, crew: Crew, process: int) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        crew.seats.at(process)  # at once: what the one before it held is free
         from listener.role import run_receiver
 
         receipts, spool = _taking_in(settings, folder, stop)
@@ -190,7 +214,9 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
         from listener.role import run_relay
 
         os.nice(_BEHIND_RECEIVING)
-        folder.lock("run/relay.lock", alone=True)
+        folder.lock(_RELAY_LOCK, alone=True)
+        # Before retention begins: an object must not come back when its row has just gone.
+        restore_at_start(folder.receipts, folder.spool, folder.journal)
         journal = Journal(folder.journal, durable=settings.listener.durability != "none")
         spool = FileSpool(folder.spool)
         # The journal has one writing process, so retention lives where it is written.

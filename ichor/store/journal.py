@@ -129,6 +129,10 @@ class JournalReader:
         rows = self._query("SELECT count(*) FROM objects")
         return int(rows[0][0]) if rows else 0
 
+    def locations(self, *, limit: int) -> list[str]:
+        """Where the first objects lie of those that are kept, in order of acknowledgement."""
+        return [location for (location,) in self._query("SELECT location FROM objects ORDER BY seq LIMIT ?", limit)]
+
     def unassigned(self, *, limit: int = 500) -> list[JournalRow]:
         """The first rows that no message carries yet, in order of acknowledgement."""
         return self._rows("WHERE published = 0 AND batch IS NULL ORDER BY seq LIMIT ?", limit)

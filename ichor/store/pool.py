@@ -2,7 +2,8 @@
 
 A segment is checked out to one writer at a time, so that an object that is given up can be cut off its end. It is
 sealed, that is closed for ever, when it is large, was idle for long, when too many are open, or after any error.
-Whoever has one open holds flock(2) on it: nobody else writes to it, cuts it or removes it meanwhile.
+Whoever has one open holds flock(2) on it: nobody else writes to it, cuts it or removes it meanwhile. The exception is
+`ichor.store.restore`, which writes objects again at their places, also where it is sealed, or held by who wrote them.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Pool:
     Parameters
     ----------
     deferred
-        Objects are synced by `sync`, not before they are checked in.
+        All that is checked in is owed to `sync`. Else only what `check` was told of.
     synced
         False: objects are never synced.
     """
@@ -190,8 +191,7 @@ class Pool:
     def _commit(self, segment: Segment) -> None:
         segment.sync()
         if not segment.entered:
-            folder = (self._root / segment.name).parent
-            for directory in (folder, folder.parent, self._root):
+            for directory in folders_of(self._root, segment.name):
                 disk.sync_directory(directory)
             if not self._entered:
                 with contextlib.suppress(PermissionError):  # above a mount point, which others made
@@ -319,6 +319,12 @@ class Pool:
                 pass  # retention was faster and took it for a dead one
             segment.close()
         raise OSError(errno.EBUSY, "no segment could be made")
+
+
+def folders_of(root: Path, segment: str) -> tuple[Path, Path, Path]:
+    """The folders whose entries lead to a segment, as they are to be synced."""
+    folder = (root / segment).parent
+    return folder, folder.parent, root
 
 
 def remove_folders(path: Path) -> None:

@@ -97,8 +97,8 @@ def _flag(folder: Path) -> mmap.mmap | None:
     try:
         descriptor = os.open(folder / _FLAG, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if os.fstat(descriptor).st_size < mmap.PAGESIZE:
-                os.ftruncate(descriptor, mmap.PAGESIZE)
+            # A page without a block would be a SIGBUS for who first stores to it on a full disk.
+            os.posix_fallocate(descriptor, 0, mmap.PAGESIZE)
             return mmap.mmap(descriptor, mmap.PAGESIZE)
         finally:
             os.close(descriptor)

@@ -57,12 +57,6 @@ def salt_of(name: str) -> Salt:
     return Salt(bytes(byte or 1 for byte in digest[:4]), int.from_bytes(digest[4:], "little"))
 
 
-def encode(record: Record, salt: Salt) -> bytes:
-    """The bytes of one record that carries nothing; ValueError as `encode_body`."""
-    body = encode_body(record)
-    return head_of(body, salt) + body
-
-
 def head_of(body: bytes, salt: Salt) -> bytes:
     """What goes in front of a body."""
     size = len(body)
@@ -182,10 +176,7 @@ def size_at(data: bytes, at: int, salt: Salt) -> int:
     """
     if len(data) - at < HEAD_SIZE:
         return 0
-    magic, length, _ = _HEAD.unpack_from(data, at)
-    if magic != salt.magic or not 0 < length <= MOST:
-        raise Damaged("no record begins here")
-    return int(length) + HEAD_SIZE
+    return _head(data, at, salt)[0] + HEAD_SIZE
 
 
 def split(data: bytes, at: int, salt: Salt) -> tuple[int, bytes] | None:
@@ -198,9 +189,7 @@ def split(data: bytes, at: int, salt: Salt) -> tuple[int, bytes] | None:
     """
     if len(data) - at < HEAD_SIZE:
         return None
-    magic, length, checksum = _HEAD.unpack_from(data, at)
-    if magic != salt.magic or not 0 < length <= MOST:
-        raise Damaged("no record begins here")
+    length, checksum = _head(data, at, salt)
     start = at + HEAD_SIZE
     end = start + length
     if end > len(data):
@@ -209,6 +198,14 @@ def split(data: bytes, at: int, salt: Salt) -> tuple[int, bytes] | None:
     if zlib.crc32(body, salt.seed ^ length) != checksum:
         raise Damaged("a record's checksum is wrong")
     return end, body
+
+
+def _head(data: bytes, at: int, salt: Salt) -> tuple[int, int]:
+    """Length of the body, and checksum."""
+    magic, length, checksum = _HEAD.unpack_from(data, at)
+    if magic != salt.magic or not 0 < length <= MOST:
+        raise Damaged("no record begins here")
+    return length, checksum
 
 
 def find(data: bytes, at: int, salt: Salt) -> int:

@@ -1,4 +1,6 @@
-"""The files that one writer writes in one lane, one after the other, one sync for all who wait. Reads nothing back.
+"""The files that one writer writes in one lane, one after the other, one sync for all who wait. Tells no reader.
+
+Reads back only what a failed sync may have cost, to write what nobody waited for into another file.
 
 A file whose records carry objects is followed by a spare that was filled with zeros before: overwriting them changes
 neither size nor extents, so that a sync need not wait for the file system's own journal (docs/decisions/0018).
@@ -13,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ichor import metrics
@@ -26,6 +28,7 @@ from ichor.store.receipt_tail import settled_mark
 _LOG = logging.getLogger(__name__)
 ROTATE_AT = 64 << 20  # bytes
 SPARE = 16 << 20  # bytes of zeros
+_ROOM = 2 * SPARE  # bytes: with less the last of it is the senders'
 ROTATE_AFTER = (
     60.0  # seconds from the first object that a file carries: then the spool has them, and nobody restores them
 )
@@ -108,10 +111,8 @@ class LaneLog:
                 self._turn()
             file = self._file
             start = file.end
-            if carried is None:
-                self._write(file, [head_of(body, file.salt), body])
-            else:
-                self._write(file, [head_of(body, file.salt), body, *carried.parts])
+            self._write(file, [head_of(body, file.salt), body], carried=() if carried is None else carried.parts)
+            if carried is not None:
                 file.settles[carried.settle] = min(carried.losses, file.settles.get(carried.settle, carried.losses))
                 if file.carries_since == float("inf"):
                     file.carries_since = time.monotonic()
@@ -186,7 +187,7 @@ class LaneLog:
             try:
                 if self._homeless:
                     self._renew()
-                    self._settle(self._file)
+                    self._to_medium(self._file)
                     self._file.synced = self._file.end
             except (OutOfResources, OSError) as error:
                 metrics.RECEIPTS_DAMAGED.inc()
@@ -210,7 +211,7 @@ class LaneLog:
             _LOG.error("a file of the receipts log was removed while it was written; going on in a fresh one")
             self._file.left = True
 
-    def _settle(self, file: LogFile) -> None:
+    def _to_medium(self, file: LogFile) -> None:
         """What is in a file is on the medium, and can be found there; or OSError."""
         if not self._durable:
             return
@@ -223,7 +224,7 @@ class LaneLog:
         # Never two at a time: Linux tells an error of writing back to one fsync(2) of an open file only, so that
         # another one, under way at the same time, may return without error though its data is lost as well.
         try:
-            self._settle(file)
+            self._to_medium(file)
         except OSError as error:
             with self._lock:
                 self._fail(file, error)
@@ -249,10 +250,14 @@ class LaneLog:
         for waiter in woken:
             waiter.gate.release()
 
-    def _write(self, file: LogFile, parts: list[disk.Bytes]) -> None:
+    def _write(self, file: LogFile, parts: list[disk.Bytes], *, carried: Sequence[disk.Bytes] = ()) -> None:
         """Append, or leave no trace; with the lock held."""
+        size = sum(map(len, parts))
         try:
-            # At the known end, not at the file's position: a part of a record may have been cut off.
+            # At the known end, not at the file's position: a part of a record may have been cut off. The record last: a
+            # reader who sees it goes on behind what it carries, which must never be cut off then and written over.
+            if carried:
+                disk.write_all(file.descriptor, carried, at=file.end + size)
             disk.write_all(file.descriptor, parts, at=file.end)
         except OSError as error:
             file.filled = min(file.filled, file.end)
@@ -263,7 +268,7 @@ class LaneLog:
             else:
                 file.left = error.errno not in _FULL
             raise refusal(error) from error
-        file.end += sum(map(len, parts))
+        file.end += size + sum(map(len, carried))
 
     def _must_turn(self) -> bool:
         file = self._file
@@ -307,7 +312,7 @@ class LaneLog:
         file.left = True
         if self._durable and not file.failed and file.synced < file.end:
             try:
-                self._settle(file)
+                self._to_medium(file)
             except OSError as error:
                 self._fail(file, error)
                 return
@@ -372,6 +377,9 @@ class LaneLog:
     def _prepare(self) -> bool:
         """Make the spare; False when that failed."""
         try:
+            space = os.statvfs(self._folder)
+            if space.f_bavail * space.f_frsize < _ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             path, descriptor = self._draft()
             try:
                 for at in range(0, SPARE, len(_ZEROS)):

@@ -16,7 +16,7 @@ from ichor import metrics
 from ichor.errors import CannotStart
 from ichor.store import disk
 from ichor.store.receipt_bell import Sleep
-from ichor.store.receipt_codec import decode, salt_of
+from ichor.store.receipt_codec import carried, decode, salt_of
 from ichor.store.receipt_records import Lane, Receipt, Record, Stored
 from ichor.store.receipt_tail import NAME, Tail, carries, count, is_begun, is_held, is_settled
 
@@ -29,6 +29,10 @@ class ReceiptReader:
     """Reads the records of all writers, each once. One thread of one process at a time.
 
     What it has read is not yet done: that is what ``cursors``, kept with what was made of the records, say.
+
+    A record that carries an object is not read from a file that is not settled and that nobody held when it was opened:
+    its writer may have died with the machine, and the spool may lack the object until `ichor.store.restore` was there.
+    A writer that dies later leaves its objects in the system's memory, where they can be read.
 
     Parameters
     ----------
@@ -97,12 +101,21 @@ class ReceiptReader:
                     log.read(found, limit, after=after)
             except (CannotStart, OSError) as error:
                 problem = error
-            if len(found) >= limit or not log.done:
+            if len(found) >= limit or not (log.done or log.passed):
                 break  # what its writer appended later comes later
         if found:
             now = time.time()  # a clock that was ahead makes nobody wait for ever
             self._ahead[lane][writer] = deque((min(_time_of(one.record), now), one) for one in found)
         return problem
+
+    def waiting(self) -> frozenset[str]:
+        """Files of which something is not read before it was written back into the spool."""
+        return frozenset(log.name for log in self._known.values() if log.waits)
+
+    def pass_by(self) -> None:
+        """What is `waiting` now cannot be written back: what its writers appended later waits for it no longer."""
+        for log in self._known.values():
+            log.passed = log.waits
 
     def backlog(self) -> dict[Lane, int]:
         """Bytes of records that are not read yet; walks them, so not for every day's step."""
@@ -222,11 +235,14 @@ class _Log:
         self.lane = Lane(match[3])
         self.done = False  # read to the end, and nothing more will come
         self.stuck = False  # what is next could not be read
+        self.waits = False  # what is next carries an object that the spool may lack
+        self.passed = False  # later files of the writer are read all the same
         self.last_end = start
         self._path = folder / name
         self._offset = start
         self._tail: Tail | None = None
         self._descriptor = -1
+        self._unsettled = False  # it was so, with nobody holding it
         self._begun = False
         self._goes = False
         self._counted_to = self._counted = 0
@@ -237,20 +253,25 @@ class _Log:
         ``after``: the file that its writer makes next. Once something is in it, nothing more comes to this one, which
         may be held for long all the same, until the spool has what it carries.
         """
-        self.stuck = True
+        self.stuck, self.waits = True, False
         tail = self._open()
         if tail is None:
             self.done, self.stuck = True, False  # somebody removed it
             return
+        self._unsettled = self._unsettled and not is_settled(self._descriptor, self.name)
         final = False
         while len(found) < limit:
             lost = tail.lost
             bodies = tail.bodies(limit - len(found), final=final)
-            for end, body in bodies:
+            for number, (end, body) in enumerate(bodies):
+                if self._unsettled and carried(body):
+                    tail.back(bodies[number:])
+                    self.waits = True
+                    return
                 try:
                     record = decode(body)
                 except CannotStart:
-                    tail.back(end, body)
+                    tail.back(bodies[number:])
                     raise
                 found.append(Receipt(record, self.name, end, self.writer))
                 self.last_end = end
@@ -329,9 +350,8 @@ class _Log:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-            # A writer that was dead before we came may have died with its machine: an object may be there in part.
-            verify = not is_settled(self._descriptor, self.name) and not self.held()
-            self._tail = Tail(self._descriptor, self._offset, salt=salt_of(self.name), verify=verify)
+            self._unsettled = not self.held() and not is_settled(self._descriptor, self.name)
+            self._tail = Tail(self._descriptor, self._offset, salt=salt_of(self.name))
             self._counted_to = self._counted = 0
         return self._tail
 

@@ -1,4 +1,7 @@
-"""One file of the receipts log as bytes that are walked: whole records, what they carry, damage, the end. Writes nothing."""
+"""One file of the receipts log: its name, its records as they are walked, its mark, who holds it. Writes nothing.
+
+What is no whole record is skipped as damage; what records carry is skipped, too, and looked at when asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import fcntl
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from ichor.store.receipt_codec import (
@@ -37,14 +41,14 @@ class Tail:
     Parameters
     ----------
     verify
-        A record of which what it carries is not whole counts as damage.
+        A record of which what it carries is not whole counts as damage; ``broken``: where such ones begin.
     """
 
     def __init__(self, descriptor: int, offset: int, *, salt: Salt, verify: bool = False) -> None:
         self._descriptor = descriptor
         self._verify = verify
         self._chunk = _CHUNK
-        self._bad = -1  # where a record is whole, but not what it carries
+        self.broken: list[int] = []
         self.salt = salt
         self.offset = self.last_end = offset
         self.given = self.lost = 0
@@ -63,10 +67,11 @@ class Tail:
                 raise
         return found
 
-    def back(self, end: int, body: bytes) -> None:
-        """Go back before a record that `bodies` gave last."""
+    def back(self, bodies: Sequence[tuple[int, bytes]]) -> None:
+        """Go back before these, the last that `bodies` gave."""
+        end, body = bodies[0]
         load = carried(body)
-        self.given -= HEAD_SIZE + len(body)
+        self.given -= sum(HEAD_SIZE + len(one) for _, one in bodies)
         self.offset = end - len(body) - HEAD_SIZE - (load[0] if load else 0)
         self.last_end = min(self.last_end, self.offset)
 
@@ -112,7 +117,7 @@ class Tail:
             self._chunk = _ONE if load else _CHUNK
             if load:
                 if self._verify and not _is_whole(self._descriptor, base + end, *load):
-                    self._bad = base + at
+                    self.broken.append(base + at)
                     raise Damaged("what a record carries is not whole")
                 end += load[0]
             self.given += HEAD_SIZE + len(body)
@@ -125,7 +130,7 @@ class Tail:
     def _skip(self, *, final: bool) -> bool:
         """Go on with the next whole record behind what is none; False when there is none (yet)."""
         blank = is_blank(os.pread(self._descriptor, HEAD_SIZE, self.offset), 0)
-        start = self._search(self.offset + (self._bad == self.offset))
+        start = self._search(self.offset + (self.offset in self.broken[-1:]))
         if start < 0 and not final:
             return False
         end = start if start >= 0 else os.fstat(self._descriptor).st_size

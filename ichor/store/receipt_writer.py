@@ -81,6 +81,7 @@ class ReceiptWriter:
         except ValueError as error:
             raise OutOfResources(f"the receipts log cannot hold a record: {error}") from None
         log = self._lanes[lane]
+        assert carried is None or wait  # nobody else would make it durable
         wait = wait and self._durable
         file, end = log.write(body, carried, wait=wait)
         self._bell.ring()

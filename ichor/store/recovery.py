@@ -9,14 +9,14 @@ It looks only at segments whose writer has no file in the receipts log any more,
 there is in the journal: what is unknown then stays unknown. Such a segment is as it should be when it ends where the
 journal's last object in it ends, and has no gap before. Retention forgets rows, not ends: what it let go does not come
 again. With a lost journal that is forgotten, too: what retention let go of, but had no segment to remove for, comes back.
+
+The spool knows more than log and journal here; where the log knows more than the spool, that is `ichor.store.restore`'s.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +25,12 @@ from typing import NamedTuple
 from ichor import metrics
 from ichor.store.filemeta import names_in
 from ichor.store.journal import Journal
+from ichor.store.receipt_tail import NAME, is_held
 from ichor.store.receipts import RECOVERED, Ended, Lane, ReceiptWriter, Stored
 from ichor.store.segments import end_of, location_of, writer_of
 from ichor.store.spool import FileSpool
 
 _LOG = logging.getLogger(__name__)
-_LOG_FILE = re.compile(r"\.?([0-9a-f]{16,64})-[^/]*\.log")
 _HEAD = 1024  # bytes: more than preamble and File Meta Information take
 
 
@@ -142,20 +142,6 @@ def _writers(receipts: Path) -> dict[str, bool]:
     except FileNotFoundError:
         return found
     for name in names:
-        if match := _LOG_FILE.fullmatch(name):
-            found[match[1]] = found.get(match[1], False) or _held(receipts / name)
+        if match := NAME.fullmatch(name):
+            found[match[1]] = found.get(match[1], False) or is_held(receipts / name)
     return found
-
-
-def _held(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -1,10 +1,13 @@
 """Writes back into the spool what the receipts log carries of dead writers, and lets go of their files. Tells nobody.
 
 A small object is acknowledged when the log has its bytes (docs/decisions/0018); its segment may lack them after a crash of
-the machine, or after a sync of it that failed. A file of the log that nobody holds and that does not end with the mark of
-one that is settled is written back: what the journal still has, or has not taken yet. What retention let go of stays
+the machine, or after a sync of it that failed. A file of the log that no writer holds and that does not end with the mark
+of one that is settled is written back: what the journal still has, or has not taken yet. What retention let go of stays
 gone. Each object is written and synced, also where the same bytes seem to lie there: after a failed sync the page cache has
 what the medium lacks. So it can be done again, and may be cut off anywhere.
+
+The log knows more than the spool here; where the spool knows more than log and journal, that is `ichor.store.recovery`'s.
+Segments that were let go are written to again, by nobody else and never behind an acknowledged object.
 """
 
 from __future__ import annotations
@@ -18,16 +21,22 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ichor import metrics
 from ichor.errors import CannotStart, IchorError, TransientError
 from ichor.store import disk, segments
 from ichor.store.journal import JournalReader
-from ichor.store.receipt_codec import carried, decode, salt_of
+from ichor.store.pool import folders_of
+from ichor.store.receipt_codec import HEAD_SIZE, carried, decode, salt_of
 from ichor.store.receipt_records import Stored
 from ichor.store.receipt_tail import NAME, Tail, is_settled, settled_mark
+from ichor.store.segments import segment_of, writer_of
 
 _LOG = logging.getLogger(__name__)
 _MOST_OPEN = 64  # segments
 _PIECE = 1 << 20
+_MOST_ASKED = 20_000  # objects whose segments show whether the spool is there
+
+_ERRORS = (OSError, IchorError, sqlite3.Error)
 
 _IsRow = Callable[[Stored], bool]  # does the journal have this object, at this place?
 
@@ -36,14 +45,15 @@ def restore_at_start(receipts: Path, spool_root: Path, journal: Path) -> None:
     """`restore` before anybody reads the spool; an error is logged, as the relay tries again before it reads."""
     try:
         restore(receipts, spool_root, journal)
-    except (OSError, IchorError) as error:
+    except IchorError as error:
         _LOG.error("what the receipts log carries is not in the spool yet: %s", error)
 
 
 def restore(receipts: Path, spool_root: Path, journal: Path) -> int:
-    """Write back what the log carries of writers that are dead; how many objects were not there. One thread.
+    """Write back what the log carries of writers that are dead; how many objects were not there.
 
-    Next to nothing to do when all was settled. The journal's process may run; nobody else's does who reads the spool.
+    Next to nothing to do when all was settled. One at a time: for who holds ``run/relay.lock``. A file that cannot be
+    written back keeps no other waiting, and is never marked. One in which no record carries an object is left as it is.
 
     Parameters
     ----------
@@ -54,56 +64,68 @@ def restore(receipts: Path, spool_root: Path, journal: Path) -> int:
 
     Raises
     ------
-    OSError
-        When something cannot be read or written. The next call does the rest.
     TransientError
-        While the spool is not there.
+        While the spool is not there; or when something could not be read or written, after all was tried. The next
+        call does the rest.
     """
     lacked = 0
-    with contextlib.ExitStack() as stack:
-        unsettled: list[tuple[str, int]] = []
-        for name in _names(receipts):
-            descriptor = _locked(receipts / name)
-            if descriptor >= 0:
-                stack.callback(os.close, descriptor)
-                unsettled.append((name, descriptor))
-        if not unsettled:
-            return 0
-        reader = _reader(journal)
-        if reader is not None:
-            stack.callback(reader.close)
-        cursors, is_row = reader.cursors() if reader else {}, _is_row(reader)
-        if reader is not None and _is_away(spool_root, reader, is_row, unsettled):
-            raise TransientError("the spool is not there")
-        for name, descriptor in unsettled:
-            try:
-                lacked += _restore(name, descriptor, spool_root, cursors.get(name, 0), is_row)
-            except CannotStart as error:
-                _LOG.error("%s; what it carries waits there for a version that can", error)
+    failed: list[str] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            unsettled = list(_unsettled(receipts, stack, failed))
+            if unsettled:
+                lacked = _restore_all(unsettled, spool_root, journal, stack, failed)
+    except _ERRORS as error:
+        failed.append(_reason(error))
     if lacked:
+        metrics.OBJECTS_WRITTEN_BACK.inc(lacked)
         _LOG.warning("%d objects that the spool lacked are written back from the receipts log", lacked)
+    if failed:
+        raise TransientError(f"{failed[0]}{f', and {len(failed) - 1} more files' if failed[1:] else ''}")
     return lacked
 
 
-def _names(receipts: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(receipts) if NAME.fullmatch(name))
-    except FileNotFoundError:
-        return []
+def _unsettled(receipts: Path, stack: contextlib.ExitStack, failed: list[str]) -> Iterator[tuple[str, int]]:
+    """Name and descriptor of each file that no living writer holds and that has no mark."""
+    for name in sorted(os.listdir(receipts)) if receipts.is_dir() else ():
+        if not NAME.fullmatch(name):
+            continue
+        try:
+            descriptor = os.open(receipts / name, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            # Shared: readers who ask whether a writer lives hold it so for a moment. Only a writer's own refuses it.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not is_settled(descriptor, name):
+                yield name, descriptor
+        except (FileNotFoundError, BlockingIOError):
+            continue
+        except OSError as error:
+            failed.append(f"{name}: {_reason(error)}")
 
 
-def _locked(path: Path) -> int:
-    """Opened and locked, when nobody else holds it and it is not settled; -1 otherwise."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return -1
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_settled(descriptor, path.name):
-            return descriptor
-    os.close(descriptor)
-    return -1
+def _restore_all(
+    files: list[tuple[str, int]], spool_root: Path, journal: Path, stack: contextlib.ExitStack, failed: list[str]
+) -> int:  # fmt: skip
+    reader = _reader(journal)
+    if reader is not None:
+        stack.callback(reader.close)
+    cursors, is_row = reader.cursors() if reader else {}, _is_row(reader)
+    if reader is not None and _is_away(spool_root, reader, files):
+        raise TransientError("the spool is not there")
+    lacked = 0
+    for name, descriptor in files:
+        try:
+            lacked += _restore(name, descriptor, spool_root, cursors.get(name, 0), is_row)
+        except _ERRORS as error:
+            failed.append(f"{name}: {_reason(error)}")
+    return lacked
+
+
+def _reason(error: Exception) -> str:
+    """Without a path, in which there are UIDs."""
+    if isinstance(error, OSError):
+        return error.strerror or "input/output error"
+    return "the journal cannot be read" if isinstance(error, sqlite3.Error) else str(error)
 
 
 def _reader(journal: Path) -> JournalReader | None:
@@ -126,13 +148,24 @@ def _is_row(reader: JournalReader | None) -> _IsRow:
     return lambda stored: stored.location in places(stored.study_instance_uid)
 
 
-def _is_away(spool_root: Path, reader: JournalReader, is_row: _IsRow, files: list[tuple[str, int]]) -> bool:
-    """Is the spool empty, and the journal has more than the log carries? Then its volume is not mounted."""
-    with contextlib.suppress(FileNotFoundError):
-        if any(os.scandir(spool_root)):
-            return False
-    tails = (Tail(descriptor, 0, salt=salt_of(name), verify=True) for name, descriptor in files)
-    return reader.count() > sum(is_row(stored) for tail in tails for stored, _, _, _ in _carried(tail))
+def _is_away(spool_root: Path, reader: JournalReader, files: list[tuple[str, int]]) -> bool:
+    """Is every segment missing that the journal knows from before the crash and that no crash takes? It is not mounted then.
+
+    Not whether it is empty: receivers that started since store below a bare mount point, too. Names of writers sort by
+    their start.
+    """
+    first = min(name.partition("-")[0] for name, _ in files)
+    places = [place for place in reader.locations(limit=_MOST_ASKED) if writer_of(segment_of(place)) <= first]
+    if _is_any_there(spool_root, places):
+        return False
+    tails = (Tail(descriptor, 0, salt=salt_of(name)) for name, descriptor in files)
+    carried = {stored.location for tail in tails for stored, _, _, _ in _carried(tail)}
+    places = [place for place in places if place not in carried]
+    return bool(places) and not _is_any_there(spool_root, places)
+
+
+def _is_any_there(spool_root: Path, places: list[str]) -> bool:
+    return any((spool_root / name).exists() for name in dict.fromkeys(map(segment_of, places)))
 
 
 def _carried(tail: Tail) -> Iterator[tuple[Stored, int, int, int]]:
@@ -146,20 +179,33 @@ def _carried(tail: Tail) -> Iterator[tuple[Stored, int, int, int]]:
 
 
 def _restore(name: str, descriptor: int, root: Path, cursor: int, is_row: _IsRow) -> int:
-    lacked = 0
+    lacked, carries = 0, False
     tail, places = Tail(descriptor, 0, salt=salt_of(name), verify=True), _Segments(root)
     try:
         for stored, end, at, length in _carried(tail):
+            carries = True
             if end > cursor or is_row(stored):
                 lacked += places.write(stored.location, descriptor, at, length)
         places.sync()
     finally:
         places.close()
-    # What stands behind is not whole, and nobody will write there any more.
-    mark = settled_mark(name)
-    os.pwrite(descriptor, mark, tail.last_end)
-    os.ftruncate(descriptor, tail.last_end + len(mark))
+    if carries or tail.broken:
+        for at in tail.broken:  # never acknowledged: nobody is to read its record and look for the object in vain
+            os.pwrite(descriptor, bytes(HEAD_SIZE), at)
+        # Cut off is what was under way, and zeros; nothing that is not understood.
+        known = max(tail.broken, default=0) >= tail.last_end or _is_blank(descriptor, tail.last_end)
+        end, mark = tail.last_end if known else os.fstat(descriptor).st_size, settled_mark(name)
+        os.pwrite(descriptor, mark, end)
+        os.ftruncate(descriptor, end + len(mark))
     return lacked
+
+
+def _is_blank(descriptor: int, at: int) -> bool:
+    while data := os.pread(descriptor, _PIECE, at):
+        if data.count(0) < len(data):
+            return False
+        at += len(data)
+    return True
 
 
 class _Segments:
@@ -187,8 +233,7 @@ class _Segments:
         """What was written is on the medium, with the entries that lead there."""
         for segment, descriptor in self._open.items():
             disk.sync(descriptor)
-            folder = (self._root / segment).parent
-            for directory in (folder, folder.parent, self._root):
+            for directory in folders_of(self._root, segment):
                 disk.sync_directory(directory)
         if self._open:
             with contextlib.suppress(PermissionError):  # above a mount point, which others made
@@ -206,7 +251,12 @@ class _Segments:
                 self.close()
             path = self._root / segment
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._open[segment] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            self._open[segment] = descriptor
+            # Retention leaves it alone then. Of a writer that lives, and left a file of its log without a mark, it
+            # cannot be had, nor is it needed.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self._open[segment]
 
 

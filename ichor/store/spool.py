@@ -28,7 +28,7 @@ from ichor.uids import is_valid_uid
 LEVELS = ("instance", "association", "none")
 _WRITER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,99}")
 _READ_AHEAD = 1 << 16
-_MOST_CARRIED = 256 << 10  # bytes: a longer object costs more to write twice than its own sync takes
+MOST_CARRIED = 256 << 10  # bytes: a longer object costs more to write twice than its own sync takes
 
 
 class Address(NamedTuple):
@@ -98,11 +98,16 @@ class FileSpool:
 
     @property
     def losses(self) -> int:
-        """How many syncs of finished objects failed so far (level ``association``): take it when an association begins."""
+        """How many syncs of finished objects failed so far. Level ``association``: take it when an association begins.
+
+        At level ``instance`` these are objects that the receipts log carries, and goes on carrying then.
+        """
         return self._pool.losses
 
     def sync(self, *, losses: int | None = None) -> None:
         """Level ``association``: everything finished so far, by any thread, is on the medium. Else nothing to do.
+
+        At level ``instance`` `Carried.settle` does that for what the receipts log carries.
 
         Parameters
         ----------
@@ -198,7 +203,8 @@ class FileSpool:
         ----------
         at_most
             Leave it alone when it is longer: bytes that the caller does not know of may have been acknowledged since
-            it looked. Nobody writes to a segment again that was once let go, so that this holds for good.
+            it looked. Nobody appends to a segment again that was once let go, so that this holds for good; only
+            `ichor.store.restore` writes there, what the journal has a row for or the log has not told.
 
         Returns
         -------
@@ -319,7 +325,7 @@ class Incoming:
             location = f"{segment.name}@{segment.end}+{length}"
             end = segment.end + length + segments.FOOTER_SIZE
             carried: Carried | None = None
-            if self._settle is not None and confirm is not None and not self._length and length <= _MOST_CARRIED:
+            if self._settle is not None and confirm is not None and not self._length and length <= MOST_CARRIED:
                 carried = Carried(parts, self._pool.losses, self._settle)
             segment.append([*parts, segments.footer(location, length)])
             if self._settle is not None and carried is None:

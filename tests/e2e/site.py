@@ -23,7 +23,7 @@ ICHOR = [sys.executable, "-m", "ichor"]
 
 @dataclass
 class Site:
-    """`ichor serve` in ``folder``; ``env`` are its settings."""
+    """`ichor serve`, or another ``command``, in ``folder``; ``env`` are its settings."""
 
     folder: Path
     listener_port: int
@@ -31,6 +31,7 @@ class Site:
     env: dict[str, str] = field(default_factory=dict)
     engines: Path | None = None  # compiled before: a new data folder begins with them
     process: subprocess.Popen[bytes] | None = None
+    command: str = "serve"
 
     def settings(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("ICHOR_", "PROMETHEUS_"))}
@@ -54,7 +55,7 @@ class Site:
             data.mkdir(mode=0o700)
             shutil.copytree(self.engines, data / "engines")
         log = (self.folder / "serve.log").open("ab")
-        self.process = subprocess.Popen([*ICHOR, "serve"], env=self.settings(), stdout=log, stderr=log)
+        self.process = subprocess.Popen([*ICHOR, self.command], env=self.settings(), stdout=log, stderr=log)
         log.close()
         if wait:
             self.wait_ready()

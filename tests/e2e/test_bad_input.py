@@ -180,8 +180,13 @@ def test_a_hostile_uid_is_refused_listed_and_written_nowhere(
         path = save([item], tmp_path / attribute)
         assert send(path, site.listener_port) in ([0xA900], [0xC000]), attribute
     assert {p for p in site.folder.rglob("*") if "spool" in p.parts} == before
-    refusals = site.request("/api/v1/refusals")[1]
-    assert [r["status"] for r in refusals].count("0xA900") >= 1
+    refusals: list[dict[str, str]] = []
+
+    def listed() -> bool:
+        refusals[:] = site.request("/api/v1/refusals")[1]
+        return any(refusal["status"] == "0xA900" for refusal in refusals)
+
+    site.until(listed, timeout=60, what="the refusal in the list")
     assert all(set(r) == {"time", "calling_ae", "status", "reason"} for r in refusals)
 
 

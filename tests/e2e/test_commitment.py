@@ -91,6 +91,18 @@ def test_orthanc_is_told_what_is_committed_and_what_was_never_here(site: Site, o
     assert told(partly) == ("Failure", {SOPS[0]}, {UNKNOWN: 0x0112})
 
 
+def test_orthanc_is_told_by_ichor_receive_alone(site: Site, orthanc: Orthanc) -> None:
+    knows(site, title=orthanc.ae_title, port=orthanc.dicom_port)
+    site.env["ICHOR_LISTENER__COMMITMENT"] = "true"
+    site.command = "receive"  # a process that refuses to import numpy
+    site.start(wait=False)
+    roles = [site.folder / "data" / "run" / f"{role}.ready" for role in ("receive", "relay")]
+    site.until(lambda: all(role.exists() for role in roles), timeout=240, what="both roles")
+    user = OrthancUser(orthanc)
+    user.send_all(site)
+    assert told(user.report(site, user.ask(*SOPS, UNKNOWN))) == ("Failure", set(SOPS), {UNKNOWN: 0x0112})
+
+
 def test_orthanc_is_told_that_nothing_is_committed_while_it_is_off(site: Site, orthanc: Orthanc) -> None:
     knows(site, title=orthanc.ae_title, port=orthanc.dicom_port)
     site.start()

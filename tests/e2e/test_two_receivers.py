@@ -117,31 +117,36 @@ def test_associations_of_one_process_outlive_the_other(start: Callable[..., Rece
     receiver.until(lambda: receiver.journalled(STUDY) == 6, what="what both have stored in the journal")
 
 
-def test_a_connection_on_its_way_to_a_process_that_dies_is_served_by_its_successor(
+def test_a_connection_that_was_given_to_a_process_that_hangs_is_served_by_the_first(
     start: Callable[..., Receive],
 ) -> None:
     receiver = start()
     second = receiver.receiving()["receive-2"]
     first = Scu(receiver.port)
     os.kill(second, signal.SIGSTOP)
-    arrived: list[Scu] = []
-    waits = threading.Thread(target=lambda: arrived.append(Scu(receiver.port)), daemon=True)
-    waits.start()
-    receiver.until(lambda: connections(receiver.port) == 2, what="the second connection")
-    # The one behind it is served: so it has been handed over, to a process that does nothing.
-    behind = Scu(receiver.port)
-    assert held(receiver.receiving()["receive"], receiver.port) == 2
-    assert not arrived
-    receiver.kill_receiving("receive-2")
-    waits.join(timeout=90)
-    assert [store(scu, n) for n, scu in enumerate([first, behind, *arrived])] == [0] * 3
-    assert shares(receiver) == [2, 1]
+    more = [Scu(receiver.port) for _ in range(3)]  # the first of these comes back from the other's inbox
+    assert [store(scu, n) for n, scu in enumerate([first, *more])] == [0] * 4
+    assert held(receiver.receiving()["receive"], receiver.port) == 4
+    assert receiver.log().count("receiving process 2 does not take its connections") == 1
+    os.kill(second, signal.SIGCONT)
+    receiver.until(
+        lambda: more.append(Scu(receiver.port)) is None and held(second, receiver.port) > 0, what="its share again"
+    )
+    assert [store(scu, 10 + n) for n, scu in enumerate(more)] == [0] * len(more)
 
 
-def connections(port: int) -> int:
-    """Established ones to a port of the loopback, as the server's side sees them."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{port:04X}") and row[3] == _ESTABLISHED for row in rows)
+def test_nobody_who_connects_is_lost_while_one_process_is_stopped(start: Callable[..., Receive]) -> None:
+    receiver = start()
+    first = Scu(receiver.port)
+    second = receiver.receiving()["receive-2"]
+    stays = Scu(receiver.port)  # so it drains for seconds
+    assert held(second, receiver.port) == 1
+    os.kill(second, signal.SIGTERM)
+    while "role receive-2 ended" not in receiver.log():
+        Scu(receiver.port).release()
+    assert store(first, 0) == 0
+    stays.socket.close()
+    receiver.until(lambda: sorted(receiver.receiving()) == list(ROLES), what="both processes")
 
 
 def test_a_hand_over_comes_before_tls(

@@ -158,7 +158,7 @@ class _Disk:
                 written[part] = first[-1]
             else:
                 found.append(f"nothing was written to {part}")
-        if len(written) == len(self._writes) and _carries(written["receipts"], written["spool"]):
+        if len(written) == len(self._writes) and self._carries(written["receipts"], written["spool"]):
             del written["spool"]
         for part, first in written.items():
             # The rest of a long object has no UID: it is what the same thread wrote to the same segment next.
@@ -170,6 +170,15 @@ class _Disk:
                 found.append(f"{part}: {Path(first.path).name} was not synced")
             found += [f"{part}: {entry}" for entry in self._new_entries(first.path, before=before)]
         return found
+
+    def _carries(self, receipt: Call, stored: Call) -> bool:
+        """Did the log get, before the receipt, all that was written to the segment but for the footer at its end?"""
+        parts, length = stored.strings[:-1], stored.result - len(stored.strings[-1])
+        return any(
+            call.strings == parts and call.result == length
+            for call in self._writes["receipts"]
+            if call.path == receipt.path and call.thread == receipt.thread and call.ended < receipt.began
+        )
 
     def _new_entries(self, path: str, *, before: int) -> list[str]:
         found = []
@@ -183,13 +192,6 @@ class _Disk:
 
     def _synced(self, path: str, *, after: int, before: int) -> bool:
         return any(after < sync.began and sync.ended < before for sync in self._syncs.get(path, []))
-
-
-def _carries(receipt: Call, stored: Call) -> bool:
-    """Has the call that wrote a receipt written all that this one did to a segment, but for the footer at its end?"""
-    parts = stored.strings[:-1]
-    at = next((n for n, part in enumerate(receipt.strings) if part == parts[0]), -1) if parts else -1
-    return at >= 0 and receipt.strings[at:] == parts and receipt.result > stored.result - len(stored.strings[-1])
 
 
 def _made(call: Call) -> str:

@@ -6,7 +6,7 @@ import os
 import random
 
 from ichor.store import segments
-from ichor.store.receipt_codec import HEAD_SIZE, decode, encode, salt_of, split
+from ichor.store.receipt_codec import HEAD_SIZE, decode, encode_body, head_of, salt_of, split
 from ichor.store.receipt_reader import Tail
 from ichor.store.receipts import CommitmentRequested, Ended, Record, Refused, Stored
 from ichor.types import Priority
@@ -25,7 +25,7 @@ class Receipts:
 
     def case(self, rng: random.Random) -> str:
         records = [_record(rng) for _ in range(rng.choice((1, 3, 8)))]
-        bodies = [encode(record, _SALT) for record in records]
+        bodies = [head_of(body, _SALT) + body for body in map(encode_body, records)]
         for body, record in zip(bodies, records, strict=True):
             whole = split(body, 0, _SALT)
             assert whole is not None

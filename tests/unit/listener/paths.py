@@ -19,7 +19,8 @@ from ichor.store.receipts import Carried, Lane, Record, Stored
 from ichor.store.spool import Address, Placed
 from ichor.uids import is_valid_uid
 from listener import fast_path
-from listener.reception import Origin, Reception, Refusals, StoreCommand
+from listener.baton import Baton
+from listener.reception import Arrives, Origin, Reception, Refusals, StoreCommand
 
 CLASSES = ("1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4")
 
@@ -75,6 +76,7 @@ class Server:
     def __init__(
         self, *, fast: bool, turn: Callable[[], None] = lambda: None, network_timeout: float = 60.0,
         idle_timeout: float = 600.0, idle_response: str = "A-ABORT", tls: ssl.SSLContext | None = None,
+        finish: Callable[[Arrives], int] = lambda arrival: arrival.end(), baton: Baton | None = None,
     ) -> None:  # fmt: skip
         self.spool, self.receipts = MemorySpool(), MemoryReceipts()
         self.refusals = Refusals(SystemClock(), self.receipts)
@@ -87,6 +89,8 @@ class Server:
         self._changed = threading.Condition()
         self._fast = fast
         self._turn = turn
+        self._finish = finish
+        self._baton = baton
         self._tls = tls
         self._network_timeout = network_timeout
         self._idle_response = idle_response
@@ -141,7 +145,7 @@ class Server:
         if self._fast:
             assert fast_path.install(
                 event.assoc, reception=self.reception, origin=self._origin, turn=self._turn, tell=self.causes.append,
-                network_timeout=self._network_timeout,
+                network_timeout=self._network_timeout, finish=self._finish, baton=self._baton,
             )  # fmt: skip
 
     def _store(self, event: evt.Event) -> int:

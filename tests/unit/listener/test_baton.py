@@ -1,4 +1,4 @@
-"""One works at a time, whoever asked first is next, and whoever waits for something else is not in the way."""
+"""One works at a time, whoever asked first is next, and whoever waits or hangs is in nobody's way."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ def start(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def until_waiting(baton: Baton, count: int) -> None:
+def until(state: Callable[[], bool]) -> None:
     tick = threading.Event()
     for _ in range(3000):
-        if len(baton._waiting) == count:
+        if state():
             return
         tick.wait(0.01)
-    raise AssertionError(f"{len(baton._waiting)} wait, not {count}")
+    raise AssertionError
+
+
+def until_waiting(baton: Baton, count: int) -> None:
+    until(lambda: len(baton._waiting) == count)
 
 
 def queue(baton: Baton, names: str, done: list[str]) -> list[threading.Thread]:
@@ -41,7 +45,7 @@ def queue(baton: Baton, names: str, done: list[str]) -> list[threading.Thread]:
 
 
 def test_the_one_who_asked_first_is_next() -> None:
-    baton = Baton()
+    baton = Baton(longest=_PATIENCE, turn=0.0)
     done: list[str] = []
     baton.acquire()
     threads = queue(baton, "abcde", done)
@@ -53,7 +57,7 @@ def test_the_one_who_asked_first_is_next() -> None:
 
 
 def test_who_lets_others_go_first_comes_behind_all_who_wait() -> None:
-    baton = Baton()
+    baton = Baton(longest=_PATIENCE, turn=0.0)
     done: list[str] = []
     baton.acquire()
     threads = queue(baton, "ab", done)
@@ -66,7 +70,7 @@ def test_who_lets_others_go_first_comes_behind_all_who_wait() -> None:
 
 
 def test_letting_others_go_first_where_nobody_waits_keeps_it() -> None:
-    baton = Baton()
+    baton = Baton(longest=_PATIENCE, turn=0.0)
     done: list[str] = []
     baton.acquire()
     baton.let_others()
@@ -78,7 +82,7 @@ def test_letting_others_go_first_where_nobody_waits_keeps_it() -> None:
 
 
 def test_one_who_is_away_is_in_nobodys_way_and_has_it_again_behind_them() -> None:
-    baton = Baton()
+    baton = Baton(longest=_PATIENCE, turn=0.0)
     done: list[str] = []
     baton.acquire()
     threads = queue(baton, "ab", done)
@@ -94,7 +98,7 @@ def test_one_who_is_away_is_in_nobodys_way_and_has_it_again_behind_them() -> Non
 
 
 def test_sleep_of_one_who_does_not_hold_it_takes_it_from_nobody() -> None:
-    baton = Baton()
+    baton = Baton(longest=_PATIENCE, turn=0.0)
     done: list[str] = []
     baton.acquire()
     start(lambda: baton.sleep(0.0)).join(_PATIENCE)
@@ -105,7 +109,7 @@ def test_sleep_of_one_who_does_not_hold_it_takes_it_from_nobody() -> None:
 
 
 def test_never_two_at_a_time() -> None:
-    baton = Baton()
+    baton = Baton(longest=_PATIENCE, turn=0.0)
     inside = most = 0
 
     def work() -> None:
@@ -131,3 +135,81 @@ def test_never_two_at_a_time() -> None:
     for thread in threads:
         thread.join(_PATIENCE)
     assert (inside, most) == (0, 1)
+
+
+def test_it_is_taken_from_who_holds_it_for_long_and_goes_to_the_others_in_order() -> None:
+    baton = Baton()
+    baton.acquire()
+    done: list[str] = []
+    gate = threading.Event()
+
+    def work(name: str) -> None:
+        baton.acquire()
+        done.append(name)
+        gate.wait(_PATIENCE)
+        baton.release()
+
+    first, second = threading.Thread(target=work, args=["a"]), threading.Thread(target=work, args=["b"])
+    first.start()
+    until(lambda: done == ["a"])
+    second.start()
+    until(lambda: done == ["a", "b"])  # also the one who took it is slow
+    gate.set()
+    first.join(_PATIENCE)
+    second.join(_PATIENCE)
+    baton.acquire()
+    baton.release()
+
+
+def test_who_lost_it_gives_nothing_away_and_has_it_again_in_its_turn() -> None:
+    baton = Baton(longest=0.01, turn=0.0)
+    baton.acquire()
+    taken, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        baton.acquire()
+        baton._longest = _PATIENCE
+        taken.set()
+        over.wait(_PATIENCE)
+        baton.release()
+
+    holder = start(work)
+    assert taken.wait(_PATIENCE)
+    baton.release()
+    with baton.away():
+        pass
+    baton.let_others()
+    done: list[str] = []
+    others = queue(baton, "ab", done)  # it is still held
+    assert done == []
+    asks = start(baton.let_others)
+    until_waiting(baton, 3)
+    over.set()
+    for thread in [holder, asks, *others]:
+        thread.join(_PATIENCE)
+    assert done == ["a", "b"]
+
+
+def test_a_turn_that_lasts_is_over_where_others_wait() -> None:
+    baton = Baton(longest=_PATIENCE)
+    done: list[str] = []
+    baton.acquire()
+    threads = queue(baton, "a", done)
+    while not done:
+        baton.let_others()
+    for thread in threads:
+        thread.join(_PATIENCE)
+    baton.release()
+    assert done == ["a"]
+
+
+def test_a_turn_that_has_only_begun_goes_on() -> None:
+    baton = Baton(longest=_PATIENCE, turn=_PATIENCE)
+    done: list[str] = []
+    baton.acquire()
+    thread = queue(baton, "a", done)[0]
+    baton.let_others()
+    assert done == []
+    baton.release()
+    thread.join(_PATIENCE)
+    assert done == ["a"]

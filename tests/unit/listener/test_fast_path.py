@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import socket
 import ssl
 import struct
@@ -25,6 +26,7 @@ from unit.listener.modality import CT, EXPLICIT, IMPLICIT, Scu, encode, image
 from unit.listener.paths import Server
 
 from listener import fast_path, pdu
+from listener.baton import Baton
 
 ECHO = "1.2.840.10008.1.1"
 CONTEXTS = ((CT, (EXPLICIT,)), (ECHO, (IMPLICIT,)), (CT, (IMPLICIT,)))
@@ -561,3 +563,74 @@ def test_tls_abort_by_us_comes_at_once_also_within_a_record(secure: ssl.SSLConte
         assert scu.read()[0] == 7
         scu.socket.close()
         assert server.fate() == "aborted"
+
+
+def until(state: Callable[[], bool]) -> None:
+    tick = threading.Event()
+    for _ in range(6000):
+        if state():
+            return
+        tick.wait(0.01)
+    raise AssertionError("it never came to that")
+
+
+@contextlib.contextmanager
+def flooding(scu: Scu, data: bytes) -> Iterator[None]:
+    """Send the same again and again, until the connection is closed; read nothing."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                scu.socket.sendall(data)
+
+    thread = threading.Thread(target=send, daemon=True)
+    scu.socket.settimeout(600.0)
+    thread.start()
+    yield
+    scu.socket.shutdown(socket.SHUT_RDWR)
+    thread.join(60.0)
+    scu.socket.close()
+
+
+def test_a_sender_that_reads_no_answers_is_in_nobodys_way() -> None:
+    with Server(fast=True, network_timeout=600.0, baton=Baton(longest=600.0)) as server:
+        deaf, other = Scu(server.port), Scu(server.port)
+        until(lambda: len(server.associations) == 2)
+        answers = server.associations[0].dul.socket.socket
+        answers.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        with flooding(deaf, whole(SMALL[0], 1)):
+            until(lambda: not select.select([], [answers], [], 0)[1])
+            for _ in range(300):  # on the way there it waits for good
+                assert other.store(SMALL[1], sop_instance="1.2.3.4.1") == 0
+        other.release()
+
+
+def test_a_sender_that_never_pauses_leaves_others_their_turns() -> None:
+    with Server(fast=True, baton=Baton(longest=600.0)) as server:
+        hog, other = Scu(server.port), Scu(server.port)
+        hog.socket.sendall(p_data(value(1, 3, command())))
+        with flooding(hog, p_data(value(1, 0, b""), value(1, 0, b"")) * 8000):
+            for number in (1, 2, 3):
+                assert other.store(SMALL[number], sop_instance=f"1.2.3.4.{number}") == 0
+        other.release()
+
+
+def test_an_object_whose_end_waits_for_a_disk_is_in_nobodys_way() -> None:
+    waiting, over = threading.Event(), threading.Event()
+
+    def finish(arrival: Any) -> int:
+        if not waiting.is_set():
+            waiting.set()
+            over.wait(60.0)
+        return int(arrival.end())
+
+    with Server(fast=True, baton=Baton(), finish=finish) as server:
+        slow, other = Scu(server.port), Scu(server.port)
+        slow.send_store(SMALL[0], sop_class=CT, sop_instance="1.2.3.4.0")
+        assert waiting.wait(60.0)
+        for number in (1, 2, 3):
+            assert other.store(SMALL[number], sop_instance=f"1.2.3.4.{number}") == 0
+        over.set()
+        assert slow.status() == 0
+        for scu in (slow, other):
+            scu.release()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
 import socket
+import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from unit.listener.requests import request
 
-from listener.handover import Crew
+from ichor import metrics
+from listener import handover
+from listener.handover import Crew, Door
 from listener.lobby import Lobby
 
 
@@ -23,8 +28,12 @@ class Process:
         self.addresses: list[tuple[object, ...]] = []
         listening = socket.create_server(("127.0.0.1", 0)) if not number else socket.socket()
         self.port = listening.getsockname()[1] if not number else 0
-        source = crew.source(self._seats, number, listening)
-        self.lobby = Lobby(source, on_request=self._asked, on_waiting=self._seats.waits)
+        self.source = crew.source(self._seats, number, listening)
+        self.lobby = Lobby(self.source, on_request=self._asked, on_waiting=self._seats.waits)
+
+    def start(self) -> None:
+        self.lobby.start()
+        self._seats.opens()
 
     def _asked(self, connection: socket.socket, address: tuple[object, ...], _: bytes) -> None:
         self.addresses.append(address)
@@ -37,6 +46,7 @@ class Process:
 @pytest.fixture
 def crew() -> Iterator[Crew]:
     made = Crew.of(2)
+    made.seats.at(1).opens()  # it ran once
     yield made
     for end in (end for pair in made.inboxes for end in pair):
         end.close()
@@ -55,7 +65,7 @@ def ask(port: int) -> tuple[bytes, tuple[object, ...]]:
 def test_connections_are_served_in_turn_and_keep_their_addresses(crew: Crew) -> None:
     processes = [Process(crew, number) for number in (0, 1)]
     for process in processes:
-        process.lobby.start()
+        process.start()
     answers, addresses = zip(*(ask(processes[0].port) for _ in range(6)), strict=True)
     assert sorted(answers) == [b"0"] * 3 + [b"1"] * 3
     assert sorted(a for p in processes for a in p.addresses) == sorted(addresses)
@@ -63,18 +73,25 @@ def test_connections_are_served_in_turn_and_keep_their_addresses(crew: Crew) -> 
         process.lobby.close()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is taken to hang."""
+    monkeypatch.setattr(handover, "_HANGS", 600.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_what_nobody_takes_waits_for_the_next_process_and_a_full_inbox_is_served_here(crew: Crew) -> None:
     first = Process(crew, 0)
     # The inbox holds few; the other process is gone.
     crew.inboxes[0][0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    first.lobby.start()
+    first.start()
     clients = [socket.create_connection(("127.0.0.1", first.port), timeout=60) for _ in range(60)]
     for client in clients:
         client.sendall(request())
     # The last one is accepted last, whoever serves it; a full inbox has room for less than every second one.
     assert clients[-1].recv(1, socket.MSG_PEEK) == b"0"
     second = Process(crew, 1)
-    second.lobby.start()
+    second.start()
     answers = [client.recv(1) for client in clients]
     assert 0 < answers.count(b"1") < 30
     assert answers.count(b"0") == len(first.addresses) == 60 - answers.count(b"1")
@@ -85,9 +102,10 @@ def test_what_nobody_takes_waits_for_the_next_process_and_a_full_inbox_is_served
         client.close()
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_stop_ends_what_still_waits_in_the_inbox(crew: Crew) -> None:
     first = Process(crew, 0)
-    first.lobby.start()
+    first.start()
     assert ask(first.port)[0] == b"0"
     with socket.create_connection(("127.0.0.1", first.port), timeout=60) as waiting:
         assert ask(first.port)[0] == b"0"  # so the one before has gone to the inbox
@@ -96,29 +114,130 @@ def test_a_stop_ends_what_still_waits_in_the_inbox(crew: Crew) -> None:
     first.lobby.close()
 
 
-def test_a_process_without_descriptors_goes_on_when_it_has_some_again(
+def test_a_process_without_descriptors_loses_nothing_and_goes_on_when_it_has_some_again(
     crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    processes = [Process(crew, number) for number in (0, 1)]
-    whole, failures = socket.recv_fds, [1]
+    failures = [OSError(errno.EMFILE, "none left")] * 3
+    copy = os.dup
 
-    def scarce(*arguments: Any) -> Any:
-        message, descriptors, flags, address = whole(*arguments)
+    def scarce(descriptor: int) -> int:
         if failures:
-            failures.pop()
-            os.close(descriptors.pop())  # as the system does
-        return message, descriptors, flags, address
+            raise failures.pop()
+        return copy(descriptor)
 
-    monkeypatch.setattr(socket, "recv_fds", scarce)
+    monkeypatch.setattr(os, "dup", scarce)
+    processes = [Process(crew, number) for number in (0, 1)]
     for process in processes:
-        process.lobby.start()
-    assert [ask(processes[0].port)[0] for _ in range(2)] == [b"0", b""]
-    assert b"1" in [ask(processes[0].port)[0] for _ in range(4)]
+        process.start()
+    assert [ask(processes[0].port)[0] for _ in range(2)] == [b"0", b"1"]
+    assert not failures
     assert "a connection cannot be accepted: EMFILE" in caplog.messages
     for process in processes:
         process.lobby.close()
 
 
+def test_a_message_is_not_taken_without_a_descriptor_for_its_connection(crew: Crew) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            inbox = crew.source(crew.seats.at(1), 1, socket.socket())
+            socket.send_fds(crew.inboxes[0][0], [b'[1, "127.0.0.1", 4]'], [0])
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+            reason = 0
+            try:
+                inbox.accept()
+            except OSError as error:
+                reason = error.errno
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            message, descriptors, _, _ = socket.recv_fds(crew.inboxes[0][1], 512, 1)
+            os._exit(not (message and descriptors and reason == errno.EMFILE))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_a_process_that_hangs_was_given_is_served_by_the_first_one(
+    crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = float(metrics.RECEIVERS_HUNG._value.get())
+    first = Process(crew, 0)
+    first.start()
+    assert ask(first.port)[0] == b"0"
+    clients = [socket.create_connection(("127.0.0.1", first.port), timeout=60) for _ in range(3)]
+    for client in clients:
+        client.sendall(request())
+    with looking(first):
+        assert [client.recv(1) for client in clients] == [b"0"] * 3
+        assert [ask(first.port)[0] for _ in range(6)] == [b"0"] * 6
+        assert metrics.RECEIVERS_HUNG._value.get() == before + 1
+        # It wakes up, and has its share again once it has taken what was left for it: the question, no connection.
+        second = Process(crew, 1)
+        second.start()
+        answers = b""
+        while b"1" not in answers:
+            answers += ask(first.port)[0]
+    assert len(second.addresses) == 1
+    assert len(first.addresses) == 1 + 3 + 6 + len(answers) - 1
+    told = [line for line in caplog.messages if "process 2" in line]
+    assert told == [
+        "receiving process 2 does not take its connections: the first one serves them",
+        "receiving process 2 takes its connections again",
+    ]
+    for one in (first, second):
+        one.lobby.close()
+    for client in clients:
+        client.close()
+
+
+@contextlib.contextmanager
+def looking(process: Process) -> Iterator[None]:
+    """What a receiver's sweep does."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            assert isinstance(process.source, Door)
+            process.source.look()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def test_a_connection_that_died_with_its_taker_does_not_count_for_ever(crew: Crew) -> None:
+    first = Process(crew, 0)
+    first.start()
+    assert ask(first.port)[0] == b"0"
+    with socket.create_connection(("127.0.0.1", first.port), timeout=60) as lost:
+        lost.sendall(request())
+        assert ask(first.port)[0] == b"0"
+        handover._take(crew.inboxes[0][1])[1].close()  # type: ignore[union-attr]  # and it was killed
+        second = Process(crew, 1)
+        second.start()
+        with looking(first):
+            while ask(first.port)[0] != b"1":
+                pass
+    assert crew.seats.last_of(1)[0] == crew.seats.last_of(1)[1]
+    for one in (first, second):
+        one.lobby.close()
+
+
+def test_a_process_that_drains_or_has_not_begun_is_given_nothing(crew: Crew) -> None:
+    first, second = Process(crew, 0), Process(crew, 1)
+    first.start()
+    assert [ask(first.port)[0] for _ in range(3)] == [b"0"] * 3
+    second.start()
+    assert ask(first.port)[0] == b"1"
+    second._seats.closes()
+    assert [ask(first.port)[0] for _ in range(3)] == [b"0"] * 3
+    for one in (first, second):
+        one.lobby.close()
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_flood_for_the_other_process_leaves_the_first_its_own_turn(crew: Crew) -> None:
     seats = crew.seats.at(0)
     for _ in range(100):

@@ -15,11 +15,13 @@ from unit.listener.site import RecordingBus
 
 from ichor import metrics
 from ichor.clock import SystemClock
-from ichor.errors import CannotStart, TransientError, Unreadable
+from ichor.errors import CannotStart, OutOfResources, TransientError, Unreadable
 from ichor.messages import Envelope, InstancesReceived
 from ichor.store import receipt_codec
 from ichor.store.journal import Journal, StoredObject
+from ichor.store.receipt_tail import is_held, is_settled, settled_mark
 from ichor.store.receipts import (
+    Carried,
     CommitmentRequested,
     Ended,
     Lane,
@@ -526,19 +528,66 @@ def test_the_log_of_a_dead_writer_goes_once_it_is_told(place: Path, log: Receipt
     journal.close()
 
 
-def test_nothing_is_told_before_what_the_log_carries_is_in_the_spool(place: Path, log: ReceiptWriter) -> None:
-    tries: list[int] = []
-    bus = RecordingBus()
+def carry(place: Path, *records: Stored) -> None:
+    """A writer that died and left a log that carries what the spool may lack."""
+
+    def fail(_: int) -> None:
+        raise OutOfResources("not synced")
+
+    writer = ReceiptWriter(place / "receipts", durable=False)
+    for record in records:
+        writer.append(Lane.ROUTINE, record, carried=Carried([bytes(record.length)], 0, fail))
+    writer.close()
+
+
+def write_back(place: Path) -> None:
+    """As `ichor.store.restore` marks what it has written back."""
+    for path in (place / "receipts").glob("[0-9a-f]*.log"):
+        if not is_held(path):
+            with path.open("r+b") as file:
+                if not is_settled(file.fileno(), path.name):
+                    file.seek(0, 2)
+                    file.write(settled_mark(path.name))
+
+
+def test_what_the_log_of_a_dead_writer_carries_is_told_once_the_spool_has_it_and_all_else_at_once(
+    place: Path, log: ReceiptWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus, full = RecordingBus(), threading.Event()
+    full.set()
 
     def restore() -> None:
-        tries.append(len(bus.instances()))
-        if len(tries) < 3:
-            raise OSError(28, "No space left on device")
+        if full.is_set():
+            raise TransientError("No space left on device")
+        write_back(place)
 
-    write(log, stored(1), ended())
+    carry(place, stored(1), stored(2))
     running = Running(place, bus, restore=restore)
+    write(log, stored(3), ended())
     bus.wait_for(lambda b: bool(b.closed()))
-    assert tries[:3] == [0, 0, 0]
-    assert uids(bus) == ["1.2.1"]
+    until(lambda: bool(running.reader.waiting()))
+    write(log, stored(4, association="B"), ended("B"))
+    bus.wait_for(lambda b: len(b.closed()) == 2)
+    assert uids(bus) == ["1.2.3", "1.2.4"]
+    assert caplog.text.count("not in the spool yet: No space left on device") == 1
+    full.clear()
+    bus.wait_for(lambda b: len(uids(b)) == 4)
+    assert uids(bus) == ["1.2.3", "1.2.4", "1.2.1", "1.2.2"]
     log.close()
     assert running.end() is True
+
+
+def test_what_could_not_be_written_back_is_left_for_the_next_start(place: Path, log: ReceiptWriter) -> None:
+    def restore() -> None:
+        raise TransientError("Input/output error")
+
+    carry(place, stored(1))
+    write(log, stored(2))
+    log.close()
+    bus = RecordingBus()
+    assert Running(place, bus, restore=restore).end() is False
+    assert uids(bus) == ["1.2.2"]
+    bus = RecordingBus()
+    running = Running(place, bus, restore=lambda: write_back(place))
+    assert running.end() is True
+    assert uids(bus) == ["1.2.1"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -100,7 +102,7 @@ def test_the_lock_of_a_process_that_dies_holding_it_is_free() -> None:
 
 
 def test_processes_that_take_places_at_once_get_each_place_once() -> None:
-    seats, most = Seats(processes=3), 50
+    seats, most = Seats(processes=3, patience=600.0), 50
     start, go = os.pipe()
     pids = []
     for process in (1, 2):
@@ -135,7 +137,12 @@ def test_the_least_loaded_process_is_next_and_of_equal_ones_the_first() -> None:
     views = [seats.at(process) for process in range(3)]
     assert seats.least_loaded() == 0
     views[0].take(0)
+    assert seats.least_loaded() == 0  # the others take none yet
+    for view in views:
+        view.opens()
     assert seats.least_loaded() == 1
+    assert seats.least_loaded(but={1}) == 2
+    assert seats.least_loaded(but={1, 2}) == 0
     assert seats.hand(1) == 1
     assert seats.least_loaded() == 2
     views[2].waits(1)
@@ -146,6 +153,113 @@ def test_the_least_loaded_process_is_next_and_of_equal_ones_the_first() -> None:
     seats.hand(1)
     seats.keep(1)
     assert seats.load(1) == 0
+    views[1].closes()
+    assert seats.least_loaded() == 0  # of 1, 0 and 1
+    views[1].opens()
+    assert seats.least_loaded() == 1
+    seats.at(1)  # it has been started anew
+    assert seats.least_loaded() == 0
+
+
+def test_a_connection_on_its_way_counts_until_it_waits() -> None:
+    seats = Seats(processes=2)
+    view = seats.at(1)
+    number = seats.hand(1)
+    view.coming(number)
+    assert seats.load(1) == 1
+    assert seats.last_of(1) == (number, 0)
+    view.waits(1)
+    assert seats.load(1) == 1
+    assert seats.last_of(1) == (number, number)
+    seats.at(1).waits(0)  # its successor knows
+    assert seats.last_of(1) == (number, number)
+
+
+def test_a_process_that_hangs_in_the_lock_stops_no_other() -> None:
+    seats = Seats(processes=2)
+    inside, said = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with seats.at(1).alone():
+            os.write(said, b".")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        os.read(inside, 1)
+        view = seats.at(0)
+        with view.alone():
+            view.take(0)
+        assert seats.taken() == 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(inside)
+        os.close(said)
+
+
+def test_places_are_given_back_while_another_process_is_waited_for() -> None:
+    seats = Seats(processes=2, patience=600.0)
+    inside, said = os.pipe()
+    pid = os.fork()
+    if not pid:
+        with seats.at(1).alone():
+            os.write(said, b".")
+            signal.pause()
+        os._exit(0)
+    os.read(inside, 1)
+    view = seats.at(0)
+    view.take(0)
+
+    def judge() -> None:
+        with view.alone():
+            view.take(0)
+
+    judging = threading.Thread(target=judge, daemon=True)
+    judging.start()
+    while not view._judging.locked():
+        judging.join(0.01)
+    giving = threading.Thread(target=view.give_back, args=[0], daemon=True)
+    giving.start()
+    giving.join(60.0)
+    given = not giving.is_alive()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    judging.join(60.0)
+    assert given
+    assert seats.taken() == 1
+    os.close(inside)
+    os.close(said)
+
+
+def test_threads_that_take_and_give_back_at_once_lose_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = Seats(processes=2).at(0)
+    plain = view._rows[0]
+
+    class Slow:
+        """Lets another thread in between the reading and the writing of a word."""
+
+        def __getitem__(self, at: int) -> int:
+            word = plain[at]
+            time.sleep(0)
+            return word
+
+        def __setitem__(self, at: int, word: int) -> None:
+            plain[at] = word
+
+    monkeypatch.setattr(view, "_rows", [Slow()])
+
+    def work() -> None:
+        for _ in range(500):
+            with view.alone():
+                view.take(0)
+            view.give_back(0)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert plain[3] == 0
 
 
 def test_connections_on_their_way_outlive_the_taker_and_one_lost_with_it_is_made_good() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import mmap
 import os
 import threading
 import time
@@ -302,6 +304,22 @@ def test_without_fifos_the_reader_polls(folder: Path, monkeypatch: pytest.Monkey
     reader.wait(0.001)
     assert numbers(everything(reader)) == ["1.2.1"]
     writer.close()
+
+
+def test_what_is_mapped_has_its_block_before_a_full_disk_can_refuse_it(
+    folder: Path, writer: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (folder / "asleep").stat().st_blocks * 512 >= mmap.PAGESIZE
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    reader = ReceiptReader(folder)
+    reader.wait(0.01)  # polls
+    writer.append(Lane.ROUTINE, stored())
+    assert numbers(everything(reader)) == ["1.2.1"]
+    reader.close()
 
 
 def test_a_closed_writer_refuses(folder: Path, writer: ReceiptWriter) -> None:

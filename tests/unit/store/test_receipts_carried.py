@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from ichor.errors import OutOfResources
 from ichor.store import disk, pool, receipt_lane
-from ichor.store.receipt_tail import is_settled
+from ichor.store.receipt_tail import is_held, is_settled
 from ichor.store.receipts import Carried, Lane, ReceiptReader, ReceiptWriter
+from ichor.store.restore import restore
 from ichor.store.spool import Address, FileSpool, Placed
 
 from .test_receipts import everything, numbers, stored
@@ -206,6 +207,8 @@ def test_a_file_stays_when_what_it_carries_may_be_lost(
 ) -> None:
     monkeypatch.setattr(receipt_lane.LaneLog, "keep", lambda *_: float("inf"))
     place.put(b"x")
+    reader = ReceiptReader(place.folder)
+    assert numbers(everything(reader)) == ["1.2.1"]  # while its writer lives
     with monkeypatch.context() as patch:
         patch.setattr(disk, "sync", fail)
         if how == "sealed":
@@ -220,9 +223,11 @@ def test_a_file_stays_when_what_it_carries_may_be_lost(
     (log,) = place.logs()
     assert not settled(log)
     assert "the receipts log keeps what it carries" in caplog.text
-    reader = ReceiptReader(place.folder)
-    receipts = everything(reader)
-    assert log.name not in reader.forget({r.file: r.end for r in receipts})
+    assert [*everything(reader, Lane.STAT), *everything(reader)] == [] or how != "checkpoint"
+    assert reader.finished(place.writer.name)
+    gone = reader.forget({path.name: path.stat().st_size for path in place.folder.glob("[0-9a-f]*.log")})
+    assert log.name not in gone
+    assert gone  # the other lane's
     reader.close()
 
 
@@ -311,3 +316,76 @@ def test_many_threads_lose_nothing_while_files_are_left_all_the_time(
     reader.forget({receipt.file: receipt.end for receipt in found})
     assert list(place.folder.glob("*.log")) == []
     reader.close()
+
+
+def test_what_a_dead_writer_carries_is_not_read_before_it_is_written_back_and_all_else_is(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_lane.LaneLog, "keep", lambda *_: float("inf"))
+    log, (first,) = place.writer._lanes[Lane.ROUTINE], place.logs()
+    place.writer.append(Lane.ROUTINE, stored(1))
+    place.put(b"x" * 3000, 2)
+    place.writer.append(Lane.ROUTINE, stored(3))
+    with log._lock:
+        log._turn()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync", fail)
+        log._let_go_retired()
+    assert not is_held(first)
+    assert not settled(first)
+    place.writer.append(Lane.ROUTINE, stored(4))
+    reader = ReceiptReader(place.folder)
+    assert numbers(everything(reader)) == ["1.2.1"]
+    assert reader.waiting() == {first.name}
+    assert numbers(everything(reader)) == []
+    reader.pass_by()  # nobody can write it back: what came later is told
+    assert numbers(everything(reader)) == ["1.2.4"]
+    assert reader.backlog()[Lane.ROUTINE] > 0
+    restore(place.folder, place.spool.root, place.folder / "no journal")
+    assert numbers(everything(reader)) == ["1.2.2", "1.2.3"]
+    assert reader.waiting() == frozenset()
+    assert reader.backlog()[Lane.ROUTINE] == 0
+    reader.close()
+    place.close()
+
+
+def test_a_reader_does_not_pass_an_object_that_the_disk_takes_in_part(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_lane.LaneLog, "keep", lambda *_: float("inf"))
+    reader, seen = ReceiptReader(place.folder), list[str]()
+    place.put(b"x" * 3000, 1)
+    seen += numbers(everything(reader))
+    pieces: list[int] = []
+
+    def short(descriptor: int, parts: Sequence[bytes], at: int) -> int:
+        if pieces:
+            return os.pwrite(descriptor, b"".join(parts)[: pieces.pop()], at)
+        seen.extend(numbers(everything(reader)))  # another process looks just now
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for written in (4, 100, 500, 4096, 30_000):
+        pieces.append(written)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwritev", short)
+            with pytest.raises(OutOfResources):
+                place.put(b"y" * 34_000, 100 + written)
+        place.put(b"z" * 3000, 200 + written)
+        seen += numbers(everything(reader))
+    place.close()
+    seen += numbers(everything(reader))
+    assert seen == ["1.2.1", *(f"1.2.{200 + written}" for written in (4, 100, 500, 4096, 30_000))]
+    reader.close()
+
+
+def test_the_last_of_a_disk_is_not_filled_with_zeros(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.put(b"x")
+    place.until_a_spare_is_there()
+    place.close()
+    monkeypatch.setattr(receipt_lane, "_ROOM", 1 << 62)
+    writer = ReceiptWriter(place.folder)
+    log = writer._lanes[Lane.ROUTINE]
+    assert log._prepare() is False
+    assert log._spare is None
+    assert not list(place.folder.glob(".*.log"))
+    writer.close()

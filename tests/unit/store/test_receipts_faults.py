@@ -17,7 +17,7 @@ import pytest
 
 from ichor.errors import CannotStart, OutOfResources
 from ichor.store import disk, receipt_lane, receipt_reader, receipt_tail
-from ichor.store.receipt_codec import encode, encode_body, head_of, salt_of
+from ichor.store.receipt_codec import encode_body, head_of, salt_of
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 
 from .test_receipts import everything, log_of, numbers, stored
@@ -109,7 +109,8 @@ def test_a_record_under_way_is_read_when_it_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder)
     reader = ReceiptReader(folder)
-    data = encode(stored(1), salt_of(log_of(folder).name))
+    body = encode_body(stored(1))
+    data = head_of(body, salt_of(log_of(folder).name)) + body
     with log_of(folder).open("r+b") as file:
         for byte in data[:-1]:
             file.write(bytes([byte]))

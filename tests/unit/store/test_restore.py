@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,16 +142,14 @@ class Crashed:
         self.spool = FileSpool(root / "spool")
 
     def take(self) -> Journal:
-        """A relay takes all that is in the log into its journal."""
-        journal, reader = Journal(self.root / "journal.sqlite"), ReceiptReader(self.root / "receipts")
-        for lane in Lane:
-            while receipts := reader.read(lane, limit=100):
-                rows = [
-                    (StoredObject(file_sha256=r.record.location, **r.record._asdict()), r.writer)
-                    for r in receipts if isinstance(r.record, Stored)
-                ]  # fmt: skip
-                journal.take(rows, cursors={receipt.file: receipt.end for receipt in receipts})
-        reader.close()
+        """A relay took all that is in the log into its journal before the crash."""
+        journal = Journal(self.root / "journal.sqlite")
+        receipts = everything(self.root / "receipts", {})
+        rows = [
+            (StoredObject(file_sha256=r.record.location, **r.record._asdict()), r.writer)
+            for r in receipts if isinstance(r.record, Stored)
+        ]  # fmt: skip
+        journal.take(rows, cursors={receipt.file: receipt.end for receipt in receipts})
         return journal
 
     def segments(self) -> list[Path]:
@@ -241,14 +241,14 @@ def test_what_retention_removed_stays_gone_and_what_is_not_taken_comes(site: Sit
     forgotten = {row.stored.location for row in journal.forget(rows[::2])}
     assert len(forgotten) == COUNT // 4
     # The last one of a file waits behind the cursor: a repetition of what was removed, say.
-    receipts = everything(crashed, {})
+    receipts = everything(crashed.root / "receipts", {})
     last = next(r for r in reversed(receipts) if isinstance(r.record, Stored) and r.record.location in forgotten)
     cursor = max((r.end for r in receipts if r.file == last.file and r.end < last.end), default=0)
     journal._write.execute("UPDATE cursors SET offset = ? WHERE file = ?", (cursor, last.file))
     journal._write.commit()
     behind = {
         receipt.record.location
-        for receipt in everything(crashed, Journal(crashed.root / "journal.sqlite").cursors())
+        for receipt in everything(crashed.root / "receipts", Journal(crashed.root / "journal.sqlite").cursors())
         if isinstance(receipt.record, Stored)
     }
     assert forgotten & behind
@@ -262,10 +262,15 @@ def test_what_retention_removed_stays_gone_and_what_is_not_taken_comes(site: Sit
     site.close()
 
 
-def everything(crashed: Crashed, cursors: dict[str, int]) -> list[Receipt]:
-    reader = ReceiptReader(crashed.root / "receipts", cursors=cursors)
-    found = [receipt for lane in Lane for receipt in reader.read(lane, limit=1000)]
-    reader.close()
+def everything(folder: Path, cursors: dict[str, int]) -> list[Receipt]:
+    """What was read while the writers lived."""
+    with contextlib.ExitStack() as stack:
+        for log in folder.glob("[0-9a-f]*.log"):
+            with contextlib.suppress(BlockingIOError):  # one lives
+                fcntl.flock(stack.enter_context(log.open("rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        reader = ReceiptReader(folder, cursors=cursors)
+        found = [receipt for lane in Lane for receipt in reader.read(lane, limit=1000)]
+        reader.close()
     return found
 
 
@@ -289,19 +294,20 @@ def test_it_may_be_cut_off_anywhere(site: Site, monkeypatch: pytest.MonkeyPatch)
                 patch.setattr(disk, name, once(work))
             try:
                 crashed.restore()
-            except OSError:
+            except TransientError:
                 failures += 1
     assert failures > 15
     crashed.restore()
     assert crashed.found() == site.acknowledged
 
 
-def test_an_object_that_the_log_has_in_part_is_not_restored_nor_read(site: Site) -> None:
+@pytest.mark.parametrize("which", [-1, 3])
+def test_an_object_that_the_log_has_in_part_is_not_restored_nor_read(site: Site, which: int) -> None:
     site.fill()
     crashed = site.crash()
     file = max(crashed.logs(), key=lambda path: path.read_bytes().rstrip(b"\0").__len__())
     data = file.read_bytes()
-    last = max(site.acknowledged.values(), key=lambda one: data.find(one))  # the one under way
+    last = sorted((one for one in site.acknowledged.values() if one in data), key=data.find)[which]  # under way
     at = data.find(last)
     file.write_bytes(data[: at + 1000] + bytes(500) + data[at + 1500 :])
     crashed.restore()
@@ -333,6 +339,63 @@ def test_the_files_of_a_living_writer_are_left_alone(site: Site) -> None:
     site.close()
 
 
+def test_who_asks_whether_the_writer_lives_keeps_nothing_from_being_written_back(site: Site) -> None:
+    site.fill()
+    crashed = site.crash()
+    with contextlib.ExitStack() as stack:
+        for log in crashed.logs():
+            fcntl.flock(stack.enter_context(log.open("rb")), fcntl.LOCK_SH)
+        crashed.restore()
+    assert crashed.found() == site.acknowledged
+
+
+def test_a_file_that_cannot_be_written_back_keeps_no_other_waiting_and_is_not_read(site: Site) -> None:
+    for number in range(COUNT):
+        site.store(number, lane=Lane.STAT if number % 2 else Lane.ROUTINE)
+    crashed = site.crash()
+    (crashed.root / "spool").mkdir(exist_ok=True)
+    (crashed.root / "spool" / "1.2.1").write_bytes(b"")  # no folder can be made for what the STAT log carries
+    with pytest.raises(TransientError, match=r"stat\.log: [A-Za-z ]+$"):
+        crashed.restore()
+    there = {location: data for location, data in site.acknowledged.items() if location.startswith("1.2.0/")}
+    assert crashed.found() == there
+    reader = ReceiptReader(crashed.root / "receipts")
+    assert [r.record.location for r in reader.read(Lane.ROUTINE, limit=100) if isinstance(r.record, Stored)] == list(
+        there
+    )
+    assert reader.read(Lane.STAT, limit=100) == []
+    (waiting,) = reader.waiting()
+    assert ".stat." in waiting
+    assert not reader.finished(site.receipts.name)
+    (crashed.root / "spool" / "1.2.1").unlink()
+    crashed.restore()
+    assert len(reader.read(Lane.STAT, limit=100)) == COUNT // 2
+    assert reader.waiting() == frozenset()
+    assert crashed.found() == site.acknowledged
+    reader.close()
+
+
+def test_what_retention_may_not_touch_is_locked_while_it_is_written_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fill()
+    crashed = site.crash(empty)
+    reclaimed: list[bool] = []
+    real = disk.sync
+
+    def sync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.suffix == ".seg" and path.is_relative_to(crashed.root):
+            reclaimed.append(crashed.spool.reclaim(str(path.relative_to(crashed.root / "spool"))))
+        real(descriptor)
+
+    monkeypatch.setattr(disk, "sync", sync)
+    crashed.restore()
+    assert reclaimed
+    assert not any(reclaimed)
+    assert crashed.found() == site.acknowledged
+
+
 def test_what_a_failed_sync_of_the_spool_may_have_lost_is_written_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,10 +409,9 @@ def test_what_a_failed_sync_of_the_spool_may_have_lost_is_written_again(
         site.close()
     assert "the receipts log keeps what it carries" in caplog.text
     reader = ReceiptReader(site.root / "receipts")
-    cursors = {}
-    for lane in Lane:
-        while receipts := reader.read(lane, limit=100):
-            cursors |= {receipt.file: receipt.end for receipt in receipts}
+    cursors = {receipt.file: receipt.end for receipt in everything(site.root / "receipts", {})}
+    assert len(cursors) == 2
+    assert all(reader.read(lane, limit=100) == [] for lane in Lane)  # waits
     assert reader.forget(cursors) == []
     # In the page cache all is well: what the medium has nobody knows.
     written: list[int] = []
@@ -357,6 +419,8 @@ def test_what_a_failed_sync_of_the_spool_may_have_lost_is_written_again(
     monkeypatch.setattr(disk, "write_all", lambda d, p, *, at: (written.append(sum(map(len, p))), real(d, p, at=at)))
     assert restore(site.root / "receipts", site.root / "spool", site.root / "journal.sqlite") == 0
     assert sum(written) >= sum(map(len, site.acknowledged.values()))
+    assert sum(len(reader.read(lane, limit=100)) for lane in Lane) == COUNT
+    assert all(reader.read(lane, limit=100) == [] for lane in Lane)
     assert sorted(reader.forget(cursors)) == sorted(cursors)
     reader.close()
 
@@ -375,6 +439,59 @@ def test_a_spool_that_is_away_is_waited_for(site: Site, caplog: pytest.LogCaptur
     (crashed.root / "elsewhere").rename(crashed.root / "spool")
     assert crashed.restore() > 0
     assert crashed.found() == site.acknowledged
+
+
+def test_a_spool_that_is_away_is_not_taken_for_one_that_is_there_when_something_comes(site: Site) -> None:
+    site.store(0, size=400_000)
+    site.fill()
+    crashed = site.crash()
+    crashed.take().close()
+    (crashed.root / "spool").rename(crashed.root / "elsewhere")
+    later = Site(crashed.root, site.medium)  # receivers start all the same
+    for number in range(200, 206):
+        later.store(number, size=300_000)
+    crashed.take().close()
+    with pytest.raises(TransientError, match="not there"):
+        crashed.restore()
+    assert crashed.found() == later.acknowledged
+    later.close()
+    (crashed.root / "spool").rename(crashed.root / "beside")
+    (crashed.root / "elsewhere").rename(crashed.root / "spool")
+    assert crashed.restore() > 0
+    assert crashed.found() == site.acknowledged
+
+
+def test_a_log_that_is_not_understood_is_left_as_it_is(site: Site) -> None:
+    """Of another form, or with something of it behind what is understood."""
+    site.fill()
+    crashed = site.crash()
+    file, other = (next((crashed.root / "receipts").glob(f"*.{lane.value}.log")) for lane in Lane)
+    foreign = bytes(range(1, 256)) * 50
+    file.write_bytes(foreign)
+    data = other.read_bytes().rstrip(b"\0")
+    other.write_bytes(data + foreign + bytes(5000))
+    crashed.restore()
+    assert file.read_bytes() == foreign
+    assert other.read_bytes().startswith(data + foreign)
+    assert is_settled_file(other)
+    assert crashed.restore() == 0
+
+
+def test_a_journal_that_cannot_be_read_in_part_stops_no_start(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.fill()
+    crashed = site.crash()
+    crashed.take().close()
+    journal = crashed.root / "journal.sqlite"
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'objects'").fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with journal.open("r+b") as opened:
+        opened.seek((page - 1) * size)
+        opened.write(b"\xff" * size)
+    restore_at_start(crashed.root / "receipts", crashed.root / "spool", journal)
+    assert caplog.text.count("the journal cannot be read") == 1
+    assert not any(map(is_settled_file, crashed.logs()))
 
 
 def test_without_a_journal_that_can_be_read_all_is_written_back(site: Site) -> None:
@@ -408,10 +525,10 @@ def test_a_record_in_an_object_is_nobodys_record(site: Site, monkeypatch: pytest
         if any(data):
             data[40:60] = bytes(20)  # the first record
             log.write_bytes(data)
-    reader = ReceiptReader(crashed.root / "receipts")
-    read = [r.record.location for r in reader.read(Lane.ROUTINE, limit=100) if isinstance(r.record, Stored)]
+    read = [r.record.location for r in everything(crashed.root / "receipts", {}) if isinstance(r.record, Stored)]
     assert read == list(site.acknowledged)[1:]
-    reader.close()
+    crashed.restore()
+    assert set(crashed.found()) == set(read)
 
 
 def test_an_object_is_refused_when_the_log_cannot_carry_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
