@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ichor.arrays import Volume
+from ichor.arrays import Float64Array, Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from pipelines.brain import Intracranial, intracranial_space

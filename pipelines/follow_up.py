@@ -18,6 +18,7 @@ from ichor.arrays import Float32Array, Float64Array, MaskArray, Volume
 from ichor.encoding import Overlay
 from ichor.pipeline import Compared, Examined
 from ichor.types import FindingGroup, Findings, Measurement, Statement
+from pipelines.expansion import WITHIN_HOURS
 from pipelines.pair import side_by_side
 from pipelines.registration import Registration, index_of, register, sampled
 from pipelines.terms import BRAIN, FINDING, GROWTH, GROWTH_PERCENT, INTRACRANIAL_HAEMORRHAGE

@@ -16,7 +16,7 @@ from ichor.errors import Unreadable
 from ichor.pipeline import Compared, Engine, Examined, PipelineSpec, SegmentationEngine, Timing
 from ichor.reasons import Reason
 from ichor.types import Algorithm, FindingGroup, Findings, Measurement, ParametricMap, Segmentation, Stage, Statement
-from pipelines import expansion, follow_up, ich_score
+from pipelines import expansion, ich_score
 from pipelines.expansion import Expansion
 from pipelines.fitness import fit_space
 from pipelines.location import HeadFrame, Location
