@@ -226,8 +226,11 @@ class _FastPath:
         except Exception as error:  # noqa: BLE001 - the loop's edge: this association ends, the others go on
             metrics.LOOP_ERRORS.labels("receive").inc()
             _LOG.error("unexpected error while an association was served: %s", place_of(error))
-            with contextlib.suppress(Exception):  # whatever it was: the library's thread must not stay parked
+            try:
                 self._say_goodbye(pdu.abort(reason=0))
+            except Exception as second:  # noqa: BLE001 - whatever it was: the library's thread must not stay parked
+                metrics.LOOP_ERRORS.labels("receive").inc()
+                _LOG.error("unexpected error while an association was aborted: %s", place_of(second))
             return self._close()
 
     def _is_library_busy(self) -> bool:

@@ -58,12 +58,7 @@ class _CannotGoOn(Exception):
 
 def find_identifiers(data_set: Bytes, transfer_syntax_uid: str) -> Identifiers:
     """What can be read before the data set ends, makes no sense or comes to its pixels."""
-    data = data_set
-    if transfer_syntax_uid in _DEFLATED:
-        try:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _MOST_INFLATED)
-        except zlib.error:
-            return Identifiers()
+    data = _inflated(data_set) if transfer_syntax_uid in _DEFLATED else data_set
     known = _by_layout(data)
     if known is not None:
         return known
@@ -75,6 +70,25 @@ def find_identifiers(data_set: Bytes, transfer_syntax_uid: str) -> Identifiers:
     if found.is_complete:
         _remember(data, scan)
     return found
+
+
+def _inflated(data: Bytes) -> bytes:
+    """What a deflated stream says before it ends or is damaged, to the byte: however much of it is here already."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    with contextlib.suppress(zlib.error):
+        return stream.decompress(data, _MOST_INFLATED)
+    # zlib keeps to itself what came before the damage: up to there again, in ever smaller steps.
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated, position, step = bytearray(), 0, 4096
+    while step and position < len(data) and len(inflated) < _MOST_INFLATED:
+        before = stream.copy()
+        try:
+            inflated += stream.decompress(data[position : position + step], _MOST_INFLATED - len(inflated))
+            position += step
+        except zlib.error:
+            stream = before
+            step //= 16
+    return bytes(inflated)
 
 
 class _Layout(NamedTuple):

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import socket
+import subprocess
 import threading
 import time
 import zipfile
@@ -95,6 +96,28 @@ def free_port() -> Callable[[], int]:
         pytest.fail("no port is free")
 
     return pick
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """``small_disk("1m")``: a file system in memory of that size, or skip where none may be mounted."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        place = tmp_path / f"disk-{len(mounted)}"
+        place.mkdir()
+        if os.geteuid() != 0:
+            pytest.skip("only root may mount a small file system")
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture

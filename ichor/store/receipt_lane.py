@@ -1,16 +1,12 @@
 """The files that one writer writes in one lane, one after the other, one sync for all who wait. Tells no reader.
 
 Reads back only what a failed sync may have cost, to write what nobody waited for into another file.
-
-A file whose records carry objects is followed by a spare that was filled with zeros before: overwriting them changes
-neither size nor extents, so that a sync need not wait for the file system's own journal (docs/decisions/0018).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import threading
@@ -21,58 +17,19 @@ from pathlib import Path
 from ichor import metrics
 from ichor.errors import OutOfResources
 from ichor.store import disk
-from ichor.store.receipt_codec import Damaged, Salt, head_of, salt_of, split
+from ichor.store.receipt_codec import Damaged, Salt, head_of, split
+from ichor.store.receipt_files import LaneFiles, LogFile, Waiter, refusal
 from ichor.store.receipt_records import Carried, Lane
 from ichor.store.receipt_tail import settled_mark
 
 _LOG = logging.getLogger(__name__)
 ROTATE_AT = 64 << 20  # bytes
-SPARE = 16 << 20  # bytes of zeros
-_ROOM = 2 * SPARE  # bytes: with less the last of it is the senders'
-ROTATE_AFTER = (
-    60.0  # seconds from the first object that a file carries: then the spool has them, and nobody restores them
-)
+# Seconds from the first object that a file carries: then the spool has them, and nobody restores them.
+ROTATE_AFTER = 60.0
 LOOK_AGAIN = 1.0  # seconds, whether the file that is written still has its name
 _TRY_AGAIN = 10.0  # seconds, when no spare could be made
-_ZEROS = bytes(1 << 20)
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # nothing is lost by these: the same file goes on
 _UNSYNCED = "the receipts log could not be synced"
-
-
-class LogFile:
-    """One file. ``end``: of the last whole record; ``synced``: everything before is on the medium."""
-
-    __slots__ = (
-        "carries_since", "descriptor", "end", "failed", "filled", "left", "name", "salt", "settles", "synced", "syncing",
-        "waited", "waiters",
-    )  # fmt: skip
-
-    def __init__(self, descriptor: int, name: str, *, filled: int = 0) -> None:
-        self.descriptor = descriptor
-        self.name = name
-        self.salt: Salt = salt_of(name)
-        self.end = self.synced = 0
-        self.filled = filled  # zeros are on the medium up to here
-        self.syncing = False
-        self.left = False  # nothing more is appended
-        self.failed = False  # a sync failed: who waits for more than ``synced`` is refused
-        self.carries_since = float("inf")  # monotonic seconds, of the first object that it carries
-        self.settles: dict[Callable[[int], None], int] = {}  # see `Carried`, with the lowest ``losses`` of its objects
-        self.waited: list[tuple[int, int]] = []  # records behind ``synced`` that somebody waits for
-        self.waiters: list[_Waiter] = []  # threads that came while another one was syncing
-
-
-class _Waiter:
-    """A thread that waits for a sync up to ``end``; ``leads``: up to where it has to sync itself, 0 when it need not."""
-
-    __slots__ = ("end", "gate", "leads", "refused")
-
-    def __init__(self, end: int) -> None:
-        self.end = end
-        self.leads = 0
-        self.refused = False
-        self.gate = threading.Lock()
-        self.gate.acquire()
 
 
 class LaneLog:
@@ -87,12 +44,9 @@ class LaneLog:
     """
 
     def __init__(self, folder: Path, writer: str, lane: Lane, *, durable: bool, wake: Callable[[], None]) -> None:
-        self._folder = folder
-        self._writer = writer
-        self._lane = lane
+        self._files = LaneFiles(folder, writer, lane, durable=durable)
         self._durable = durable
         self._wake = wake
-        self._number = 0
         self._spare: LogFile | None = None
         self._no_spare_before = float("-inf")
         self._retired: list[LogFile] = []  # nothing more is appended, but they carry what may not be in the spool
@@ -102,7 +56,7 @@ class LaneLog:
         self._look_at = time.monotonic() + LOOK_AGAIN
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)  # no sync is under way
-        self._file = self._create()
+        self._file = self._files.empty()
 
     def write(self, body: bytes, carried: Carried | None = None, *, wait: bool) -> tuple[LogFile, int]:
         with self._lock:
@@ -130,7 +84,7 @@ class LaneLog:
                 raise OutOfResources(_UNSYNCED)
             waiter = None
             if file.syncing:
-                waiter = _Waiter(end)
+                waiter = Waiter(end)
                 file.waiters.append(waiter)
             else:
                 file.syncing = True
@@ -196,10 +150,8 @@ class LaneLog:
         self._let_go_retired()
         self._let_go(self._file)
         if spare is not None:
-            # The newest last, as who holds it lives.
             with contextlib.suppress(OSError):
-                (self._folder / spare.name).unlink()
-            os.close(spare.descriptor)
+                self._files.remove(spare)  # the newest last, as who holds it lives
 
     def _look(self) -> None:
         """Now and then: leave a file that somebody removed; with the lock held."""
@@ -292,7 +244,7 @@ class LaneLog:
 
     def _renew(self) -> None:
         """Another file, with what has no home first, in the place of one that is left; with the lock held."""
-        old, fresh = self._file, self._spare or self._create()
+        old, fresh = self._file, self._spare or self._files.empty()
         self._spare = None
         try:
             while self._homeless:
@@ -377,69 +329,18 @@ class LaneLog:
     def _prepare(self) -> bool:
         """Make the spare; False when that failed."""
         try:
-            space = os.statvfs(self._folder)
-            if space.f_bavail * space.f_frsize < _ROOM:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            path, descriptor = self._draft()
-            try:
-                for at in range(0, SPARE, len(_ZEROS)):
-                    disk.write_all(descriptor, [memoryview(_ZEROS)[: SPARE - at]], at=at)
-                os.fdatasync(descriptor)
-                with self._lock:
-                    path = self._name(path)
-                    number = self._number
-                disk.sync_directory(self._folder)
-            except BaseException:
-                os.close(descriptor)
-                path.unlink(missing_ok=True)
-                raise
+            spare = self._files.spare()
         except OSError as error:
             _LOG.warning("no file could be prepared for the receipts log (%s); it goes on without", error.strerror)
             return False
         with self._lock:
-            if self._number == number and not self._closed:
-                self._spare = LogFile(descriptor, path.name, filled=SPARE)
+            # Another one made meanwhile has the later name: this one would be read before it.
+            if self._files.is_newest(spare) and not self._closed:
+                self._spare = spare
                 return True
-        path.unlink(missing_ok=True)  # another one was made meanwhile: files are read in the order of their names
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            self._files.remove(spare)
         return True
-
-    def _create(self) -> LogFile:
-        """A new empty file, locked before it has its name; its name is on the medium."""
-        try:
-            path, descriptor = self._draft()
-            try:
-                path = self._name(path)
-                if self._durable:
-                    disk.sync_directory(self._folder)
-            except BaseException:
-                os.close(descriptor)
-                path.unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise refusal(error) from error
-        return LogFile(descriptor, path.name)
-
-    def _draft(self) -> tuple[Path, int]:
-        draft = self._folder / f".{self._writer}-{time.monotonic_ns()}.{self._lane.value}.log"
-        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(descriptor)
-            draft.unlink(missing_ok=True)
-            raise
-        return draft, descriptor
-
-    def _name(self, draft: Path) -> Path:
-        self._number += 1
-        path = self._folder / f"{self._writer}-{self._number:06d}.{self._lane.value}.log"
-        os.rename(draft, path)
-        return path
-
-
-def refusal(error: OSError) -> OutOfResources:
-    return OutOfResources(f"the receipts log cannot be written: {error.strerror or 'input/output error'}")
 
 
 def _bodies(data: bytes, salt: Salt) -> list[bytes]:

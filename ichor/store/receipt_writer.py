@@ -15,7 +15,8 @@ from ichor.errors import OutOfResources
 from ichor.store import disk
 from ichor.store.receipt_bell import Bell
 from ichor.store.receipt_codec import encode_body
-from ichor.store.receipt_lane import LaneLog, refusal
+from ichor.store.receipt_files import refusal
+from ichor.store.receipt_lane import LaneLog
 from ichor.store.receipt_records import Carried, Lane, Record
 
 _LOG = logging.getLogger(__name__)

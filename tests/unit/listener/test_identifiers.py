@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 
@@ -40,6 +41,15 @@ def test_deflated_data_set_is_read() -> None:
     data = squeeze.compress(encode(image())) + squeeze.flush()
     assert find_identifiers(data, DEFLATED) == WHOLE
     assert find_identifiers(b"not deflated at all", DEFLATED) == Identifiers()
+
+
+def test_a_damaged_deflated_stream_is_read_up_to_its_damage_however_much_of_it_is_here() -> None:
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    # A block for the head alone, so that the damage is behind it.
+    head = squeeze.compress(encode(image())) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    for rest in (b"\xff" * 10, b"\xff" * 10_000, squeeze.compress(random.Random(1).randbytes(9000)) + b"\xff" * 5000):
+        for length in (0, 1, 5, len(rest)):
+            assert find_identifiers(head + rest[:length], DEFLATED) == WHOLE
 
 
 def test_deflated_bomb_is_cut_off() -> None:

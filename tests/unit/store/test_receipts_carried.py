@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ichor.errors import OutOfResources
-from ichor.store import disk, pool, receipt_lane
+from ichor.store import disk, pool, receipt_files, receipt_lane
 from ichor.store.receipt_tail import is_held, is_settled
 from ichor.store.receipts import Carried, Lane, ReceiptReader, ReceiptWriter
 from ichor.store.restore import restore
@@ -67,7 +67,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(receipt_lane, "SPARE", 64 << 10)
+    monkeypatch.setattr(receipt_files, "SPARE", 64 << 10)
     return Place(tmp_path, monkeypatch)
 
 
@@ -290,7 +290,7 @@ def test_many_threads_lose_nothing_while_files_are_left_all_the_time(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receipt_lane, "ROTATE_AFTER", 0.0)
-    monkeypatch.setattr(receipt_lane, "SPARE", 8 << 10)
+    monkeypatch.setattr(receipt_files, "SPARE", 8 << 10)
     monkeypatch.setattr(pool, "MOST_OPEN", 4)
 
     def push(thread: int) -> None:
@@ -382,7 +382,7 @@ def test_the_last_of_a_disk_is_not_filled_with_zeros(place: Place, monkeypatch: 
     place.put(b"x")
     place.until_a_spare_is_there()
     place.close()
-    monkeypatch.setattr(receipt_lane, "_ROOM", 1 << 62)
+    monkeypatch.setattr(receipt_files, "_ROOM", 1 << 62)
     writer = ReceiptWriter(place.folder)
     log = writer._lanes[Lane.ROUTINE]
     assert log._prepare() is False

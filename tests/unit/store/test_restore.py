@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ichor.errors import OutOfResources, TransientError
-from ichor.store import disk, receipt_lane
+from ichor.store import disk, receipt_files, receipt_lane
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipt_lane import LaneLog
 from ichor.store.receipt_tail import is_settled
@@ -209,7 +209,7 @@ def test_whenever_the_machine_crashes_all_that_was_acknowledged_is_back(
 ) -> None:
     """While files of the log are left, settled and let go all the time."""
     monkeypatch.setattr(receipt_lane, "ROTATE_AFTER", 0.0)
-    monkeypatch.setattr(receipt_lane, "SPARE", 20_000)
+    monkeypatch.setattr(receipt_files, "SPARE", 20_000)
     site = Site(tmp_path / "site", medium)
     settled = 0
     for number in range(150):
@@ -504,7 +504,7 @@ def test_without_a_journal_that_can_be_read_all_is_written_back(site: Site) -> N
 
 def test_a_record_in_an_object_is_nobodys_record(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sender puts into its pixels is not read as a record, not even behind damage."""
-    monkeypatch.setattr(receipt_lane, "SPARE", 1 << 20)
+    monkeypatch.setattr(receipt_files, "SPARE", 1 << 20)
     other = ReceiptWriter(site.root / "other")
     other.append(Lane.ROUTINE, Stored(*["1.2.3"] * 6, 9, *["x"] * 3, None, None, False, 1.0))  # type: ignore[arg-type]
     other.close()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,24 +217,9 @@ def test_whatever_fails_meanwhile_what_was_finished_is_there_and_nothing_is_left
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], check=False, capture_output=True
-    )
-    if done.returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
-def test_a_full_disk_refuses_keeps_what_was_stored_and_recovers_alone(small_disk: Path) -> None:
-    spool = FileSpool(small_disk / "spool")
+def test_a_full_disk_refuses_keeps_what_was_stored_and_recovers_alone(small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("1m")
+    spool = FileSpool(disk / "spool")
     sent, placed = [], []
 
     def fill() -> None:
@@ -249,11 +234,11 @@ def test_a_full_disk_refuses_keeps_what_was_stored_and_recovers_alone(small_disk
     with pytest.raises(OutOfResources, match="ENOSPC"):
         fill()
     assert len(sent) > 10
-    assert finished(small_disk / "spool") == sent
+    assert finished(disk / "spool") == sent
     streamed = spool.begin(ADDRESS._replace(series_instance_uid="1.2.3.5"))
     with pytest.raises(OutOfResources, match="ENOSPC"):
         stream()
-    assert finished(small_disk / "spool") == sent
+    assert finished(disk / "spool") == sent
     assert {segment for segment, _ in spool.segments()} == {segment_of(placed[0].location)}
     assert spool.reclaim(segment_of(placed[0].location)) is True
     again = spool.put(ADDRESS, [sent[0]])
