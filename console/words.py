@@ -26,6 +26,8 @@ _MEASUREMENTS = {
     "haematoma_volume_voxel": "Haematoma volume, voxels",
     "haematoma_volume_abc2": "Haematoma volume, ABC/2",
     "expansion_probability": "Probability of expansion",
+    "haematoma_growth": "Growth since the earlier CT",
+    "haematoma_growth_percent": "Growth since the earlier CT, relative",
 }
 _STAGES = {
     Stage.RECEIVE: "Receive",

@@ -11,7 +11,7 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import AlgorithmIdentification
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, BasicTextSRStorage, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_out.codes import ARTIFICIAL_INTELLIGENCE, PREDECESSOR, concept, plain, private_scheme, uses_private_scheme
 from dicom_out.header import SourceHeader, to_file
@@ -23,12 +23,15 @@ MANUFACTURER = "Ichor"
 IMPLEMENTATION_CLASS_UID = uid_of("ichor-implementation")
 RESEARCH_NOTICE = "RESEARCH: not for clinical use."
 
+_REPORT_CLASSES = (Comprehensive3DSRStorage, BasicTextSRStorage)
+
 # kind -> (series number, what a person reads in the series list)
 SERIES = {
     "segmentation": (9001, "segmentation"),
     "parametric_map": (9002, "map"),
     "report": (9003, "measurement report"),
     "text_report": (9004, "text report"),
+    "overlay": (9005, "overlay"),
 }
 
 
@@ -133,21 +136,27 @@ class ResultContext:
         mine = {self.uid(kind, index) for index in range(len(self.predecessor.objects))}
         return tuple(o for o in self.predecessor.objects if o.kind == kind and o.sop_instance_uid not in mine)
 
+    @property
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """(SOP Class UID, SOP Instance UID) of the reports of another study that the findings compare with."""
+        named = ((sop_class, instance) for _, _, sop_class, instance in self.findings.pertinent)
+        return tuple(pair for pair in named if pair[0] in _REPORT_CLASSES)
+
     def finish(
-        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, title: str = ""
+        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = ""
     ) -> EncodedObject:
-        """Give ``dataset`` its identity, UIDs, time and equipment, and write it.
+        """Give ``dataset`` its identity, UIDs, time and equipment, and write it. ``series`` counts those of one kind.
 
         Whatever a library put there before (its clock, its own UIDs, its reading of the patient's name) is replaced.
         """
-        sop_instance_uid, series_instance_uid = self.uid(kind, index), self.uid(f"{kind} series")
+        sop_instance_uid, series_instance_uid = self.uid(kind, index), self.uid(f"{kind} series", series)
         correct_ambiguous_vr(dataset, True)
         self.header.copy_to(dataset)
         dataset.StudyInstanceUID = self.job.study_instance_uid
         dataset.SeriesInstanceUID, dataset.SOPInstanceUID = series_instance_uid, sop_instance_uid
         dataset.SOPClassUID = sop_class_uid
         number, what = SERIES[kind]
-        dataset.SeriesNumber, dataset.InstanceNumber = number, index + 1
+        dataset.SeriesNumber, dataset.InstanceNumber = number + 10 * series, index - series + 1
         dataset.SeriesDescription = plain(f"Ichor RESEARCH {self.algorithm.pipeline} {title or what}", 64)
         self._stamp(dataset)
         dataset.Manufacturer = MANUFACTURER
@@ -173,7 +182,7 @@ class ResultContext:
             setattr(dataset, f"{prefix}Time", time)
 
     def finish_image(
-        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, title: str = ""
+        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = ""
     ) -> EncodedObject:
         """`finish` for multi-frame images: what the image modules share besides."""
         dataset.ContentQualification = "RESEARCH"
@@ -182,7 +191,7 @@ class ResultContext:
         for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
             item.DimensionOrganizationUID = organization
         cite(dataset, self.amended(kind))
-        return self.finish(dataset, kind=kind, sop_class_uid=sop_class_uid, index=index, title=title)
+        return self.finish(dataset, kind=kind, sop_class_uid=sop_class_uid, index=index, series=series, title=title)
 
 
 def cite(dataset: Dataset, amended: Sequence[ResultObject]) -> None:

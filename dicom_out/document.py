@@ -38,6 +38,8 @@ def encode_document(
     sources = [(study, s.series_instance_uid, s.sop_class_uid, s.sop_instance_uid) for s in context.sources]
     results = [(study, o.series_instance_uid, o.sop_class_uid, o.sop_instance_uid) for o in also]
     dataset.CurrentRequestedProcedureEvidenceSequence = _references([*sources, *results])
+    if context.findings.pertinent:
+        dataset.PertinentOtherEvidenceSequence = _references(context.findings.pertinent)
     amended = context.amended(kind)
     if amended:
         dataset.PredecessorDocumentsSequence = _references(

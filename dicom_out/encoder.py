@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from dicom_out.context import ResultContext
 from dicom_out.header import read_header
+from dicom_out.overlay import encode_overlay
 from dicom_out.parametric_map import encode_map
 from dicom_out.report import encode_report
 from dicom_out.segmentation import encode_segmentation, segments_of
 from dicom_out.text_report import encode_text_report
-from dicom_out.warm import NoFiles, tiny_findings, tiny_job, tiny_volume
+from dicom_out.warm import NoFiles, tiny_findings, tiny_job, tiny_overlay, tiny_volume
 from ichor.arrays import Volume
-from ichor.encoding import EncodedObject
+from ichor.encoding import EncodedObject, Overlay
 from ichor.store.protocol import SpoolReader
 from ichor.types import Findings, Instance, Job, ResultSet
 
@@ -40,10 +41,12 @@ class DicomEncoder:
         sources: Sequence[Instance],
         volume: Volume | None,
         predecessor: ResultSet | None,
+        overlays: Sequence[Overlay] = (),
     ) -> list[EncodedObject]:
         """All objects of one result set, byte-identical for equal arguments; see `ichor.encoding.Encoder`.
 
-        ``found`` gives a segmentation, a map per parametric map and both reports; every other outcome the reports.
+        ``found`` gives a segmentation, a map per parametric map, the overlays and both reports; ``none`` the reports and
+        the overlays, if there are any; ``not_analysed`` the reports.
 
         Raises
         ------
@@ -61,26 +64,29 @@ class DicomEncoder:
             predecessor=predecessor,
         )
         segments = segments_of(findings)
-        images = self._images(context, volume) if findings.outcome == "found" and volume is not None else []
+        analysed = findings.outcome != "not_analysed"
+        images = self._images(context, volume, overlays) if volume is not None and analysed else []
         report = encode_report(context, volume, segments, others=images)
         text = encode_text_report(context, others=[*images, report])
-        # In the order of sending: the answer first, the map, by far the largest, last.
-        objects = [*images, report, text]
-        return sorted(objects, key=lambda encoded: encoded.kind == "parametric_map")
+        # In the order of sending: the answer first, the maps, by far the largest, last.
+        last = ("overlay", "parametric_map")
+        return sorted([*images, report, text], key=lambda one: last.index(one.kind) + 1 if one.kind in last else 0)
 
     def warm(self) -> None:
         """Encode a tiny result and drop it: the next one takes its time without the imports (call it at start)."""
         volume = tiny_volume()
         DicomEncoder(NoFiles(), software_version=self._software_version).encode(
-            tiny_findings(), job=tiny_job(), sources=volume.sources, volume=volume, predecessor=None
-        )
+            tiny_findings(), job=tiny_job(), sources=volume.sources, volume=volume, predecessor=None,
+            overlays=[tiny_overlay()],
+        )  # fmt: skip
 
     @staticmethod
-    def _images(context: ResultContext, volume: Volume) -> list[EncodedObject]:
+    def _images(context: ResultContext, volume: Volume, overlays: Sequence[Overlay]) -> list[EncodedObject]:
         segments = segments_of(context.findings)
         images = [encode_segmentation(context, volume, segments)] if segments else []
         for index, values in enumerate(context.findings.maps):
             encoded = encode_map(context, volume, values, index=index)
             if encoded is not None:
                 images.append(encoded)
+        images.extend(encode_overlay(context, volume, overlay, index=k) for k, overlay in enumerate(overlays))
         return images

@@ -22,7 +22,7 @@ KIND = "parametric_map"
 
 
 def encode_map(context: ResultContext, volume: Volume, values: ParametricMap, *, index: int) -> EncodedObject | None:
-    """One object for one map; None when it is zero everywhere.
+    """One object for one map, in a series of its own; None when it is zero everywhere.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def encode_map(context: ResultContext, volume: Volume, values: ParametricMap, *,
     image = ParametricMapImage(
         source_images=source_images(context, volume, slices),
         pixel_array=np.ascontiguousarray(values.values_zyx[slices], dtype=np.float32),
-        series_instance_uid=context.uid(f"{KIND} series"),
+        series_instance_uid=context.uid(f"{KIND} series", index),
         series_number=1,
         sop_instance_uid=context.uid(KIND, index),
         instance_number=1,
@@ -73,7 +73,9 @@ def encode_map(context: ResultContext, volume: Volume, values: ParametricMap, *,
     shared = image.SharedFunctionalGroupsSequence[0]
     shared.FrameAnatomySequence = [_anatomy()]
     image.DerivationDescription = plain(" ".join([*context.provenance(), RESEARCH_NOTICE]), 1024)
-    return context.finish_image(image, kind=KIND, sop_class_uid=ParametricMapStorage, index=index, title=values.label)
+    return context.finish_image(
+        image, kind=KIND, sop_class_uid=ParametricMapStorage, index=index, series=index, title=values.label
+    )
 
 
 def _anatomy() -> Dataset:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
+    CompositeContentItem,
     ContainerContentItem,
     ContentSequence,
     FindingSite,
@@ -144,8 +145,13 @@ def _planar(context: ResultContext, group: FindingGroup, mask: Segmentation, vol
         finding_type=concept(group.finding),
         algorithm_id=context.algorithm_content(),
         finding_sites=_sites(group),
-        measurements=[_measurement(m) for m in group.measurements[:1]],
+        measurements=[_measurement(m) for m in _first_of_each_quantity(group.measurements)],
     )
+
+
+def _first_of_each_quantity(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """What is written beside an outline: one volume, one probability."""
+    return list({m.code: m for m in reversed(measurements)}.values())[::-1]
 
 
 def _numbers(
@@ -191,7 +197,9 @@ def _sentences(context: ResultContext) -> ContainerContentItem:
     findings = context.findings
     container = ContainerContentItem(name=_QUALITATIVE, relationship_type=RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence()
-    said = [_text(CodedConcept.from_code(codes.DCM.Impression), line) for line in findings.summary]
+    said: list[TextContentItem | CompositeContentItem] = [
+        _text(CodedConcept.from_code(codes.DCM.Impression), line) for line in findings.summary
+    ]
     if findings.outcome == "not_analysed" and findings.reason:
         said.append(_text(CodedConcept.from_code(codes.DCM.Impression), f"Not analysed: {findings.reason}"))
     # Directly after the answer, where whoever reads only that reads it too.
@@ -201,6 +209,15 @@ def _sentences(context: ResultContext) -> ContainerContentItem:
     said.extend(
         _text(CodedConcept.from_code(codes.DCM.Finding), f"Not assessed: {what}") for what in findings.not_assessed
     )
+    for sop_class, instance in context.compared:
+        said.append(
+            CompositeContentItem(
+                name=CodedConcept.from_code(codes.DCM.PriorReportForCurrentPatient),
+                referenced_sop_class_uid=sop_class,
+                referenced_sop_instance_uid=instance,
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
+        )
     comment = CodedConcept.from_code(codes.DCM.Comment)
     for predecessor in context.amended(KIND):
         said.append(_text(comment, f"This report amends the report {predecessor.sop_instance_uid}."))

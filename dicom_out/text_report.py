@@ -84,11 +84,10 @@ def numbers(findings: Findings) -> list[str]:
 
 
 def totals_of(findings: Findings) -> tuple[Measurement, ...]:
-    """Measurements of the whole study, without those that its only group has said already."""
+    """Measurements of the whole study, without those that a group has said already."""
     if findings.outcome == "not_analysed":
         return ()
-    said = findings.groups[0].measurements if len(findings.groups) == 1 else ()
-    known = {(m.name, m.value) for m in said}
+    known = {(m.name, m.value) for group in findings.groups for m in group.measurements}
     return tuple(m for m in findings.measurements if (m.name, m.value) not in known)
 
 
@@ -108,6 +107,7 @@ def _number(measurement: Measurement) -> str:
 
 def _provenance(context: ResultContext) -> list[str]:
     lines = [f"This report amends the report {o.sop_instance_uid}." for o in context.amended(KIND)]
+    lines += [f"Compared with the report {instance}." for _, instance in context.compared]
     count = len(context.sources)
     lines.append(f"Images used: {count}." if context.findings.outcome != "not_analysed" else "No image was analysed.")
     return [*lines, *context.provenance(), RESEARCH_NOTICE]

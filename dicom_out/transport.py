@@ -21,6 +21,7 @@ from ichor.types import Destination, ResultObject
 RESULT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
     "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture",
     "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
     "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR",
 }

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ichor.arrays import Volume
+from ichor.encoding import Overlay
 from ichor.types import (
     Algorithm,
     Code,
@@ -65,6 +66,10 @@ def tiny_findings() -> Findings:
         outcome="found", summary=("-",), algorithm=Algorithm(pipeline="-", version="-", parameters={}),
         groups=(group,), maps=(values,), measurements=measured,
     )  # fmt: skip
+
+
+def tiny_overlay() -> Overlay:
+    return Overlay(rgb_yx=np.zeros((4, 4, 3), np.uint8), slice=0, middle=True, caption="-")
 
 
 def tiny_job() -> Job:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.classification import Classifier
 from engines.gate import GateReport, compare_once
 from engines.onnx_runtime import OnnxRuntime
 from engines.openvino_runtime import OpenVinoRuntime
@@ -24,7 +25,7 @@ class ModelCard:
 
     Attributes
     ----------
-    facts : everything the card's JSON holds.
+    facts : everything the card's JSON holds; ``kind`` is ``segmentation`` (where it is left out) or ``classification``.
     """
 
     name: str
@@ -44,9 +45,27 @@ class LoadedModel:
     """A model that may serve: its card, the engine, and the gate's verdict on OpenVINO (`fallback` says why not)."""
 
     card: ModelCard
-    segmenter: Segmenter
+    engine: Segmenter | Classifier
     gate: GateReport | None
     fallback: str
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The engine of a model that outlines.
+
+        Raises
+        ------
+        CannotStart
+            It is of another kind.
+        """
+        if not isinstance(self.engine, Segmenter):
+            raise CannotStart(f"model {self.card.name} does not outline")
+        return self.engine
+
+
+def has_model(name: str, *, models: Path = MODELS) -> bool:
+    """Is there a card of this name? Says nothing about whether the model can be loaded."""
+    return (models / f"{name}.json").is_file()
 
 
 def load_model_card(name: str, *, models: Path = MODELS) -> ModelCard:
@@ -84,8 +103,16 @@ def load_model(
     ----------
     folder : keeps gate reports and compiled models; may be deleted at any time.
     candidate : what is tried in place of the reference; called as ``candidate(path, threads=, cache=)``.
+
+    Raises
+    ------
+    CannotStart
+        See `load_model_card`; or a kind that this version cannot serve.
     """
     card = load_model_card(name, models=models)
+    kind = _KINDS.get(str(card.facts.get("kind", "segmentation")))
+    if kind is None:
+        raise CannotStart(f"model {name}: no engine serves its kind")
     folder.mkdir(parents=True, exist_ok=True)
     reference = OnnxRuntime(card.path, threads=threads)
     try:
@@ -94,6 +121,9 @@ def load_model(
     except RuntimeError as error:
         # OpenVINO reports every failure of its own as RuntimeError; the reference can still serve.
         reason = f"{type(error).__name__} while loading or comparing"
-        return LoadedModel(card, Segmenter(card.name, reference), None, reason)
+        return LoadedModel(card, kind(card.name, reference), None, reason)
     chosen = tried if report.accepted else reference
-    return LoadedModel(card, Segmenter(card.name, chosen), report, report.reason)
+    return LoadedModel(card, kind(card.name, chosen), report, report.reason)
+
+
+_KINDS: Mapping[str, type[Segmenter] | type[Classifier]] = {"segmentation": Segmenter, "classification": Classifier}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.export import INPUT, OUTPUT, TILE_ZYX, export_onnx
-from engines.network import parameter_count
+from engines.networks.layers import parameter_count
 from engines.runtime import file_sha256
 from engines.training import load_network
 
@@ -23,10 +23,9 @@ def deliver(
     version: str,
     command: str,
     data: str,
-    preliminary: bool = False,
     figures: Mapping[str, Any] | None = None,
     notes: tuple[str, ...] = (),
-    tile_zyx: tuple[int, int, int] = TILE_ZYX,
+    tile_zyx: tuple[int, int, int] | None = None,
 ) -> Path:
     """Write ``NAME.onnx`` and ``NAME.json`` into `out`; returns the path of the former.
 
@@ -36,10 +35,13 @@ def deliver(
     command : what a user types to train such a model.
     data : what it was trained on, in a sentence.
     figures : measured on heads that were not trained on; left out of the card when there are none.
+    tile_zyx : the one input size of the file; by default the demo's, or the patch of a network that is not the demo's.
     """
     network, facts = load_network(checkpoint)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.onnx"
+    config = network.config
+    tile = tile_zyx or (TILE_ZYX if config.packed else config.patch_zyx)
+    voxels = "1.0 mm in plane, native slices" if config.packed else "0.5 x 0.5 x 5 mm"
+    windows = "windows -20..120 and -1000..1000 HU" if config.zscore is None else "clipping and z-score"
     own = {
         "name": name,
         "version": version,
@@ -48,26 +50,32 @@ def deliver(
         "seed": str(facts["seed"]),
         "steps": str(facts["step"]),
         "data": data,
-        "input": f"{INPUT}: float32 (1, 1, {', '.join(map(str, tile_zyx))}) in HU, axes z (headwards), y (to the back), "
-        "x (to the left), 1.0 mm in plane, native slices; windows -20..120 and -1000..1000 HU are inside the model",
-        "output": f"{OUTPUT}: float32 logits, channels {', '.join(OUTPUTS)}",
-        "preliminary": str(preliminary).lower(),
+        "input": f"{INPUT}: float32 (1, 1, {', '.join(map(str, tile))}) in HU, axes z (headwards), y (to the back), "
+        f"x (to the left), {voxels}; {windows} are inside the model",
+        "output": f"{OUTPUT}: float32 logits, channels {', '.join(OUTPUTS[: config.outputs])}",
     }
-    export_onnx(network, path, metadata=own, tile_zyx=tile_zyx)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.onnx"
+    export_onnx(network, path, metadata=own, tile_zyx=tile)
     card: dict[str, Any] = {
         **own,
         "seed": facts["seed"],
         "steps": facts["step"],
-        "preliminary": preliminary,
         "minutes": round(facts["elapsed_s"] / 60, 1),
-        "sha256": file_sha256(path),
-        "bytes": path.stat().st_size,
         "parameters": parameter_count(network),
+        "network": facts["network_config"],
         "options": facts["options"],
+        "precision": facts["precision"],
         "notes": list(notes),
     }
+    write_card(path, card, figures=figures)
+    return path
+
+
+def write_card(model: Path, facts: Mapping[str, Any], *, figures: Mapping[str, Any] | None = None) -> None:
+    """Write the card of an exported model beside it, with its hash and size."""
+    card = {**facts, "preliminary": False, "sha256": file_sha256(model), "bytes": model.stat().st_size}
     if figures is not None:
         card["figures"] = dict(figures)
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    (out / f"{name}.json").write_text(text, encoding="utf-8")
-    return path
+    model.with_suffix(".json").write_text(text, encoding="utf-8")

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import onnx
 import torch
+from torch import Tensor, nn
 
-from engines.network import InstanceNorm, ResidualUNet
+from engines.networks.layers import InstanceNorm
+from engines.networks.umamba import UMamba
+from engines.networks.vit import ViT
 
 OPSET = 20
-INPUT, OUTPUT = "hu", "logits"
+INPUT, OUTPUT, ATTENTION = "hu", "logits", "attention"
 TILE_ZYX = (12, 224, 192)
 """Fixed, so that every runtime compiles one shape; `segmentation` tiles a head with it."""
+SLICES = 3
+"""Crops that a classifier takes at once: Max-1, Max, Max+1."""
 
 
 def export_onnx(
-    network: ResidualUNet,
+    network: UMamba,
     path: Path,
     *,
     metadata: Mapping[str, str],
@@ -32,11 +37,33 @@ def export_onnx(
     metadata : goes into the model's metadata properties; nothing there depends on the time, so that the same weights
         give the same file.
     """
+    _export(network, torch.zeros(1, 1, *tile_zyx), path, outputs=[OUTPUT], metadata=metadata)
+
+
+def export_vit(network: ViT, path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write `network` to `path`: input ``hu`` float32 (3, 1, y, x) in HU, a crop of each slice; outputs ``logits`` (3,)
+    and ``attention`` (3, grid, grid), its Grad-CAM.
+    """
+    example = torch.zeros(SLICES, 1, network.config.size, network.config.size)
+    _export(_Explained(network), example, path, outputs=[OUTPUT, ATTENTION], metadata=metadata)
+
+
+class _Explained(nn.Module):
+    def __init__(self, network: ViT) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hu: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.explain(hu)
+
+
+def _export(
+    network: nn.Module, example: Tensor, path: Path, *, outputs: Sequence[str], metadata: Mapping[str, str]
+) -> None:
     network = network.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, InstanceNorm):
             module.explicit = True
-    example = torch.zeros(1, 1, *tile_zyx)
     with torch.no_grad(), redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
             network,
@@ -44,7 +71,7 @@ def export_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             external_data=False,
             verbose=False,
         )

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.runtime import Runtime
+from engines.runtime import Arrays, Runtime
 
 F32 = npt.NDArray[np.float32]
 
@@ -29,9 +29,12 @@ class GateCase:
     Attributes
     ----------
     error_over_std : largest difference of logits over the reference's standard deviation (at least a tenth of the
-        deviation over all inputs: a flat input may have next to none of its own).
-    agreement : share of outputs with the same decision (sign of the logit).
-    probability_error : largest difference of probabilities.
+        deviation over all inputs: a flat input may have next to none of its own; for crops, of which each has one
+        logit only, at least 1).
+    agreement : share of outputs with the same decision (sign of the logit; of a crop, where it is off 0 by more than
+        the error allowed).
+    probability_error : largest difference of probabilities; for crops also of the attention, where 1 is its largest
+        value.
     """
 
     name: str
@@ -88,14 +91,14 @@ def compare(candidate: Runtime, reference: Runtime, *, processor: str) -> GateRe
     if candidate.sha256 != reference.sha256:
         raise ValueError("candidate and reference hold different models")
     ((name, shape),) = reference.input_shapes.items()
-    names, pairs = [], []
-    for case, array in gate_inputs((shape[2], shape[3], shape[4])):
-        inputs = {name: array[None, None]}
-        (expected,), (found,) = reference.run(inputs).values(), candidate.run(inputs).values()
+    of_crops = len(shape) == 4
+    names: list[str] = []
+    pairs: list[tuple[Arrays, Arrays]] = []
+    for case, array in gate_inputs((shape[0], shape[2], shape[3]) if of_crops else (shape[2], shape[3], shape[4])):
+        inputs = {name: array[:, None] if of_crops else array[None, None]}
         names.append(case)
-        pairs.append((expected, found))
-    overall = float(np.std(np.concatenate([expected.ravel() for expected, _ in pairs])))
-    cases = tuple(_case(n, *pair, least_std=max(0.1 * overall, 1e-12)) for n, pair in zip(names, pairs, strict=True))
+        pairs.append((reference.run(inputs), candidate.run(inputs)))
+    cases = _crop_cases(names, pairs) if of_crops else _volume_cases(names, pairs)
     return GateReport(reference.sha256, _title(candidate), _title(reference), processor, cases)
 
 
@@ -151,6 +154,34 @@ def _head(shape_zyx: tuple[int, int, int], blood_hu: float) -> F32:
     head[inside(0.25, 0.10)] = 6
     head[inside(0.22, 0.20, at=(0.1, 0.1, 0.35), c=0.7)] = blood_hu
     return head
+
+
+def _volume_cases(names: list[str], pairs: list[tuple[Arrays, Arrays]]) -> tuple[GateCase, ...]:
+    logits = [(expected, found) for one, other in pairs for expected, found in [(*one.values(), *other.values())]]
+    overall = float(np.std(np.concatenate([expected.ravel() for expected, _ in logits])))
+    least = max(0.1 * overall, 1e-12)
+    return tuple(_case(name, *pair, least_std=least) for name, pair in zip(names, logits, strict=True))
+
+
+def _crop_cases(names: list[str], pairs: list[tuple[Arrays, Arrays]]) -> tuple[GateCase, ...]:
+    # Where next to nothing is attended to, rounding decides where: held to a hundredth of what other inputs get.
+    floor = max(0.01 * max(float(one["attention"].max()) for one, _ in pairs), 1e-12)
+    cases = []
+    for name, (one, other) in zip(names, pairs, strict=True):
+        expected, found, seen, looked = one["logits"], other["logits"], one["attention"], other["attention"]
+        case = _case(name, expected, found, least_std=1.0)
+        if not (np.isfinite(seen).all() and np.isfinite(looked).all()):
+            case = replace(case, finite=False)
+        elif case.finite:
+            close = np.abs(expected) <= MOST_ERROR_OVER_STD
+            attention_error = float(np.abs(seen - looked).max()) / max(float(seen.max()), floor)
+            case = replace(
+                case,
+                agreement=float(np.mean(((expected > 0) == (found > 0)) | close)),
+                probability_error=max(case.probability_error, attention_error),
+            )
+        cases.append(case)
+    return tuple(cases)
 
 
 def _case(name: str, expected: F32, found: F32, *, least_std: float) -> GateCase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.cases import PooledCase
+from engines.cases import UNKNOWN, PooledCase
 
 AIR_HU = -1000.0
+
+NOT_KNOWN = -1.0
 
 F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Arrays of one shape (z, y, x), float32: HU, haematoma occupancy 0..1, intracranial 0 or 1."""
+    """Arrays of one shape (z, y, x), float32: HU, haematoma occupancy 0..1, intracranial 0 or 1 (`NOT_KNOWN`: unsaid)."""
 
     hu_zyx: F32
     occupancy_zyx: F32
@@ -31,7 +34,7 @@ BLEEDING_SHARE = 0.7
 
 
 def draw_batch(
-    cases: list[PooledCase], *, shape_zyx: tuple[int, int, int], batch: int, seed: int, step: int
+    cases: Sequence[PooledCase], *, shape_zyx: tuple[int, int, int], batch: int, seed: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Inputs ``(batch, 1, z, y, x)`` in HU and targets ``(batch, 2, z, y, x)`` of one step.
 
@@ -61,7 +64,7 @@ def _cut(case: PooledCase, shape_zyx: tuple[int, int, int], rng: np.random.Gener
     if kind < 0.65 and case.bleeding_slices.size:
         z = int(rng.choice(case.bleeding_slices))
         z0 = z - int(rng.integers(depth))
-        voxel = rng.choice(np.argwhere(case.occupancy_zyx[z] >= 128))
+        voxel = rng.choice(np.argwhere((case.labels_zyx[z] & 0xFF) >= 128))
         jitter = rng.uniform(-0.4, 0.4, size=2) * np.array(shape_zyx[1:])
         aims = [min(max(at + j, aim - s), aim + s) for at, j, aim, s in zip(voxel, jitter, aims, slack, strict=True)]
     else:
@@ -69,17 +72,19 @@ def _cut(case: PooledCase, shape_zyx: tuple[int, int, int], rng: np.random.Gener
         aims = [aim + rng.uniform(-s, s) for aim, s in zip(aims, slack, strict=True)]
     z0 = min(max(z0, -2), max(slices - depth + 2, -2))
     origin = (z0, round(aims[0] - shape_zyx[1] / 2), round(aims[1] - shape_zyx[2] / 2))
+    labels = _window(case.labels_zyx, origin, shape_zyx, fill=0)
+    inside = (labels >> 8).astype(np.float32)
     return Patch(
-        _window(case.hu_zyx, origin, shape_zyx, fill=AIR_HU),
-        _window(case.occupancy_zyx, origin, shape_zyx, fill=0.0) / np.float32(255),
-        _window(case.intracranial_zyx, origin, shape_zyx, fill=0.0),
+        _window(case.hu_zyx, origin, shape_zyx, fill=int(AIR_HU)).astype(np.float32),
+        (labels & 0xFF).astype(np.float32) / np.float32(255),
+        np.where(inside == UNKNOWN, np.float32(NOT_KNOWN), inside),
     )
 
 
 def _window(
-    array: npt.NDArray[np.generic], origin: tuple[int, int, int], shape: tuple[int, int, int], *, fill: float
-) -> F32:
-    out = np.full(shape, fill, np.float32)
+    array: npt.NDArray[np.int16], origin: tuple[int, int, int], shape: tuple[int, int, int], *, fill: int
+) -> npt.NDArray[np.int16]:
+    out = np.full(shape, fill, np.int16)
     source, target = [], []
     for start, size, limit in zip(origin, shape, array.shape, strict=True):
         low, high = max(start, 0), min(start + size, limit)
@@ -125,4 +130,6 @@ def _turn(arrays: list[F32], *, degrees: float, scale: float) -> list[F32]:
     grid = functional.affine_grid(theta, [1, 1, height, width], align_corners=False).expand(slices, -1, -1, -1)
     stacked = torch.from_numpy(np.stack([arrays[0] - np.float32(AIR_HU), arrays[1], arrays[2]], axis=1))
     turned = functional.grid_sample(stacked, grid, align_corners=False, padding_mode="zeros").numpy()
-    return [turned[:, 0] + np.float32(AIR_HU), turned[:, 1], turned[:, 2]]
+    # A mixture of known and not known is not known.
+    inside = np.where(turned[:, 2] < 0, np.float32(NOT_KNOWN), turned[:, 2])
+    return [turned[:, 0] + np.float32(AIR_HU), turned[:, 1], inside]

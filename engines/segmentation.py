@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.headbox import head_box, skull_box
+from engines.orientation import Upright
 from engines.resampling import Axis, nearest, resample_hu, resample_probability
 from engines.runtime import Runtime
 from engines.tiling import predict_tiled
 from ichor.arrays import Volume
-from ichor.errors import Unreadable
 
 F32 = npt.NDArray[np.float32]
 
@@ -52,23 +52,14 @@ class Segmenter:
         Unreadable
             The slices are not axial.
         """
-        normal = volume.normal_lps
-        if abs(normal[2]) < 0.7:
-            raise Unreadable("slices are not axial")
-        offsets_yx = np.stack([volume.origins_lps @ volume.column_lps, volume.origins_lps @ volume.row_lps], axis=1)
-        # The network has learned heads with columns growing to the left, rows to the back, slices headwards.
-        flips = (normal[2] < 0, volume.column_lps[1] < 0, volume.row_lps[0] < 0)
-        order = tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)
-        signs = np.where(np.array(flips[1:]), -1.0, 1.0)
-        extent = (np.array(volume.array_zyx.shape[1:]) - 1) * np.array(volume.pixel_spacing)
-        offsets_yx = np.where(signs < 0, -(offsets_yx + extent), offsets_yx)[order[0]]
+        upright = Upright.of(volume)
         probability = segment(
             self.runtime,
-            volume.array_zyx[order],
-            spacing_yx_mm=volume.pixel_spacing,
-            offsets_yx_mm=offsets_yx - offsets_yx[0],
+            upright.turn(volume.array_zyx),
+            spacing_yx_mm=upright.spacing(volume.pixel_spacing),
+            offsets_yx_mm=upright.offsets_yx(volume),
         )
-        return np.ascontiguousarray(probability[order])
+        return np.ascontiguousarray(upright.back(probability))
 
 
 def segment(

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from ichor.types import Findings, Instance, Job, ResultSet
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ichor.arrays import Volume
 
 
@@ -19,8 +22,25 @@ class EncodedObject:
     sop_instance_uid: str
     sop_class_uid: str
     series_instance_uid: str
-    kind: str  # segmentation, parametric_map, report, text_report
+    kind: str  # segmentation, parametric_map, overlay, report, text_report
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """A drawn slice for viewers that show no maps: colours over grey, RESEARCH burned in, nobody's identity.
+
+    Attributes
+    ----------
+    rgb_yx : uint8 (rows, columns, 3); the patient's right is on the left, the front up.
+    slice : its index in the volume.
+    middle : the one to show where there is room for one.
+    """
+
+    rgb_yx: npt.NDArray[np.uint8]
+    slice: int
+    middle: bool
+    caption: str
 
 
 class Encoder(Protocol):
@@ -34,6 +54,7 @@ class Encoder(Protocol):
         sources: Sequence[Instance],
         volume: Volume | None,
         predecessor: ResultSet | None,
+        overlays: Sequence[Overlay] = (),
     ) -> list[EncodedObject]:
         """Encode all objects of one result set, byte-identical for equal arguments.
 
@@ -50,4 +71,6 @@ class Encoder(Protocol):
             The grid that masks and maps lie on; None when not analysed.
         predecessor
             The result set that this one amends, if any.
+        overlays
+            Slices of ``volume`` to send as pictures as well.
         """

@@ -1,16 +1,17 @@
-"""What a pipeline is, as `pipelines` implements it and the worker runs it. Not a pipeline itself."""
+"""What a pipeline is and what it asks of networks, as `pipelines` and `engines` implement it. Not a pipeline itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ichor.encoding import Overlay
 from ichor.types import Findings, Stage
 
 if TYPE_CHECKING:
-    from ichor.arrays import Volume
+    from ichor.arrays import Float32Array, MaskArray, Volume
 
 
 class Engine(Protocol):
@@ -28,8 +29,40 @@ class Engine(Protocol):
     def description(self) -> str:
         """Runtime, version and precision, for provenance."""
 
-    def segment(self, volume: Volume) -> Any:
-        """Probability float32 (z, y, x) in 0..1 on the grid of ``volume`` (HU), true zero below 1 %."""
+
+@runtime_checkable
+class SegmentationEngine(Engine, Protocol):
+    """Outlines."""
+
+    def segment(self, volume: Volume) -> Float32Array:
+        """Probability (z, y, x) in 0..1 on the grid of ``volume`` (HU), true zero below 1 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """What a network said of one region, and where it looked.
+
+    Attributes
+    ----------
+    probability : 0..1, mean of ``each``.
+    each : of the three slices.
+    slices : their indices in the volume: Max-1, Max, Max+1, from the feet up.
+    attention_zyx : Grad-CAM on the volume's grid, 0 outside the crops, 1 at its largest; 0 everywhere where nothing
+        spoke for the answer.
+    """
+
+    probability: float
+    each: tuple[float, float, float]
+    slices: tuple[int, int, int]
+    attention_zyx: Float32Array
+
+
+@runtime_checkable
+class ClassificationEngine(Engine, Protocol):
+    """Judges what is outlined."""
+
+    def classify(self, volume: Volume, mask_zyx: MaskArray) -> Classification | None:
+        """Judge the region of ``mask_zyx``; None when it has fewer than three contiguous slices."""
 
 
 class Timing(Protocol):
@@ -38,11 +71,37 @@ class Timing(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """A scan and what was found on it."""
+
+    findings: Findings
+    volume: Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Findings that speak of an earlier scan, too, and a picture of both where one can be drawn."""
+
+    findings: Findings
+    picture: Overlay | None = None
+
+
+class Compare(Protocol):
+    """Implemented by pipelines that follow a finding up."""
+
+    def __call__(self, now: Examined, earlier: Examined, *, hours: float) -> Compared: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
-    """One pipeline: the roles it needs and can use, its parameters, and the function that does the work.
+    """One pipeline: the roles it needs and can use, its models and parameters, and the function that does the work.
+
+    ``optional_models`` are used where they are installed; the findings name what cannot be assessed without them.
 
     ``run`` gets a volume per role present and the engines by model name, and returns findings; it raises
     `ichor.errors.Unreadable` with a reason for what it cannot measure, and never invents a number.
+
+    ``compare`` gets what was found now and in a scan of the same patient at most ``follow_up_hours`` before.
     """
 
     name: str
@@ -50,7 +109,10 @@ class PipelineSpec:
     requires: tuple[str, ...]
     uses: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    optional_models: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    follow_up_hours: float = 0.0
+    compare: Compare | None = None
     run: Callable[[Mapping[str, Volume], Mapping[str, Engine], Timing], Findings]
 
 

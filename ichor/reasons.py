@@ -83,6 +83,19 @@ class Reason(StrEnum):
     TWO_PATIENTS = "two Patient IDs under one Study Instance UID"
     NO_PIPELINE = "no pipeline applies"
     NO_BRAIN = "no brain found"
+    # of a head that networks never saw the like of
+    PART_OF_HEAD = "only a part of the head is in the scan"
+    OPEN_SKULL = "the skull is open"
+    METAL = "streaks of metal over the brain"
+    NOISE = "too much noise"
+    CONTRAST_SEEN = "vessels as dense as with contrast, which the header does not state"
+    # of an earlier scan that is not compared
+    EARLIER_OTHER_ISSUER = "the issuers of its Patient ID differ"
+    EARLIER_OTHER_BIRTH_DATE = "the patients' birth dates differ"
+    EARLIER_NO_BIRTH_DATE = "a patient's birth date is missing"
+    EARLIER_NO_TIME = "an acquisition time is missing"
+    EARLIER_FAILED = "comparing them failed"
+    EARLIER_GONE = "its images are no longer stored"
     # of a delivery
     IDENTITY_MISMATCH = "the identity of the study changed after the result was made"
     WORKER_DIED = "the worker died on this job"

@@ -303,6 +303,10 @@ class Instance:
     # UCUM, from a real-world value mapping or Rescale Type, "1" where what these say is no unit; None where nothing says
     unit: str | None = None
     sequence: SequenceFacts | None = None  # MR only
+    birth_date_sha256: str | None = (
+        None  # Patient's Birth Date, together with the Patient ID; None where either is missing
+    )
+    acquired_at: float | None = None  # of the acquisition, by the clock on the scanner's wall: seconds since 1970
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,6 +353,19 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The scan of the same patient before this one, which a report is to compare with.
+
+    ``refusal``: why it is not compared; then neither study nor inputs are named. ``hours`` lie between the acquisitions.
+    """
+
+    study_instance_uid: str = ""
+    inputs: Mapping[str, ManifestRef] = field(default_factory=dict)  # role -> manifest
+    hours: float = 0.0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """Work for one pipeline on one study. ``refusal`` is set when the study should be analysed and cannot be."""
 
@@ -363,6 +380,7 @@ class Job:
     refusal: str | None = None
     # Series that the job answers for but cannot read, for a refusal: the report still cites one source image.
     sources: tuple[ManifestRef, ...] = ()
+    earlier: Earlier | None = None
 
 
 # --- what a worker computes with ------------------------------------------------------------------------------------
@@ -493,6 +511,8 @@ class Findings:
     not_assessed: tuple[str, ...] = ()
     reason: str | None = None
     window: tuple[float, float] = (40.0, 80.0)  # centre and width for pictures
+    # Objects of another study that the answer rests on, the reports among them first: study, series, class, instance.
+    pertinent: tuple[tuple[str, str, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

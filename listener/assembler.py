@@ -251,6 +251,7 @@ class Assembler:
                 study_wait=self._study_wait,
                 senders=self._senders,
                 rules=self._rules,
+                scans_before=self._store.scans_before,
             )
             held = self._held[uid] = _Held(study, self._store.load(study) or 0)
             while len(self._held) > _IN_MEMORY:
@@ -315,11 +316,17 @@ class Assembler:
             metrics.SERIES_AMENDED.labels(grade.value).inc()
 
     def _save(self, held: _Held, *, due: float | None, outgoing: list[tuple[str, Envelope]]) -> None:
-        study = held.study
+        study, now = held.study, self._clock.time()
+        again = self._to_compare(study)
         self._store.save(
-            study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed
+            study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed,
+            again=(now, again),
         )  # fmt: skip
         self._senders.changed.clear()
+        for uid in again:
+            if uid in self._held:
+                self._held[uid].study.reconsider()
+            self._wait(uid, min(now, self._due.get(uid, now)))
         if due is None:
             self._due.pop(study.uid, None)
         else:
@@ -327,6 +334,15 @@ class Assembler:
         if outgoing:
             self._to_publish = True
             self.publish()
+
+    def _to_compare(self, study: StudyAssembly) -> set[str]:
+        """Later studies of the patient, whose reports may have to speak of this one's scan, or no longer may."""
+        found = set()
+        for pipeline in self._pipelines:
+            for scan in study.moved.get(pipeline.name, ()):
+                later = self._store.scans_after(scan, pipeline.follow_up_hours)
+                found |= {other.study_instance_uid for other in later}
+        return found
 
     def _wait(self, uid: str, due: float) -> None:
         self._due[uid] = due

@@ -20,6 +20,7 @@ from ichor.messages import Envelope
 from ichor.series.evidence import Decision
 from ichor.series.senders import Lesson, Sender
 from ichor.types import Grade, Instance, Job
+from listener.scans import Scan
 from listener.series_state import Member, SeriesState
 from listener.study import StudyAssembly
 
@@ -41,6 +42,11 @@ PRAGMA user_version = {_VERSION};
 # Came later; a version that does not know it loses evidence, nothing else.
 _ADDED = """
 CREATE TABLE IF NOT EXISTS announced (study TEXT NOT NULL, sop TEXT NOT NULL, UNIQUE (study, sop));
+CREATE TABLE IF NOT EXISTS scans (
+  study TEXT NOT NULL, pipeline TEXT NOT NULL, patient TEXT NOT NULL, acquired REAL, received REAL NOT NULL,
+  scan TEXT NOT NULL, PRIMARY KEY (study, pipeline)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS scans_acquired ON scans (patient, pipeline, acquired);
+CREATE INDEX IF NOT EXISTS scans_received ON scans (patient, pipeline, received);
 """
 
 
@@ -79,6 +85,8 @@ class _StudyRecord:
 _INSTANCE: TypeAdapter[Instance] = TypeAdapter(Instance)
 _STUDY: TypeAdapter[_StudyRecord] = TypeAdapter(_StudyRecord)
 _SENDER: TypeAdapter[Sender] = TypeAdapter(Sender)
+_SCAN: TypeAdapter[Scan] = TypeAdapter(Scan)
+_MOST_SCANS = 16  # of one patient within three days; the nearest ones
 
 
 class AssemblyStore:
@@ -114,6 +122,36 @@ class AssemblyStore:
         """(time, study) of everything that waits for a time."""
         yield from self._db.execute("SELECT due, uid FROM studies WHERE due IS NOT NULL").fetchall()
 
+    def scans_before(self, scan: Scan, hours: float) -> list[Scan]:
+        """Scans in other studies of the patient at most ``hours`` before this one, the nearest first.
+
+        After them, where one of two does not say when it was acquired, those received within so many hours.
+        """
+        return self._scans(scan, low=-hours, high=0.0, order="DESC")
+
+    def scans_after(self, scan: Scan, hours: float) -> list[Scan]:
+        """As `scans_before`, the other way round."""
+        return self._scans(scan, low=0.0, high=hours, order="ASC")
+
+    def _scans(self, scan: Scan, *, low: float, high: float, order: str) -> list[Scan]:
+        about = {
+            "patient": scan.patient, "pipeline": scan.pipeline, "study": scan.study_instance_uid, "most": _MOST_SCANS,
+            "at": scan.acquired_at, "low": low * 3600, "high": high * 3600,
+            "received": scan.received_at, "within": max(-low, high) * 3600,
+        }  # fmt: skip
+        same = "SELECT scan FROM scans WHERE patient = :patient AND pipeline = :pipeline AND study != :study AND "
+        timed = self._db.execute(
+            f"{same} acquired BETWEEN :at + :low AND :at + :high AND acquired != :at "
+            f"ORDER BY acquired {order} LIMIT :most",
+            about,
+        )
+        untimed = self._db.execute(
+            f"{same} (acquired IS NULL OR :at IS NULL) AND received BETWEEN :received - :within AND :received + :within "
+            "ORDER BY received LIMIT :most",
+            about,
+        )
+        return [_SCAN.validate_json(text) for (text,) in (*timed, *untimed)]
+
     def load(self, study: StudyAssembly) -> int | None:
         """Fill a new `StudyAssembly` from disk; how many announcements it had, None when the study is not known."""
         row = self._db.execute("SELECT announcements, state FROM studies WHERE uid = ?", (study.uid,)).fetchone()
@@ -141,6 +179,8 @@ class AssemblyStore:
                 instance, set(json.loads(files)), set(json.loads(associations)), bool(conflict), bool(corrected)
             )
             study.restore(member)
+        for pipeline, text in self._db.execute("SELECT pipeline, scan FROM scans WHERE study = ?", (study.uid,)):
+            study.scans[pipeline] = _SCAN.validate_json(text)
         for uid, kept in record.series.items():
             _restore(study.series[uid], kept)
         return int(row[0])
@@ -153,8 +193,12 @@ class AssemblyStore:
         announcements: int,
         outgoing: Sequence[tuple[str, Envelope]],
         senders: Collection[str],
+        again: tuple[float, Collection[str]] = (0.0, ()),
     ) -> None:
-        """Write what changed of a study, what was learned of ``senders``, and what is to be published, as one."""
+        """Write what changed of a study, what was learned of ``senders``, and what is to be published, as one.
+
+        ``again``: a time at which these other studies are due.
+        """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -185,6 +229,18 @@ class AssemblyStore:
                 "INSERT INTO senders VALUES (?, ?) ON CONFLICT (ae) DO UPDATE SET state = excluded.state",
                 [(ae, _SENDER.dump_json(study.senders[ae]).decode()) for ae in senders],
             )
+            for pipeline in study.moved:
+                scan = study.scans.get(pipeline)
+                if scan is None:
+                    db.execute("DELETE FROM scans WHERE study = ? AND pipeline = ?", (study.uid, pipeline))
+                else:
+                    row = (study.uid, pipeline, scan.patient, scan.acquired_at, scan.received_at)
+                    text = _SCAN.dump_json(scan).decode()
+                    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?)", (*row, text))
+            db.executemany(
+                "UPDATE studies SET due = min(coalesce(due, ?), ?) WHERE uid = ?",
+                [(again[0], again[0], uid) for uid in again[1]],
+            )
             db.executemany(
                 "INSERT INTO outbox (topic, envelope) VALUES (?, ?)",
                 [(topic, envelope.model_dump_json()) for topic, envelope in outgoing],
@@ -195,6 +251,7 @@ class AssemblyStore:
                 db.execute("ROLLBACK")
             raise
         study.changed.clear()
+        study.moved.clear()
         study.announced.changed.clear()
         study.associations.changed.clear()
 

@@ -17,13 +17,15 @@ from ichor.reasons import Reason
 from ichor.series.evidence import Announced, Sender
 from ichor.series.manifest import build_manifest
 from ichor.series.rules import RULES, Rule
-from ichor.types import Grade, Instance, Job, Manifest, ManifestRef, Priority
+from ichor.types import Earlier, Grade, Instance, Job, Manifest, ManifestRef, Priority
 from ichor.uids import content_digest, job_id_of
 from listener import lessons
 from listener.announced import AnnouncedObjects
+from listener.scans import Scan, before, scan_of
 from listener.series_state import Associations, Member, SeriesState, contradict
 
 PutManifest = Callable[[Manifest], ManifestRef]
+ScansBefore = Callable[[Scan, float], Sequence[Scan]]  # of the same patient, at most so many hours
 _NOBODY = "0" * 32
 _MOST_SOURCES = 4
 
@@ -49,7 +51,7 @@ class _Wish:
     def series(self) -> tuple[SeriesState, ...]:
         return tuple(series for _, series in self.inputs) + self.sources
 
-    def key(self) -> str:
+    def key(self, earlier: str | None = None) -> str:
         """The same for two wishes that need no second job: content, identity, what a report must name."""
         if self.refusal == Reason.TWO_PATIENTS:
             # Said once, however many more images of either come.
@@ -58,7 +60,7 @@ class _Wish:
             (series.uid, content_digest(series.instances), series.identities, series.decision.notes)
             for series in self.series
         ]
-        return json.dumps([self.refusal, [role for role, _ in self.inputs], about])
+        return json.dumps([self.refusal, [role for role, _ in self.inputs], about, *([earlier] if earlier else [])])
 
 
 @dataclass(slots=True)
@@ -84,6 +86,9 @@ class StudyAssembly:
     published: dict[str, str] = field(default_factory=dict)  # pipeline -> key of what its last job was about
     changed: set[str] = field(default_factory=set)  # SOP Instance UIDs to be written
     announced: AnnouncedObjects = field(default_factory=AnnouncedObjects)
+    scans_before: ScansBefore = lambda *_: ()
+    scans: dict[str, Scan] = field(default_factory=dict)  # pipeline -> what other studies may compare with
+    moved: dict[str, tuple[Scan, ...]] = field(default_factory=dict)  # pipeline -> its scan before and after a change
     _amended: list[Grade] = field(default_factory=list)
     _waits: list[float] = field(default_factory=list)
     _replan: bool = True  # something happened that jobs may depend on
@@ -128,6 +133,10 @@ class StudyAssembly:
             series.brought[name] = series.brought.get(name, 0) + 1
         self._place(instance.sop_instance_uid, series.uid)
         self.patients[instance.patient_sha256] += 1
+
+    def reconsider(self) -> None:
+        """Another study of the patient has changed: the next look plans its jobs anew."""
+        self._replan = True
 
     def _series(self, uid: str) -> SeriesState:
         found = self.series.get(uid)
@@ -332,8 +341,10 @@ class StudyAssembly:
         wish = self._wish(pipeline, now)
         if wish is None:
             return None
-        key = wish.key()
+        scan, earlier, other = self._scan(pipeline, wish)
+        key = wish.key(other)
         if self.published.get(pipeline.name) == key:
+            self._keep_scan(pipeline, scan)
             return None
         if not self._identity_settled(wish, now):
             # Meanwhile the last job's result is held: should the correction be taken back, it takes another.
@@ -354,10 +365,37 @@ class StudyAssembly:
             queued_at=now,
             refusal=wish.refusal,
             sources=tuple(refs[series.uid] for series in wish.sources),
+            earlier=earlier,
         )
+        self._keep_scan(pipeline, scan and replace(scan, inputs=job.inputs))
         self.published[pipeline.name] = key
         self.jobs.append(job)
         return job
+
+    def _scan(self, pipeline: PipelineSpec, wish: _Wish) -> tuple[Scan | None, Earlier | None, str | None]:
+        """What others may compare with, what it is to be compared with itself, and what tells that from another."""
+        if not pipeline.follow_up_hours or not wish.inputs:
+            return None, None, None
+        newest = next((job for job in reversed(self.jobs) if job.pipeline == pipeline.name), None)
+        scan = scan_of(
+            wish.series[0].instances, study_instance_uid=self.uid, pipeline=pipeline.name, about=wish.key(),
+            inputs=newest.inputs if newest else {},
+        )  # fmt: skip
+        if scan is None:
+            return None, None, None
+        hours = pipeline.follow_up_hours
+        found = before(scan, self.scans_before(scan, hours), hours=hours)
+        return scan, *(found or (None, None))
+
+    def _keep_scan(self, pipeline: PipelineSpec, scan: Scan | None) -> None:
+        known = self.scans.get(pipeline.name)
+        if scan == known:
+            return
+        self.moved[pipeline.name] = tuple(s for s in (*self.moved.get(pipeline.name, ()), known, scan) if s)
+        if scan is None:
+            del self.scans[pipeline.name]
+        else:
+            self.scans[pipeline.name] = scan
 
     def _manifest(self, series: SeriesState) -> Manifest:
         return build_manifest(

@@ -100,7 +100,9 @@ class Scanner:
     noise_hu : standard deviation in the middle of a head at 5 mm; kernel_mm : its correlation length.
     streaks : strength of the bands between the petrous bones in HU; offset_hu, gain : calibration.
     holder : whether a head rest is in the picture.
-    fillings : metal in teeth: nominal head coordinates and strength in HU of the streaks it throws.
+    bandpass : 0..1, how much of the noise's low frequencies the kernel takes away.
+    fillings : metal in teeth, clips, electrodes: head coordinates and strength in HU of the streaks it throws.
+    motion : first and last slice as fractions of the scan, and the shift (columns, rows in mm) of the ghost; or None.
     """
 
     pose: F64
@@ -112,11 +114,14 @@ class Scanner:
     gain: float
     holder: bool
     fillings: tuple[tuple[float, float, float, float], ...]
+    bandpass: float
+    motion: tuple[float, float, float, float] | None
 
 
 def draw_scanner(rng: np.random.Generator) -> Scanner:
     """Draw a pose and a scanner."""
-    yaw, roll, pitch = np.deg2rad(rng.normal(0, (5, 4, 7)))
+    askew = 2.2 if rng.random() < 0.12 else 1.0
+    yaw, roll, pitch = np.deg2rad(np.clip(rng.normal(0, (5, 4, 7)) * askew, -28, 28))
     cz, sz, cy, sy, cx, sx = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -131,16 +136,30 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
         )
         for _ in range(rng.poisson(0.8))
     )
+    if rng.random() < 0.03:  # an aneurysm clip
+        fillings += ((float(rng.uniform(-25, 25)), float(rng.uniform(-15, 5)), -15.0, float(rng.uniform(60, 250))),)
+    if rng.random() < 0.05:  # electrodes on the scalp
+        turn, up = rng.uniform(0, 2 * np.pi, 2), rng.uniform(10, 50, 2)
+        fillings += tuple(
+            (80 * float(np.cos(t)), 14 + 100 * float(np.sin(t)), float(u), float(rng.uniform(20, 60)))
+            for t, u in zip(turn, up, strict=True)
+        )
+    motion: tuple[float, float, float, float] | None = None
+    if rng.random() < 0.06:
+        first = float(rng.uniform(0, 0.9))
+        motion = (first, first + float(rng.uniform(0.05, 0.25)), float(rng.normal(0, 2.5)), float(rng.normal(0, 2.5)))
     return Scanner(
         pose=about_z @ about_y @ about_x,
         shift_mm=(x, y, z),
         noise_hu=float(rng.uniform(1.8, 5.5)),
-        kernel_mm=float(rng.uniform(0.45, 0.95)),
+        kernel_mm=float(rng.uniform(0.4, 1.05)),
         streaks=float(rng.uniform(0, 9)),
         offset_hu=float(rng.normal(0, 1.5)),
         gain=float(rng.normal(1.0, 0.02)),
         holder=bool(rng.random() < 0.7),
         fillings=fillings,
+        bandpass=float(rng.uniform(0.2, 0.75)),
+        motion=motion,
     )
 
 
@@ -151,7 +170,7 @@ def spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.G
     columns = (np.arange(grid.columns, dtype=np.float32)[None] - 0.5 * (grid.columns - 1)) * np.float32(grid.pixel_mm)
     x, y = columns + np.float32(grid.centre_xy_mm[0]), rows + np.float32(grid.centre_xy_mm[1])
     if scanner.holder:
-        bowl = np.abs(np.hypot(x * np.float32(0.9), y + 5) - np.float32(118)) - np.float32(2.5)
+        bowl = np.abs(np.hypot(x * np.float32(0.9), y - 6) - np.float32(118)) - np.float32(2.5)
         shell = (bowl < 0) & (y > 45) & (image < -500)
         image[shell] = np.where(np.abs(bowl[shell]) < 1, -850, 20)
     soft = (image > -200) & (image < 300)
@@ -159,7 +178,8 @@ def spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.G
     if scanner.streaks > 0:
         # Dark bands join dense bones along a row: the more bone a ray along x meets, the harder the beam.
         load = np.minimum(dense.sum(axis=1) * grid.pixel_mm / 50.0, 2.0).astype(np.float32)
-        band = np.sin(rows[:, 0] * np.float32(0.55) + np.float32(index)) * load * load
+        # The bar between the petrous bones (Hounsfield's) is dark, with finer streaks in it.
+        band = (np.sin(rows[:, 0] * np.float32(0.55) + np.float32(index)) - np.float32(0.7)) * load * load
         between = np.exp(-((x / 38) ** 2))
         image += soft * band[:, None] * between * np.float32(0.45 * scanner.streaks)
     for fx, fy, fz, strength in scanner.fillings:
@@ -173,18 +193,24 @@ def spoil(scanner: Scanner, image: F32, grid: Grid, index: int, rng: np.random.G
         star = np.sin(angle * 17 + np.sin(angle * 6) * 4) * np.exp(-distance / np.float32(45))
         image += soft * star * np.float32(strength)
         image[distance < 4] = 3000
+    at = index / max(len(grid.z_mm) - 1, 1)
+    if scanner.motion is not None and scanner.motion[0] <= at <= scanner.motion[1]:
+        shift = (scanner.motion[3] / grid.pixel_mm, scanner.motion[2] / grid.pixel_mm)
+        image *= np.float32(0.65)
+        image += np.float32(0.35) * ndimage.shift(image / np.float32(0.65), shift, order=1, cval=-1000)
+        soft = (image > -200) & (image < 300)
     image[soft] = image[soft] * np.float32(scanner.gain) + np.float32(scanner.offset_hu)
     bone_load = np.float32(1 + 1.2 * min(float(dense.mean()) / 0.25, 1.0))
     level = scanner.noise_hu * np.sqrt(5.0 / max(thickness, 1.5)) * (0.7 + 0.3 * bone_load)
-    profile = np.float32(0.75) + np.float32(0.35) * np.exp(-((x / 70) ** 2 + ((y + 5) / 85) ** 2))
-    image += np.float32(min(level, 9.0)) * profile * _noise(rng, grid, kernel_mm=scanner.kernel_mm)
+    profile = np.float32(0.75) + np.float32(0.35) * np.exp(-((x / 70) ** 2 + ((y - 6) / 88) ** 2))
+    image += np.float32(min(level, 9.0)) * profile * _noise(rng, grid, scanner)
 
 
-def _noise(rng: np.random.Generator, grid: Grid, *, kernel_mm: float) -> F32:
+def _noise(rng: np.random.Generator, grid: Grid, scanner: Scanner) -> F32:
     """Noise of unit variance for one slice (rows, columns), correlated by the kernel, with a band-pass like CT's."""
-    sigma = kernel_mm / grid.pixel_mm
+    sigma = scanner.kernel_mm / grid.pixel_mm
     white = rng.standard_normal((grid.rows, grid.columns), dtype=np.float32)
     fine = ndimage.gaussian_filter(white, sigma, mode="wrap", truncate=3)
-    fine -= np.float32(0.6) * ndimage.gaussian_filter(fine, 1.6 * sigma, mode="wrap", truncate=3)
+    fine -= np.float32(scanner.bandpass) * ndimage.gaussian_filter(fine, 1.6 * sigma, mode="wrap", truncate=3)
     out: F32 = fine / np.float32(fine.std() + 1e-9)
     return out

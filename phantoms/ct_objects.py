@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, XRayRadiationDos
 
 from ichor.uids import uid_of
 from phantoms.acquisition import Grid
+from phantoms.ct_vendors import HABITS, Habit
 
-HU_OFFSET = -1024
 _NOTE = "SYNTHETIC computer-made images, no patient. RESEARCH, not for diagnosis."
 
 
@@ -27,11 +27,15 @@ class StudyHeader:
     ----------
     key : text that all UIDs derive from; the same key gives the same UIDs.
     overrides : attribute keyword to value, set on every object last; None removes the attribute.
+    habit : whose headers these are.
+    hours_later : of a follow-up study, since the first one of this patient.
     """
 
     seed: int
     key: str
     overrides: Mapping[str, str | None]
+    habit: Habit = HABITS["plain"]
+    hours_later: float = 0.0
 
     def uid(self, *parts: str | int) -> str:
         """A UID of this study that depends on nothing but the key and `parts`."""
@@ -39,25 +43,28 @@ class StudyHeader:
 
     def data_set(self, *, sop_class: str, modality: str, series: str, series_number: int, instance: int) -> Dataset:
         """Patient, study, series and equipment attributes of one object, with its file meta information."""
-        day = (date(2024, 1, 1) + timedelta(days=self.seed % 365)).strftime("%Y%m%d")
+        start = datetime(2024, 1, 1, 10, 15) + timedelta(days=self.seed % 365, hours=self.hours_later)
+        birth = datetime(1935, 1, 1) + timedelta(days=self.seed * 37 % 18_000)
         ds = Dataset()
         ds.SpecificCharacterSet = "ISO_IR 100"
         ds.SOPClassUID = sop_class
         ds.SOPInstanceUID = self.uid(series, "instance", instance)
-        ds.StudyDate = ds.SeriesDate = ds.ContentDate = day
-        ds.StudyTime, ds.SeriesTime, ds.ContentTime = "101500", "101600", "101700"
-        ds.AccessionNumber = f"P{self.seed % 10**9:09d}"
+        ds.StudyDate, ds.StudyTime = _date_and_time(start)
+        ds.SeriesDate, ds.SeriesTime = _date_and_time(start + timedelta(minutes=1))
+        ds.ContentDate, ds.ContentTime = _date_and_time(start + timedelta(minutes=2))
+        ds.AccessionNumber = f"{'F' if self.hours_later else 'P'}{self.seed % 10**9:09d}"
         ds.Modality = modality
-        ds.Manufacturer = "Ichor phantoms"
+        ds.Manufacturer = self.habit.manufacturer
         ds.InstitutionName = "Synthetic"
-        ds.ManufacturerModelName = "Synthetic head CT"
+        ds.ManufacturerModelName = self.habit.model
         ds.DeviceSerialNumber = "1"
         ds.SoftwareVersions = "1"
         ds.ReferringPhysicianName = ""
         ds.StudyDescription = "SYNTHETIC head CT, no patient"
         ds.PatientName = "Phantom^Synthetic"
         ds.PatientID = f"PHANTOM-{self.seed}"
-        ds.PatientBirthDate = ""
+        ds.IssuerOfPatientID = "ICHOR PHANTOMS"
+        ds.PatientBirthDate = birth.strftime("%Y%m%d")
         ds.PatientSex = "O"
         ds.StudyInstanceUID = self.uid("study")
         ds.SeriesInstanceUID = self.uid(series, "series")
@@ -82,40 +89,44 @@ class StudyHeader:
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """How an axial series is named and shown."""
+    """How an axial series is named and shown; `kernel` is its place in `Habit.kernels`."""
 
     name: str
     number: int
     description: str
-    kernel: str
+    kernel: int
     window: tuple[int, int]
 
 
-SOFT = Reconstruction("soft", 2, "Head axial soft SYNTHETIC", "H30s", (40, 80))
-BONE = Reconstruction("bone", 3, "Head axial bone SYNTHETIC", "H70h", (600, 2800))
+SOFT = Reconstruction("soft", 2, "Head axial soft SYNTHETIC", 0, (40, 80))
+BONE = Reconstruction("bone", 3, "Head axial bone SYNTHETIC", 1, (600, 2800))
 
 
 def axial_images(
     header: StudyHeader, hu_zyx: npt.NDArray[np.int16], *, grid: Grid, kind: Reconstruction, count: bool
 ) -> list[Dataset]:
     """One CT Image per slice, feet to head; `count` writes Images in Acquisition (0020,1002)."""
+    habit = header.habit
     gaps = np.diff(np.asarray(grid.z_mm)) * grid.normal[2]
     even = gaps.size > 0 and float(np.ptp(gaps)) < 1e-3
     images: list[Dataset] = []
     for k, (plane, origin) in enumerate(zip(hu_zyx, grid.origins(), strict=True)):
-        ds = _ct_image(header, kind.name, kind.number, k + 1, ["ORIGINAL", "PRIMARY", "AXIAL"])
+        number = k + 1 if habit.headwards else len(hu_zyx) - k
+        ds = _ct_image(header, kind.name, kind.number, number, list(habit.image_type))
         ds.SeriesDescription = kind.description
-        ds.ConvolutionKernel = kind.kernel
+        ds.ConvolutionKernel = habit.kernels[kind.kernel]
         ds.SliceThickness = _text(grid.thickness_mm[k])
-        if even:
+        if even and habit.spacing:
             ds.SpacingBetweenSlices = _text(float(gaps.mean()))
         ds.GantryDetectorTilt = _text(grid.tilt_deg)
         ds.SliceLocation = _text(grid.z_mm[k])
         _place(ds, origin, (grid.row_direction, grid.column_direction), (grid.pixel_mm, grid.pixel_mm))
         if count:
             ds.ImagesInAcquisition = len(hu_zyx)
-        ds.WindowCenter, ds.WindowWidth = kind.window
-        _pixels(ds, plane)
+        centre, width = kind.window
+        ds.WindowCenter = [centre] * habit.windows if habit.windows > 1 else centre
+        ds.WindowWidth = [width] * habit.windows if habit.windows > 1 else width
+        _pixels(ds, plane, habit)
         images.append(header.finish(ds))
     return images
 
@@ -131,7 +142,7 @@ def localizer_image(
     directions = (np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0]))
     _place(ds, origin, directions, (pixel_mm, pixel_mm))
     ds.WindowCenter, ds.WindowWidth = -250, 1300
-    _pixels(ds, picture_zy)
+    _pixels(ds, picture_zy, HABITS["plain"])
     # A projection has no Hounsfield units (PS3.3 section C.8.2.1.1.1).
     ds.RescaleType = "US"
     return header.finish(ds)
@@ -151,7 +162,7 @@ def _ct_image(header: StudyHeader, series: str, number: int, instance: int, imag
     ds.Exposure = "300"
     ds.PatientPosition = "HFS"
     ds.AcquisitionNumber = number
-    ds.AcquisitionDate, ds.AcquisitionTime = ds.StudyDate, "101630"
+    ds.AcquisitionDate, ds.AcquisitionTime = ds.SeriesDate, ds.SeriesTime
     ds.FrameOfReferenceUID = header.uid("frame of reference")
     ds.PositionReferenceIndicator = ""
     ds.ImageComments = _NOTE
@@ -169,16 +180,28 @@ def _place(
     ds.PixelSpacing = [_text(v) for v in pixel_mm]
 
 
-def _pixels(ds: Dataset, hu: npt.NDArray[np.int16]) -> None:
+def _pixels(ds: Dataset, hu: npt.NDArray[np.int16], habit: Habit) -> None:
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows, ds.Columns = hu.shape
     ds.ReconstructionDiameter = _text(float(ds.PixelSpacing[0]) * hu.shape[0])
-    ds.BitsAllocated = ds.BitsStored = 16
-    ds.HighBit = 15
-    ds.PixelRepresentation = 1
-    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(HU_OFFSET), "1", "HU"
-    ds.PixelData = (hu - np.int16(HU_OFFSET)).astype("<i2").tobytes()
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, habit.bits_stored, habit.bits_stored - 1
+    ds.PixelRepresentation = int(habit.signed)
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(habit.intercept), "1", "HU"
+    stored = hu.astype(np.int32) - habit.intercept
+    if not habit.signed:
+        stored = np.clip(stored, 0, 2**habit.bits_stored - 1)
+    if habit.padding is not None:
+        row, column = np.ogrid[: hu.shape[0], : hu.shape[1]]
+        middle = (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
+        outside = (row - middle[0]) ** 2 + (column - middle[1]) ** 2 > (min(hu.shape) / 2) ** 2
+        stored = np.where(outside, habit.padding, stored)
+        ds.add_new("PixelPaddingValue", "SS", habit.padding)
+    ds.PixelData = stored.astype("<i2" if habit.signed else "<u2").tobytes()
+
+
+def _date_and_time(moment: datetime) -> tuple[str, str]:
+    return moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
 
 
 def dose_report(header: StudyHeader, *, scan_length_mm: float) -> Dataset:
@@ -248,7 +271,7 @@ def dose_report(header: StudyHeader, *, scan_length_mm: float) -> Dataset:
         _number(_code("113812", "Total Number of Irradiation Events"), 1.0, _unit("{events}", "events")),
         _number(_code("113813", "CT Dose Length Product Total"), ctdi * scan_length_mm / 10, _unit("mGy.cm")),
     ]
-    start, end = (ds.StudyDate + time for time in ("101600", "101700"))
+    start, end = ds.SeriesDate + ds.SeriesTime, ds.ContentDate + ds.ContentTime
     root = _container(
         _code("113701", "X-Ray Radiation Dose Report"),
         [

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from ichor.errors import ConfigError, NotBuilt
 from phantoms.acquisition import Grid
 from phantoms.bleeds import Bleed
 from phantoms.ct_objects import BONE, SOFT, StudyHeader, axial_images, dose_report, localizer_image
+from phantoms.ct_vendors import HABITS
+from phantoms.follow_up import followed_up
 from phantoms.head import Head, HeadModel, Lesion, sample
 
 KINDS = ("localizer", "soft", "bone", "dose")
@@ -24,6 +27,8 @@ FIELD_OF_VIEW_MM = 230.4
 # At most 5 mm: thicker heads are not measured, so few slices cover less of the head instead.
 _STEPS_MM = (5.0, 4.5, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.25, 1.0, 0.75, 0.625)
 _LATER = ("dwi", "dsc")
+_SLICES = 40
+_MADE_BY = "phantom.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,13 @@ def phantom_command(
     seed: int,
     out: Path,
     bleed: str = "random",
-    slices: int = 40,
+    slices: int | None = None,
     tilt: float = 0.0,
     gaps: str = "even",
+    vendor: str = "plain",
     followup_of: Path | None = None,
 ) -> Truth:
-    """What `ichor phantom KIND` does.
+    """What `ichor phantom KIND` does; `slices` None: 40, and in a follow-up such that its slices are of other thickness.
 
     Raises
     ------
@@ -74,15 +80,19 @@ def phantom_command(
         raise NotBuilt(f"phantom kind {kind!r} is not built yet; this version has ct-head")
     if kind != "ct-head":
         raise ConfigError(f"phantom kind {kind!r}: allowed is ct-head")
-    if followup_of is not None:
-        raise NotBuilt("--followup-of is not built yet")
+    if followup_of is not None and bleed != "random":
+        raise ConfigError(f"--bleed {bleed}: a follow-up has the haematomas of its first study; leave it out")
     wanted: str | float = bleed
     if bleed not in ("none", "random"):
         try:
             wanted = float(bleed)
         except ValueError:
             raise ConfigError(f"--bleed {bleed!r}: allowed are none, random or a volume in mL") from None
-    return write_ct_head(out, seed=seed, bleed=wanted, slices=slices, tilt=tilt, gaps=gaps)
+    if followup_of is not None:
+        return write_follow_up(out, first=followup_of, seed=seed, slices=slices, tilt=tilt, gaps=gaps, vendor=vendor)
+    return write_ct_head(
+        out, seed=seed, bleed=wanted, slices=_SLICES if slices is None else slices, tilt=tilt, gaps=gaps, vendor=vendor
+    )
 
 
 def write_ct_head(
@@ -97,8 +107,11 @@ def write_ct_head(
     matrix: int = 512,
     count: bool = True,
     header: Mapping[str, str | None] | None = None,
+    vendor: str = "plain",
 ) -> Truth:
     """Write `dicom/**.dcm`, `truth.json` and `truth.npz` below `out_dir`. The same arguments give the same bytes.
+
+    `phantom.json` beside them says what was asked for, so that a follow-up can be made (`write_follow_up`).
 
     Parameters
     ----------
@@ -112,37 +125,102 @@ def write_ct_head(
     matrix : rows and columns over 230.4 mm.
     count : write Images in Acquisition (0020,1002) in the axial series.
     header : attribute keyword to value (None removes it), set on every object last; no UID depends on it.
+    vendor : whose header habits, a key of `phantoms.ct_vendors.HABITS`; no UID depends on it.
 
     Raises
     ------
     ConfigError
         An argument that is not allowed, a volume that has no place in this head, or `dicom/` exists.
     """
-    _check(bleed=bleed, slices=slices, tilt=tilt, gaps=gaps, series=series, matrix=matrix)
+    _check(bleed=bleed, slices=slices, tilt=tilt, gaps=gaps, series=series, matrix=matrix, vendor=vendor)
+    model = _first_model(seed, bleed)
+    asked: dict[str, object] = {"seed": seed, "bleed": bleed, "slices": slices, "gaps": gaps, "matrix": matrix}
+    asked["followup"] = None
+    asked["patient"] = {k: v for k, v in (header or {}).items() if k.startswith(("Patient", "IssuerOf"))}
+    grid = study_grid(model, slices=slices, tilt=tilt, gaps=gaps, matrix=matrix)
+    key = json.dumps([seed, bleed, slices, tilt, gaps, matrix])
+    shared = StudyHeader(seed, key, dict(header or {}), HABITS[vendor])
+    return _write_study(out_dir, shared, model, grid, series=series, count=count, asked=asked)
+
+
+def write_follow_up(
+    out_dir: Path,
+    *,
+    first: Path,
+    seed: int,
+    slices: int | None = None,
+    tilt: float = 0.0,
+    gaps: str = "even",
+    series: Collection[str] = KINDS,
+    vendor: str = "plain",
+) -> Truth:
+    """Write a later study of the patient of the study in `first` (see `phantoms.follow_up.followed_up`).
+
+    Parameters are those of `write_ct_head`; `seed` draws the hours between, the growth and the new position, and
+    `slices` None gives slices of another thickness than the first study's.
+
+    Raises
+    ------
+    ConfigError
+        An argument that is not allowed, `first` is no folder of a first synthetic study, or no room to grow.
+    """
+    try:
+        asked = json.loads((first / _MADE_BY).read_text(encoding="ascii"))
+        first_seed, bleed, matrix = int(asked["seed"]), asked["bleed"], int(asked["matrix"])
+        before, patient = _step(int(asked["slices"]), str(asked["gaps"])), dict(asked["patient"])
+        again = asked["followup"] is not None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--followup-of {first}: not a folder that `ichor phantom ct-head` wrote") from error
+    if again:
+        raise ConfigError(f"--followup-of {first}: is a follow-up itself; name the first study")
+    count = slices if slices is not None else 55 if before == _STEPS_MM[0] else 33
+    _check(bleed=bleed, slices=count, tilt=tilt, gaps=gaps, series=series, matrix=matrix, vendor=vendor)
+    try:
+        model, hours = followed_up(_first_model(first_seed, bleed), seed=seed)
+    except ValueError as error:
+        raise ConfigError(f"--followup-of {first}: {error}") from error
+    grid = study_grid(model, slices=count, tilt=tilt, gaps=gaps, matrix=matrix)
+    key = json.dumps([first_seed, bleed, count, tilt, gaps, matrix, "follow-up", seed])
+    shared = StudyHeader(first_seed, key, patient, HABITS[vendor], hours_later=hours)
+    return _write_study(out_dir, shared, model, grid, series=series, count=True, asked={**asked, "followup": seed})
+
+
+def _first_model(seed: int, bleed: str | float) -> HeadModel:
+    wanted: Bleed | Literal["random"] | None
+    wanted = None if bleed == "none" else "random" if isinstance(bleed, str) else Bleed((float(bleed),))
+    try:
+        return HeadModel.draw(seed, bleed=wanted)
+    except ValueError as error:
+        raise ConfigError(f"--bleed {bleed}: {error}") from error
+
+
+def _write_study(
+    out_dir: Path,
+    shared: StudyHeader,
+    model: HeadModel,
+    grid: Grid,
+    *,
+    series: Collection[str],
+    count: bool,
+    asked: Mapping[str, object],
+) -> Truth:
     folder = out_dir / "dicom"
     if folder.exists():
         raise ConfigError(f"--out: {folder} exists already")
-    wanted: Bleed | str | None = None if bleed == "none" else bleed if isinstance(bleed, str) else Bleed((bleed,))
-    try:
-        model = HeadModel.draw(seed, bleed="random" if isinstance(wanted, str) else wanted)
-    except ValueError as error:
-        raise ConfigError(f"--bleed {bleed}: {error}") from error
-    grid = study_grid(model, slices=slices, tilt=tilt, gaps=gaps, matrix=matrix)
     head = sample(model, grid)
-    key = json.dumps([seed, bleed, slices, tilt, gaps, matrix])
-    shared = StudyHeader(seed, key, dict(header or {}))
     written = tuple(
         _write(folder / k, _data_sets(k, shared, model, head, count=count), k) for k in KINDS if k in series
     )
-    study_uid = (header or {}).get("StudyInstanceUID") or shared.uid("study")
+    study_uid = shared.overrides.get("StudyInstanceUID") or shared.uid("study")
     truth = Truth(study_uid, written, head.lesions, head)
     _write_truth(out_dir, truth)
+    (out_dir / _MADE_BY).write_text(json.dumps(asked, indent=2) + "\n", encoding="ascii")
     return truth
 
 
 def study_grid(model: HeadModel, *, slices: int, tilt: float, gaps: str, matrix: int) -> Grid:
     """The axial slices of a study: from above the vertex down, or about the head's middle where they are too few."""
-    step = next((s for s in _STEPS_MM if s * slices <= 165), _STEPS_MM[-1])
+    step = _step(slices, gaps)
     x, y, z = model.scanner.shift_mm
     distances = np.full(max(slices - 1, 0), step)
     if gaps == "uneven":
@@ -162,11 +240,21 @@ def study_grid(model: HeadModel, *, slices: int, tilt: float, gaps: str, matrix:
         z_mm=tuple(round(float(v), 3) for v in positions - positions[-1] + top),
         thickness_mm=tuple(float(v) for v in thickness),
         tilt_deg=tilt,
-        centre_xy_mm=(round(x, 3), round(y - 4, 3)),
+        centre_xy_mm=(round(x, 3), round(y + 5, 3)),
     )
 
 
-def _check(*, bleed: str | float, slices: int, tilt: float, gaps: str, series: Collection[str], matrix: int) -> None:
+def _step(slices: int, gaps: str) -> float:
+    # Of uneven slices a third lies at half the distance.
+    covered = slices * (5 / 6 if gaps == "uneven" else 1.0)
+    return next((s for s in _STEPS_MM if s * covered <= 165), _STEPS_MM[-1])
+
+
+def _check(
+    *, bleed: str | float, slices: int, tilt: float, gaps: str, series: Collection[str], matrix: int, vendor: str
+) -> None:
+    if vendor not in HABITS:
+        raise ConfigError(f"--vendor {vendor!r}: allowed are {', '.join(HABITS)}")
     if isinstance(bleed, str) and bleed not in ("none", "random"):
         raise ConfigError(f"--bleed {bleed!r}: allowed are none, random or a volume in mL")
     if not isinstance(bleed, str) and not 0.1 <= bleed <= 120:
@@ -231,7 +319,7 @@ def _write(folder: Path, data_sets: list[Dataset], kind: str) -> SeriesTruth:
 
 
 def _write_truth(out_dir: Path, truth: Truth) -> None:
-    """`truth.json` and `truth.npz`. `expands` is null: one scan does not say whether a haematoma will grow."""
+    """`truth.json` and `truth.npz`. `expands` is null without a haematoma and in a follow-up."""
     told = {
         "study_instance_uid": truth.study_instance_uid,
         "series": [{"series_instance_uid": s.series_instance_uid, "roles": list(s.roles)} for s in truth.series],
@@ -239,7 +327,7 @@ def _write_truth(out_dir: Path, truth: Truth) -> None:
             {"volume_ml": round(v.volume_ml, 4), "centre_lps_mm": [round(c, 3) for c in v.centre_lps_mm]}
             for v in truth.lesions
         ],
-        "expands": None,
+        "expands": truth.head.expands,
     }
     (out_dir / "truth.json").write_text(json.dumps(told, indent=2) + "\n", encoding="ascii")
     np.savez_compressed(

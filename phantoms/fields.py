@@ -39,10 +39,14 @@ class Waves:
 
     def __call__(self, xyz: F32) -> F32:
         """Value at points (3, n), as (n,)."""
-        angle = self.k @ xyz
-        angle += self.phase[:, None]
-        np.sin(angle, out=angle)
-        total: F32 = angle.sum(axis=0)
+        total = np.zeros(xyz.shape[1], np.float32)
+        # Wave by wave: the points stay in the cache, and no BLAS starts threads in the processes of a pool.
+        for k, phase in zip(self.k, self.phase, strict=True):
+            angle = k[0] * xyz[0]
+            angle += k[1] * xyz[1]
+            angle += k[2] * xyz[2]
+            angle += phase
+            total += np.sin(angle, out=angle)
         return total * np.float32(np.sqrt(2 / len(self.phase)))
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from phantoms.acquisition import Grid, Scanner, draw_scanner, spoil
 from phantoms.anatomy import tissue
 from phantoms.bleeds import Bleed, Haematoma, draw_bleed, place
+from phantoms.expansion import expansion_probability
 from phantoms.fields import F32, inside
 from phantoms.person import Person, draw_person, nominal
 
@@ -46,7 +48,10 @@ class Head:
     spacing_mm : (dz, dy, dx); dz is the mean distance of neighbouring slices along their normal.
     slice_positions_mm : (slices, 3) patient coordinates of each slice's first pixel.
     affine_lps : 4 x 4, (column, row, slice) to patient mm; with uneven gaps use `slice_positions_mm`.
-    grid : what was sampled. kernel_mm and noise_hu are the scanner's.
+    grid : what was sampled.
+    expands : whether the largest haematoma will expand (`phantoms.expansion`), None without a haematoma.
+    expansion_probability : what `expands` was drawn with; 0 without a haematoma.
+    signs : `phantoms.expansion.Signs.told` of the largest haematoma, empty without one.
     """
 
     hu_zyx: npt.NDArray[np.int16]
@@ -59,16 +64,30 @@ class Head:
     lesions: tuple[Lesion, ...]
     seed: int
     grid: Grid
+    expands: bool | None
+    expansion_probability: float
+    signs: Mapping[str, bool | float]
 
 
 @dataclass(frozen=True, slots=True)
 class HeadModel:
-    """One continuous head with its haematomas, lying in a scanner. The same for every grid it is sampled on."""
+    """One continuous head with its haematomas, lying in a scanner. The same for every grid it is sampled on.
+
+    `scan` is 0 for a first scan; follow-ups have other numbers and so other noise.
+    """
 
     seed: int
     person: Person
     scanner: Scanner
     haematomas: tuple[Haematoma, ...]
+    expands: bool | None = None
+    expansion_probability: float = 0.0
+    scan: int = 0
+
+    @property
+    def largest(self) -> Haematoma | None:
+        """The haematoma that the law of expansion is about."""
+        return max(self.haematomas, key=lambda one: one.wanted_ml, default=None)
 
     @classmethod
     def draw(cls, seed: int, *, bleed: Bleed | Literal["random"] | None = "random") -> HeadModel:
@@ -77,7 +96,13 @@ class HeadModel:
         person, scanner = draw_person(person_rng), draw_scanner(scanner_rng)
         wanted = draw_bleed(bleed_rng) if bleed == "random" else bleed
         haematomas = () if wanted is None else place(person, wanted, bleed_rng)
-        return cls(seed, person, scanner, haematomas)
+        model = cls(seed, person, scanner, haematomas)
+        largest = model.largest
+        if largest is None:
+            return model
+        p = expansion_probability(largest.signs, largest.wanted_ml)
+        fate = bool(np.random.default_rng([seed, 7]).random() < p)
+        return replace(model, expands=fate, expansion_probability=p)
 
 
 def make_head(
@@ -112,7 +137,13 @@ def training_grid(seed: int) -> Grid:
         base = np.arange(start, -25, thick / 2)
         z = np.concatenate([base, np.arange(base[-1] + 0.75 * thick, end, thick)])[:48]
         thickness = np.where(np.arange(len(z)) < len(base), thick / 2, thick)
+    elif rng.random() < 0.12:
+        z = start + np.concatenate([[0.0], np.cumsum(thick * rng.uniform(0.85, 1.15, len(z) - 1))])
     tilt = float(rng.uniform(-22, 22)) if rng.random() < 0.25 else 0.0
+    # Now and then part of the head lies outside the picture.
+    aside, back = rng.normal(0, 3), rng.normal(4, 4)
+    if rng.random() < 0.06:
+        aside, back = aside + rng.normal(0, 22), back + rng.normal(0, 22)
     return Grid(
         rows=240,
         columns=208,
@@ -120,7 +151,7 @@ def training_grid(seed: int) -> Grid:
         z_mm=tuple(float(v) for v in z),
         thickness_mm=tuple(float(v) for v in thickness),
         tilt_deg=tilt,
-        centre_xy_mm=(float(rng.normal(0, 3)), float(rng.normal(-6, 4))),
+        centre_xy_mm=(float(aside), float(back)),
     )
 
 
@@ -131,7 +162,7 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
     occupancy_zyx = np.zeros(shape, np.float16)
     mask_zyx = np.zeros(shape, np.uint8)
     brain_zyx = np.zeros(shape, np.bool_)
-    rng = np.random.default_rng([model.seed, 5, grid.rows, len(grid.z_mm)])
+    rng = np.random.default_rng([model.seed, 5, grid.rows, len(grid.z_mm), *([model.scan] if model.scan else [])])
     to_head = model.scanner.pose.T
     shift = np.asarray(model.scanner.shift_mm)
     column = (to_head @ grid.row_direction) * grid.pixel_mm
@@ -180,6 +211,9 @@ def sample(model: HeadModel, grid: Grid, *, clean: bool = False) -> Head:
         lesions=_lesions(mask_zyx, grid),
         seed=model.seed,
         grid=grid,
+        expands=model.expands,
+        expansion_probability=model.expansion_probability,
+        signs={} if model.largest is None else model.largest.signs.told(),
     )
 
 
@@ -206,6 +240,14 @@ def _thin(model: HeadModel, xyz: F32) -> tuple[F32, F32, list[F32]]:
     filled: list[F32] = []
     for one in haematomas:
         occupancy = np.zeros(xyz.shape[1], np.float32)
+        if one.flood is not None and found.ventricle is not None:
+            wet = np.flatnonzero(found.ventricle < 2)
+            if wet.size:
+                part = found.hu[wet]
+                q = nominal(model.person, np.ascontiguousarray(xyz[:, wet]))
+                flooded = one.flooded(part, q, found.ventricle[wet])
+                if flooded is not None:
+                    found.hu[wet], occupancy[wet] = part, flooded
         centre = np.asarray(one.centre) * np.asarray(model.person.scale)
         square = sum((xyz[a] - np.float32(centre[a])) ** 2 for a in range(3))
         near = np.flatnonzero((square < (one.reach() * 1.15 + 6) ** 2) & (found.depth > 0))
@@ -215,7 +257,7 @@ def _thin(model: HeadModel, xyz: F32) -> tuple[F32, F32, list[F32]]:
             part = found.hu[near]
             one.paint(part, q, distance)
             found.hu[near] = part
-            occupancy[near] = inside(distance, 0.8)
+            occupancy[near] = np.maximum(occupancy[near], inside(distance, 0.8))
         filled.append(occupancy)
     return found.hu, found.depth, filled
 

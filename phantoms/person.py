@@ -15,6 +15,7 @@ class Person:
 
     scale: Point
     skew: float
+    lumpy: float
     atrophy: float
     skull: float
     scalp: float
@@ -35,13 +36,16 @@ class Person:
     ventricle: tuple[float, float]
     bumps: tuple[Waves, Waves, Waves]
     thickness: Waves
-    folds: Waves
-    folia: Waves
+    gyri: tuple[Waves, Waves, Waves]
+    warp: float
+    shrink: float
+    shut: float
+    suture: float
     bundles: Waves
     septa: Waves
     patchy: Waves
     calcified: tuple[tuple[Point, Point, float], ...]
-    infarct: tuple[Point, Point, float] | None
+    infarcts: tuple[tuple[Point, Point, float], ...]
     scalp_blood: tuple[Point, Point, float] | None
     artery: tuple[float, float]
 
@@ -50,6 +54,8 @@ def draw_person(rng: np.random.Generator) -> Person:
     """Draw a person; the same generator state gives the same person."""
     size = rng.normal(1.0, 0.04)
     atrophy = float(rng.beta(1.6, 1.8))
+    # Normal-pressure hydrocephalus now and then: wide ventricles without wide sulci.
+    wide = float(-1.2 + 3.6 * atrophy + (rng.uniform(2, 5) if rng.random() < 0.06 else 0.0))
     calcified: list[tuple[Point, Point, float]] = []
 
     def calcify(
@@ -64,30 +70,42 @@ def draw_person(rng: np.random.Generator) -> Person:
             axes = rng.uniform(*radius) * rng.uniform(0.6, 1.5, 3)
             calcified.append((as_point(c), as_point(axes), float(rng.uniform(*hu))))
 
-    calcify(0.65, (0, 32, 4), (1.2, 3.0), (80, 350), both_sides=False)
-    calcify(0.60, (25, 36, 13), (1.5, 4.0), (60, 300), both_sides=True)
-    calcify(0.25, (20, -2, 1), (2.0, 5.5), (50, 160), both_sides=True)
-    calcify(0.10, (16, 52, -38), (2.0, 5.0), (50, 140), both_sides=True)
-    calcify(0.12, (12, 14, -62), (1.5, 2.5), (100, 400), both_sides=True)
+    calcify(0.65, (0, 30, 1), (1.2, 3.0), (80, 350), both_sides=False)
+    calcify(0.60, (26, 41, 11), (1.5, 4.0), (60, 300), both_sides=True)
+    calcify(0.25, (20, 2, 0), (2.0, 5.5), (50, 160), both_sides=True)
+    calcify(0.10, (16, 58, -35), (2.0, 5.0), (50, 140), both_sides=True)
+    calcify(0.12, (10, 28, -60), (1.5, 2.5), (100, 400), both_sides=True)
+    calcify(0.20, (10, -1, -24), (1.2, 2.5), (150, 700), both_sides=True)
+    if rng.random() < 0.04:
+        turn = rng.uniform(0, 2 * np.pi)
+        centre = np.array([60 * np.cos(turn), 16 + 78 * np.sin(turn), rng.uniform(15, 50)])
+        calcified.append((as_point(centre), as_point(rng.uniform(2, 8, 3)), float(rng.uniform(90, 500))))
     for _ in range(rng.poisson(0.5)):
-        y, z = rng.uniform(-60, 60), rng.uniform(30, 62)
+        y, z = rng.uniform(-50, 70), rng.uniform(40, 68)
         calcified.append(
             ((0.0, float(y), float(z)), as_point(rng.uniform((1, 2, 2), (2.5, 8, 5))), float(rng.uniform(80, 600)))
         )
-    infarct: tuple[Point, Point, float] | None = None
-    if rng.random() < 0.18:
+    infarcts: list[tuple[Point, Point, float]] = []
+    if rng.random() < 0.2:
         side = rng.choice([-1, 1])
-        centre = np.array([side * rng.uniform(20, 50), rng.uniform(-35, 60), rng.uniform(-5, 45)])
-        infarct = (as_point(centre), as_point(rng.uniform(5, 26, 3)), float(rng.uniform(6, 22)))
+        centre = np.array([side * rng.uniform(22, 56), rng.uniform(-40, 80), rng.uniform(-5, 50)])
+        infarcts.append((as_point(centre), as_point(rng.uniform(6, 28, 3)), float(rng.uniform(6, 24))))
+    if rng.random() < 0.12:
+        centre = np.array([rng.choice([-1, 1]) * rng.uniform(12, 40), rng.uniform(48, 85), rng.uniform(-50, -32)])
+        infarcts.append((as_point(centre), as_point(rng.uniform(4, 14, 3)), float(rng.uniform(8, 24))))
+    for _ in range(rng.poisson(0.6 * atrophy)):
+        centre = np.array([rng.choice([-1, 1]) * rng.uniform(9, 32), rng.uniform(-22, 22), rng.uniform(-4, 28)])
+        infarcts.append((as_point(centre), as_point(rng.uniform(1.8, 4.5, 3)), float(rng.uniform(6, 20))))
     scalp_blood: tuple[Point, Point, float] | None = None
     if rng.random() < 0.12:
         turn, up = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 1.0)
-        centre = np.array([79 * np.cos(turn) * np.cos(up), -2 + 97 * np.sin(turn) * np.cos(up), 3 + 84 * np.sin(up)])
+        centre = np.array([78 * np.cos(turn) * np.cos(up), 14 + 99 * np.sin(turn) * np.cos(up), 8 + 83 * np.sin(up)])
         scalp_blood = (as_point(centre), as_point(rng.uniform((10, 10, 8), (26, 26, 22))), float(rng.uniform(45, 75)))
     artery = tuple(float(rng.uniform(60, 78) if rng.random() < 0.08 else rng.uniform(38, 56)) for _ in range(2))
     return Person(
-        scale=as_point(size * rng.normal(1.0, (0.035, 0.035, 0.03))),
+        scale=as_point(size * rng.normal((0.93, 0.92, 0.92), (0.033, 0.033, 0.028))),
         skew=float(rng.normal(0, 0.03)),
+        lumpy=float(rng.uniform(0.8, 2.4)),
         atrophy=atrophy,
         skull=float(rng.uniform(4.5, 9.0)),
         scalp=float(rng.uniform(3.5, 8.0)),
@@ -105,23 +123,27 @@ def draw_person(rng: np.random.Generator) -> Person:
         leuko=float(rng.uniform(0, 10) * atrophy),
         air_cells=float(rng.uniform(-0.8, 0.8)),
         frontal_sinus=float(rng.uniform(0.0, 1.3)),
-        ventricle=(
-            float((0.7 + 1.0 * atrophy) * rng.uniform(0.85, 1.15)),
-            float((0.7 + 1.0 * atrophy) * rng.uniform(0.85, 1.15)),
-        ),
+        ventricle=(float(wide + rng.normal(0, 0.4)), float(wide + rng.normal(0, 0.4))),
         bumps=(
             Waves.draw(rng, 4, shortest_mm=80, longest_mm=170),
             Waves.draw(rng, 4, shortest_mm=80, longest_mm=170),
             Waves.draw(rng, 4, shortest_mm=80, longest_mm=170),
         ),
         thickness=Waves.draw(rng, 6, shortest_mm=15, longest_mm=70),
-        folds=Waves.draw(rng, 11, shortest_mm=17, longest_mm=27),
-        folia=Waves.draw(rng, 5, shortest_mm=5, longest_mm=9, stretch=(4, 1.6, 1)),
+        gyri=(
+            Waves.draw(rng, 4, shortest_mm=28, longest_mm=70),
+            Waves.draw(rng, 4, shortest_mm=28, longest_mm=70),
+            Waves.draw(rng, 4, shortest_mm=28, longest_mm=70),
+        ),
+        warp=float(rng.uniform(0.8, 1.9)),
+        shrink=float(0.985 + 0.045 * atrophy + rng.normal(0, 0.004)),
+        shut=float(0.36 - 0.26 * atrophy + rng.normal(0, 0.03)),
+        suture=float(rng.uniform(300, 700)),
         bundles=Waves.draw(rng, 7, shortest_mm=16, longest_mm=34, stretch=(1, 1, 5)),
         septa=Waves.draw(rng, 6, shortest_mm=5, longest_mm=10),
         patchy=Waves.draw(rng, 6, shortest_mm=12, longest_mm=45),
         calcified=tuple(calcified),
-        infarct=infarct,
+        infarcts=tuple(infarcts),
         scalp_blood=scalp_blood,
         artery=(artery[0], artery[1]),
     )
@@ -131,6 +153,6 @@ def nominal(person: Person, xyz: F32) -> F32:
     """Nominal coordinates of head points (3, n)."""
     q = xyz / np.asarray(person.scale, np.float32)[:, None]
     for axis in range(3):
-        q[axis] += np.float32(1.4) * person.bumps[axis](xyz)
+        q[axis] += np.float32(person.lumpy) * person.bumps[axis](xyz)
     q[0] += np.float32(person.skew) * q[1]
     return q

@@ -39,10 +39,12 @@ class Intracranial:
     ----------
     blocks_zyx : bool; a block covers `block` voxels each way, block (k, j, i) from voxel (k, j, i) * `block`.
     block : voxels of a block along slices, rows and columns.
+    bone_zyx : bool, blocks that hold a voxel of bone, inside or not.
     volume_ml : of the soft tissue in it.
     """
 
     blocks_zyx: npt.NDArray[np.bool_]
+    bone_zyx: npt.NDArray[np.bool_]
     block: tuple[int, int, int]
     volume_ml: float
 
@@ -93,7 +95,7 @@ def intracranial_space(volume: Volume) -> Intracranial:
         raise Unreadable(Reason.NO_BRAIN)
     # One block further: what touches the inner table is inside, too.
     grown = ndimage.binary_dilation(brain, structure=_PLANE) | ndimage.binary_fill_holes(brain)
-    return Intracranial(blocks_zyx=grown, block=block, volume_ml=brain_ml)
+    return Intracranial(blocks_zyx=grown, bone_zyx=peak > BONE_HU, block=block, volume_ml=brain_ml)
 
 
 _PLANE = np.zeros((3, 3, 3), dtype=bool)

@@ -18,14 +18,14 @@ SET = "set.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """All that one attempt gave, before it is stored. `recall_key`: where fresh findings go; None when recalled."""
+    """All that one attempt gave, before it is stored. ``fresh``: findings that were computed, and where they are kept."""
 
     findings: Findings
     sources: tuple[Instance, ...]
     objects: tuple[EncodedObject, ...]
     pictures: tuple[Drawn, ...]
     seconds: Mapping[str, float]
-    recall_key: str | None = None
+    fresh: tuple[tuple[str, Findings], ...] = ()
 
 
 def place(job_id: str, *, failed: bool = False) -> str:

@@ -11,6 +11,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from ichor import metrics
@@ -20,6 +21,7 @@ from ichor.encoding import Encoder
 from ichor.errors import IchorError, TransientError, UnknownMessage, WorkerFault
 from ichor.history import Study
 from ichor.history.projection import events, study_from
+from ichor.history.study import JobStatus
 from ichor.messages import (
     EVENTS,
     RESULTS,
@@ -39,10 +41,10 @@ from ichor.series.manifest import get_manifest
 from ichor.series.volume import build_volume as read_volume
 from ichor.store.findings import dump_findings
 from ichor.store.protocol import Blobs, SpoolReader
-from ichor.types import Job, JobState, Priority, ResultSet
+from ichor.types import Earlier, Job, JobState, Priority, ResultSet
 from pipelines.amends import predecessor_of
 from pipelines.attempt import Bench, BuildVolume, LoadManifest, attempt, not_analysed, with_queue
-from pipelines.results import Made, place, put_result_set, stored_set
+from pipelines.results import Made, place, put_result_set, set_of, stored_set
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,6 +56,8 @@ DRAIN_SECONDS = 8.0
 AWAY_SECONDS = 5.0  # before a job whose store or bus was away is tried again
 MOST_ATTEMPTS = 7  # a process that is killed again and again costs the job in hand an attempt each time
 LONGEST_PAUSE = 10.0
+EARLIER_SECONDS, EARLIER_PAUSE = 60.0, 0.5
+COMPARED_ATTEMPTS = 2
 
 
 def run_worker(
@@ -174,13 +178,19 @@ class Worker:
             metrics.JOBS.labels(job.pipeline, "superseded").inc()
             delivery.ack()
             return
+        if self._earlier_is_at_work(job, now=now, amends=predecessor is not None):
+            delivery.retry(EARLIER_PAUSE, reason="the scan that it is compared with is at work", count=False)
+            return
         # Before work starts, so that a job that kills its worker shows.
         self._publish(
             JobStarted(study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, at=now),
             job,
         )  # fmt: skip
         try:
-            made = self._work(delivery, lambda: attempt(self._bench, spec, job, predecessor=predecessor))
+            asked, earlier = self._to_compare(job, attempt=delivery.attempt)
+            made = self._work(
+                delivery, lambda: attempt(self._bench, spec, asked, predecessor=predecessor, earlier=earlier)
+            )
         except TransientError:
             raise
         except (WorkerFault, MemoryError) as error:
@@ -206,14 +216,36 @@ class Worker:
         self._remember(made)
         delivery.ack()
 
+    def _earlier(self, job: Job) -> JobStatus | None:
+        """The newest job on the scan that this one is compared with."""
+        if job.earlier is None or job.earlier.refusal is not None:
+            return None
+        study = study_from(events(self._bus, job.earlier.study_instance_uid))
+        return next((j for j in (study.jobs if study else ()) if j.pipeline == job.pipeline and j.current), None)
+
+    def _earlier_is_at_work(self, job: Job, *, now: float, amends: bool) -> bool:
+        """Whether to wait for a result to cite, and for findings that would be computed twice: not for long."""
+        earlier = self._earlier(job)
+        if earlier is None or now - job.queued_at > EARLIER_SECONDS:
+            return False
+        # Whoever has no answer yet does not wait for a job that waits itself.
+        return earlier.state is JobState.RUNNING or (amends and earlier.state is JobState.QUEUED)
+
+    def _to_compare(self, job: Job, *, attempt: int) -> tuple[Job, ResultSet | None]:
+        """The job and the result to cite. What goes wrong with another study must not cost this one its answer."""
+        earlier = self._earlier(job)
+        failed = earlier is not None and earlier.state is JobState.FAILED
+        if job.earlier is not None and job.earlier.refusal is None and (failed or attempt > COMPARED_ATTEMPTS):
+            return replace(job, earlier=Earlier(refusal=Reason.EARLIER_FAILED)), None
+        return job, None if earlier is None or earlier.done is None else set_of(earlier.done, self._bench.blobs)
+
     def _remember(self, made: Made) -> None:
         """Keep fresh findings for the same pixels under another identity; without them they are computed again."""
-        if made.recall_key is None:
-            return
-        try:
-            self._bench.blobs.put(made.recall_key, dump_findings(made.findings))
-        except OSError as error:
-            log.warning("findings are not kept for recall: %s", _reason(error))
+        for key, findings in made.fresh:
+            try:
+                self._bench.blobs.put(key, dump_findings(findings))
+            except OSError as error:
+                log.warning("findings are not kept for recall: %s", _reason(error))
 
     def _give_up(
         self, delivery: Delivery, job: Job, spec: PipelineSpec, *, study: Study | None, predecessor: ResultSet | None

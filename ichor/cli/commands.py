@@ -89,10 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=_seed, required=True, help="0 or more; the same seed gives the same head")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
     phantom.add_argument("--bleed", default="random", help="none, random (default), or mL in the whole head")
-    phantom.add_argument("--slices", type=int, default=40, help="axial slices (default 40); few show part of the head")
+    phantom.add_argument("--slices", type=int, help="axial slices (default 40); few show part of the head")
     phantom.add_argument("--tilt", type=float, default=0.0, metavar="DEG", help="gantry tilt (default 0)")
     phantom.add_argument("--gaps", choices=("even", "uneven"), default="even", help="distances of slices")
-    phantom.add_argument("--followup-of", type=Path, metavar="DIR", help="not built in this version")
+    phantom.add_argument(
+        "--vendor", default="plain", help="header habits: plain (default), siemens, ge, philips, canon"
+    )
+    phantom.add_argument(
+        "--followup-of", type=Path, metavar="DIR", help="a later study of the patient of the study that DIR holds"
+    )
     phantom.set_defaults(run=_phantom)
 
     why = commands.add_parser("why", parents=[settings], help="what happened to a study, series or object, and why")
@@ -130,18 +135,39 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", parents=[settings], help="is everything in place?")
     doctor.set_defaults(run=_doctor)
 
-    train = commands.add_parser("train", help="train a network on synthetic heads")
+    train = commands.add_parser("train", help="train a network on synthetic heads, or on your own labelled folder")
     train.add_argument("name", metavar="NAME", help="haematoma")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--minutes", type=float, default=45.0, help="wall clock that the learning rate follows")
-    train.add_argument("--steps", type=int, help="instead of minutes: exactly repeatable")
-    train.add_argument("--heads", type=int, default=240)
-    train.add_argument("--resume", action="store_true")
+    train.add_argument("--stage", choices=("segmentation", "expansion"), default="segmentation")
+    train.add_argument("--data", type=Path, metavar="DIR", help="labelled cases (docs/training.md); default: phantoms")
+    train.add_argument("--architecture", choices=("umamba", "nnunet"), default="umamba", help="of the segmentation")
+    train.add_argument("--config", choices=("demo", "paper"), default="demo", help="size of the network")
+    train.add_argument("--protocol", choices=("demo", "paper"), help="default: demo for phantoms, paper for --data")
+    train.add_argument("--seed", type=_seed, default=0)
+    train.add_argument("--minutes", type=float, help="wall clock that the learning rate follows (demo: 60)")
+    train.add_argument("--steps", type=int, help="instead of minutes: repeatable")
+    train.add_argument("--heads", type=int, help="synthetic heads to train on (320; expansion: 4000)")
+    train.add_argument("--pool", type=Path, metavar="DIR", help="where prepared cases are kept (default: in OUT)")
+    train.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    train.add_argument("--threads", type=int, default=2)
+    train.add_argument("--processes", type=int, default=2, help="that prepare cases before the training")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="measure a network on synthetic heads it was never trained on")
+    evaluate = commands.add_parser("evaluate", help="measure a network on heads it was never trained on")
     evaluate.add_argument("name", metavar="NAME", help="haematoma")
+    evaluate.add_argument(
+        "--data", type=Path, metavar="DIR", help="labelled cases; default: phantoms, against the goals"
+    )
+    evaluate.add_argument("--split", default="test", help="of the labelled cases: train, val, test or all")
+    evaluate.add_argument(
+        "--models", type=Path, metavar="DIR", help="folder of model files (default: the shipped ones)"
+    )
+    evaluate.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="figures, page and plots")
+    evaluate.add_argument("--heads", type=int, default=60, help="synthetic heads (acceptance: 60)")
+    evaluate.add_argument("--bleeds", type=int, default=200, help="synthetic bleeds for expansion (acceptance: 200)")
+    evaluate.add_argument("--card", action="store_true", help="write the figures into the models' cards, too")
     evaluate.set_defaults(run=_evaluate)
 
     engine = commands.add_parser("engine", parents=[settings], help="models, runtimes and their acceptance gate")
@@ -249,6 +275,7 @@ def _phantom(options: argparse.Namespace) -> int:
         slices=options.slices,
         tilt=options.tilt,
         gaps=options.gaps,
+        vendor=options.vendor,
         followup_of=options.followup_of,
     )
     volumes = ", ".join(f"{lesion.volume_ml:.1f} mL" for lesion in truth.lesions) or "none"
@@ -319,23 +346,15 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ichor.cli.models import train
+    from ichor.cli.training import run
 
-    return train(
-        options.name,
-        out=options.out,
-        seed=options.seed,
-        minutes=options.minutes,
-        steps=options.steps,
-        heads=options.heads,
-        resume=options.resume,
-    )
+    return run(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from ichor.cli.models import evaluate
+    from ichor.cli.evaluation import run
 
-    return evaluate(options.name)
+    return run(options)
 
 
 def _engine(options: argparse.Namespace) -> int:

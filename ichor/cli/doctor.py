@@ -212,10 +212,11 @@ def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Findi
 
 
 def _check_installed_models(folder: DataFolder) -> Iterator[Finding]:
-    from engines.catalogue import load_model, load_model_card
+    from engines.catalogue import has_model, load_model, load_model_card
     from ichor.pipeline import installed
 
-    names = list(dict.fromkeys(model for pipeline in installed() for model in pipeline.models))
+    wanted = [(*p.models, *(model for model in p.optional_models if has_model(model))) for p in installed()]
+    names = list(dict.fromkeys(model for models in wanted for model in models))
     with tempfile.TemporaryDirectory(prefix="ichor-doctor-") as temporary:
         place = folder.engines if os.access(folder.engines, os.R_OK | os.W_OK | os.X_OK) else Path(temporary)
         for name in names:

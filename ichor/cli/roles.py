@@ -289,7 +289,11 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
             blobs=FileBlobs(folder.blobs),
             spool=spool,
             pipelines=pipelines,
-            engines=load_engines([m for p in pipelines for m in p.models], folder.engines),
+            engines=load_engines(
+                [m for p in pipelines for m in p.models],
+                folder.engines,
+                optional=[m for p in pipelines for m in p.optional_models],
+            ),
             encoder=encoder,
             destinations=[d.name for d in settings.destinations],
             not_analysed_report=settings.study.not_analysed_report,

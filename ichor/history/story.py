@@ -24,6 +24,7 @@ from ichor.types import Grade, Job, SeriesStatus, Stage, unique
 _KINDS = {
     "segmentation": "segmentation",
     "parametric_map": "map",
+    "overlay": "overlay",
     "report": "structured report",
     "text_report": "text report",
 }
@@ -159,7 +160,13 @@ def _order(job: Job) -> str:
     inputs = ", ".join(
         f"series …{short(m.series_instance_uid)} ({images(m.instances)}) as {role}" for role, m in job.inputs.items()
     )
-    return f"The pipeline {job.pipeline} is queued ({job.priority}) with {inputs or 'no series'}"
+    text = f"The pipeline {job.pipeline} is queued ({job.priority}) with {inputs or 'no series'}"
+    if job.earlier is None:
+        return text
+    if job.earlier.refusal is not None:
+        return f"{text}; another scan under its Patient ID is not compared: {job.earlier.refusal}"
+    then = f"study …{short(job.earlier.study_instance_uid)}, {job.earlier.hours:.1f} h earlier"
+    return f"{text}, to be compared with the same patient's {then}"
 
 
 # --- work and send --------------------------------------------------------------------------------------------------
@@ -205,7 +212,7 @@ def _done(event: JobDone) -> list[Line]:
         )
     ]
     if event.objects:
-        kinds = ", ".join(_KINDS.get(o.kind, o.kind) for o in event.objects)
+        kinds = ", ".join(unique([_KINDS.get(o.kind, o.kind) for o in event.objects]))
         amends = " They amend the earlier result." if event.predecessor else ""
         whither = f"for {', '.join(event.destinations)}" if event.destinations else "(no destination is set)"
         text = f"{images(len(event.objects))} written {whither}: {kinds}.{amends}"

@@ -10,7 +10,18 @@ from ichor.clock import rfc3339
 from ichor.history.view import JobTrace, StudyView
 from ichor.messages import JobDone
 from ichor.reasons import Reason
-from ichor.types import DeliveryState, Job, JobState, Priority, ResultObject, SeriesStatus, Stage, StudyState, unique
+from ichor.types import (
+    DeliveryState,
+    Earlier,
+    Job,
+    JobState,
+    Priority,
+    ResultObject,
+    SeriesStatus,
+    Stage,
+    StudyState,
+    unique,
+)
 
 _FINAL_BAD = (DeliveryState.REFUSED, DeliveryState.HELD, DeliveryState.FAILED)
 
@@ -53,6 +64,7 @@ class JobStatus:
     measurements: tuple[tuple[str, float, str], ...]
     started_at: float | None
     done: JobDone | None
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +223,7 @@ def _job(view: StudyView, job_id: str, *, order: Job | None, pipeline: str, revi
         measurements=done.measurements if done else (),
         started_at=trace.started.at if trace.started else None,
         done=done,
+        earlier=order.earlier if order else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, Protocol
 from ichor.identity import DIGESTED
 from ichor.reasons import Reason
 from ichor.series import dialects, image_plane, object_kinds, pixels, rescale, sequence
+from ichor.series.dialects import classic, clock
 from ichor.series.digests import content_digest, half_digest, identity_digest
 from ichor.series.elements import HeaderError
 from ichor.series.header import Header, InflatesTooFar, Selection, inflated, walk_header
@@ -20,7 +21,7 @@ from ichor.uids import accession_digest
 MADE_BY = "ICHOR"
 
 _IMAGE_TYPE, _MODALITY, _MANUFACTURER, _ACCESSION = 0x00080008, 0x00080060, 0x00080070, 0x00080050
-_PATIENT_ID, _ISSUER = 0x00100020, 0x00100021
+_PATIENT_ID, _ISSUER, _BIRTH_DATE = 0x00100020, 0x00100021, 0x00100030
 _CONTRAST, _CONTRAST_SEQUENCE, _BODY_PART, _KERNEL = 0x00180010, 0x00180012, 0x00180015, 0x00181210
 _SERIES_NUMBER, _ACQUISITION, _INSTANCE, _TEMPORAL = 0x00200011, 0x00200012, 0x00200013, 0x00200100
 _REQUEST_SEQUENCE, _PRIORITY = 0x00400275, 0x00401003
@@ -39,7 +40,7 @@ _BINARY_COUNTS = frozenset({0x00209163, 0x00540081, 0x00540101})  # US; the othe
 
 _WANTED = frozenset(
     {
-        _IMAGE_TYPE, _MODALITY, _MANUFACTURER, _ACCESSION, _PATIENT_ID, _ISSUER, _CONTRAST, _CONTRAST_SEQUENCE,
+        _IMAGE_TYPE, _MODALITY, _MANUFACTURER, _ACCESSION, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _CONTRAST, _CONTRAST_SEQUENCE,
         _BODY_PART, _KERNEL, _SERIES_NUMBER, _ACQUISITION, _INSTANCE, _TEMPORAL, rescale.RESCALE_TYPE,
         _REQUEST_SEQUENCE, _PRIORITY, *_COUNTS, *DIGESTED,
     }
@@ -179,6 +180,12 @@ def _read(file: BinaryIO, *, stored: Stored, digest: bool, likeness: Likeness | 
         content_sha256=content,
         identity_sha256=identity_digest(values),
         patient_sha256=half_digest(values.stripped(_PATIENT_ID)) + half_digest(values.stripped(_ISSUER)),
+        birth_date_sha256=_birth_date(values),
+        acquired_at=clock.acquired_at(
+            date_time=values.text(classic.ACQUISITION_DATE_TIME),
+            date=values.text(classic.ACQUISITION_DATE),
+            time=values.text(classic.ACQUISITION_TIME),
+        ),
         accession_sha256=accession_digest(values.stripped(_ACCESSION)),
         priority=stored.priority(_stated_priority(values)),
         made_by_ichor=(manufacturer or "").upper() == MADE_BY,
@@ -232,6 +239,12 @@ def _frames_defect(dialect: Dialect, frames: tuple[Frame, ...], *, pixels: Pixel
 def _sequence(values: Values, *, image_type: tuple[str, ...]) -> SequenceFacts:
     first = values.items(sequence.PER_FRAME, most=1)
     return sequence.read_sequence(values, image_type=image_type, frame=first[0] if first else None)
+
+
+def _birth_date(values: Values) -> str | None:
+    """Of Patient ID and birth date together: of a date alone, every digest is known."""
+    patient, born = values.stripped(_PATIENT_ID), values.stripped(_BIRTH_DATE)
+    return half_digest(b"%d %s %s" % (len(patient), patient, born)) if patient and born else None
 
 
 def _contrast(values: Values) -> bool:

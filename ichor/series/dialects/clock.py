@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 
 _TM = re.compile(r"([01]\d|2[0-3]):?(?:([0-5]\d):?(?:([0-5]\d|60)(\.\d{1,6})?)?)?\Z")
 _DT = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,6})?)(?:[+-]\d{4})?\Z")
@@ -42,3 +42,19 @@ def days_after(day: str | None, *, since: str | None) -> int:
         return int((date.fromisoformat(day) - date.fromisoformat(since)).days == 1)
     except ValueError:
         return 0
+
+
+def acquired_at(*, date_time: str | None, date: str | None, time: str | None) -> float | None:
+    """Seconds since 1970 of Acquisition DateTime (0008,002A), else of Acquisition Date and Time; None where neither is whole.
+
+    As if the scanner's clock showed UTC: most headers name no zone, and scans of one patient within days are compared,
+    by clocks of one place.
+    """
+    match = _DT.match(date_time) if date_time else None
+    day, seconds = (match[1], seconds_of_time(match[2])) if match else (date, seconds_of_time(time))
+    if not day or seconds is None:
+        return None
+    try:
+        return datetime.strptime(day.replace(".", ""), "%Y%m%d").replace(tzinfo=UTC).timestamp() + seconds
+    except ValueError:
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ichor.pipeline import PipelineSpec
 from ichor.series.senders import Lesson, Sender
 from ichor.types import Findings, Grade
 from listener.assembly_store import AssemblyStore
+from listener.scans import Scan
 from listener.study import StudyAssembly
 from listener.view import view_of
 
@@ -159,3 +161,40 @@ def _make_old(path: Path) -> None:
     db.execute("DROP TABLE announced")
     db.commit()
     db.close()
+
+
+def test_scans_of_a_patient_are_found_by_time_and_copies_hide_none(tmp_path: Path) -> None:
+    store = AssemblyStore(tmp_path / "assembly.sqlite")
+    wanted = Scan(
+        study_instance_uid="1.2.100", pipeline="haematoma", patient="p" * 32, issuer="", birth_date=None,
+        acquired_at=1e9, received_at=5.0, about="", inputs={},
+    )  # fmt: skip
+
+    def keep(number: int, *, hours: float | None, received_at: float = 5.0, patient: str = "p" * 32) -> None:
+        study = empty()
+        study.uid = f"1.2.{number}"
+        at = None if hours is None else 1e9 + hours * 3600
+        scan = replace(
+            wanted, study_instance_uid=study.uid, acquired_at=at, received_at=received_at, patient=patient
+        )  # fmt: skip
+        study.scans["haematoma"], study.moved["haematoma"] = scan, (scan,)
+        store.save(study, due=None, announcements=0, outgoing=(), senders=())
+
+    for number in range(1, 41):
+        keep(number, hours=0)
+    for number, hours in ((51, -1), (52, -71), (53, -73), (54, 1), (55, 73), (56, None)):
+        keep(number, hours=hours)
+    keep(57, hours=None, received_at=5.0 + 80 * 3600)
+    keep(58, hours=-2, patient="q" * 32)
+    keep(100, hours=0)
+    before, after = store.scans_before(wanted, 72), store.scans_after(wanted, 72)
+    assert [scan.study_instance_uid for scan in before] == ["1.2.51", "1.2.52", "1.2.56"]
+    assert [scan.study_instance_uid for scan in after] == ["1.2.54", "1.2.56"]
+    again = empty()
+    again.uid = "1.2.51"
+    assert store.load(again) is not None
+    assert again.scans["haematoma"] == before[0]
+    again.moved["haematoma"] = (again.scans.pop("haematoma"),)
+    store.save(again, due=None, announcements=0, outgoing=(), senders=())
+    assert [scan.study_instance_uid for scan in store.scans_before(wanted, 72)] == ["1.2.52", "1.2.56"]
+    store.close()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from unit.console.conftest import Desk
-from unit.history.made import T0, assembled, delivery, done, failed, series, started, uid, whole_way
+from unit.history.made import T0, assembled, delivery, done, failed, job, series, started, uid, whole_way
 
 from console import words
 from ichor.messages import ReceiveRefused
 from ichor.store.receipts import Lane, Waiting
-from ichor.types import Evidence, Grade, SeriesStatus
+from ichor.types import Earlier, Evidence, Grade, SeriesStatus
 
 NASTY = "<script>alert(1)</script>&\"'"
 
@@ -49,6 +50,27 @@ def test_one_study_shows_steps_evidence_results_and_history(desk: Desk) -> None:
         uid(1, 901, 1), "2 Jan 2026, 03:03:04 UTC",
     ):  # fmt: skip
         assert wanted in text, wanted
+
+
+def test_a_compared_study_leads_to_the_earlier_one(desk: Desk) -> None:
+    pictures = (("k", "Haematoma outlined"), ("p", "6.2 h earlier: 20.1 mL; now: 28.4 mL; slice 9 of 40"))
+    order = replace(job(1), earlier=Earlier(study_instance_uid=uid(2), hours=6.24))
+    growth = (("haematoma_growth", 8.31, "mL"), ("haematoma_growth_percent", 41.3, "%"))
+    desk.tell(assembled(1, jobs=(order,)), started(1), replace(done(1, pictures=pictures), measurements=growth))
+    text = desk.client().get(f"/studies/{uid(1)}").text
+    assert "6.2 h before this one" in text
+    assert f'href="/studies/{uid(2)}"' in text
+    assert "Growth since the earlier CT" in text
+    assert "41.3 %" in text
+    assert "6.2 h earlier: 20.1 mL; now: 28.4 mL" in text
+
+
+def test_a_scan_that_is_not_compared_is_said_with_its_reason(desk: Desk) -> None:
+    order = replace(job(1), earlier=Earlier(refusal="the patients' birth dates differ"))
+    desk.tell(assembled(1, jobs=(order,)), started(1), done(1))
+    text = desk.client().get(f"/studies/{uid(1)}").text
+    assert "Another scan under this Patient ID is not compared: the patients" in text
+    assert "before this one" not in text
 
 
 def test_not_analysed_says_why(desk: Desk) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import highdicom
@@ -14,8 +17,8 @@ from pydicom.dataset import Dataset
 from unit.dicom_out.samples import FRAME, SERIES, SLICES, STUDY, Sample, make_sample, none_found, not_analysed
 
 from dicom_out.encoder import DicomEncoder
-from ichor.encoding import EncodedObject
-from ichor.types import Findings, ResultObject, ResultSet
+from ichor.encoding import EncodedObject, Overlay
+from ichor.types import Code, Findings, ParametricMap, ResultObject, ResultSet
 from ichor.uids import uid_of
 
 
@@ -205,6 +208,97 @@ def test_map_stores_the_values_of_its_frames_only(sample: Sample) -> None:
     assert len(mapping.LUTLabel) <= 16
 
 
+def with_attention(sample: Sample) -> Findings:
+    values = np.zeros(sample.volume.array_zyx.shape, np.float32)
+    values[2:5, 11:18, 9:16] = 0.5
+    attention = ParametricMap(
+        label="Attention for expansion", values_zyx=values, unit=sample.findings.maps[0].unit,
+        quantity=Code(value="130403", scheme="DCM", meaning="Gradient-weighted class activation"),
+        derivation=sample.findings.maps[0].derivation,
+    )  # fmt: skip
+    return dataclasses.replace(sample.findings, maps=(*sample.findings.maps, attention))
+
+
+def drawn() -> list[Overlay]:
+    rng = np.random.default_rng(0)
+    return [
+        Overlay(
+            rgb_yx=rng.integers(0, 255, (30, 25, 3), np.uint8), slice=k, middle=k == 3, caption=f"Attention; slice {k}"
+        )
+        for k in (2, 3, 4)
+    ]
+
+
+def test_an_attention_map_has_its_own_series_and_its_values_on_the_slices_that_hold_it(sample: Sample) -> None:
+    findings = with_attention(sample)
+    encoded = DicomEncoder(sample.spool, software_version="0.1.0").encode(
+        findings, job=sample.job, sources=sample.sources, volume=sample.volume, predecessor=None
+    )
+    probability, attention = (read(o) for o in encoded if o.kind == "parametric_map")
+    assert probability.SeriesInstanceUID != attention.SeriesInstanceUID
+    assert (probability.SeriesNumber, probability.InstanceNumber) != (attention.SeriesNumber, attention.InstanceNumber)
+    assert attention.SeriesDescription.endswith("Attention for expansion")
+    values = np.frombuffer(attention.FloatPixelData, np.float32).reshape(-1, attention.Rows, attention.Columns)
+    assert np.array_equal(values, findings.maps[1].values_zyx[2:5])
+    mapping = attention.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
+
+
+def overlay_objects(sample: Sample, **changed: object) -> list[EncodedObject]:
+    arguments = {
+        "job": sample.job, "sources": sample.sources, "volume": sample.volume, "predecessor": None,
+        "overlays": drawn(),
+    } | changed  # fmt: skip
+    encoder = DicomEncoder(sample.spool, software_version="0.1.0")
+    return encoder.encode(with_attention(sample), **arguments)  # type: ignore[arg-type]
+
+
+def test_overlays_are_pictures_of_one_series_that_cite_the_slices_they_show(sample: Sample) -> None:
+    encoded = overlay_objects(sample)
+    assert [o.kind for o in encoded] == [
+        "segmentation",
+        "report",
+        "text_report",
+        *["overlay"] * 3,
+        *["parametric_map"] * 2,
+    ]
+    images = [read(o) for o in encoded if o.kind == "overlay"]
+    assert len({i.SeriesInstanceUID for i in images}) == 1
+    assert [i.InstanceNumber for i in images] == [1, 2, 3]
+    for image, overlay in zip(images, drawn(), strict=True):
+        assert image.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+        assert np.array_equal(image.pixel_array, overlay.rgb_yx)
+        assert image.ImageType[:2] == ["DERIVED", "SECONDARY"]
+        assert list(image.PatientOrientation) == ["L", "P"]
+        (source,) = image.SourceImageSequence
+        assert source.ReferencedSOPInstanceUID == sample.sources[overlay.slice].sop_instance_uid
+        assert image.PatientID == "P1"
+        assert "RESEARCH" in image.ImageComments
+        assert image.BurnedInAnnotation == "NO"
+        assert "ImagePositionPatient" not in image
+    assert [o.data for o in overlay_objects(sample)] == [o.data for o in encoded]
+    (study,) = read(encoded[1]).CurrentRequestedProcedureEvidenceSequence
+    listed = {r.ReferencedSOPInstanceUID for s in study.ReferencedSeriesSequence for r in s.ReferencedSOPSequence}
+    assert {str(i.SOPInstanceUID) for i in images} <= listed
+
+
+def test_dciodvfy_finds_nothing_wrong_with_overlay_and_attention_map(sample: Sample, tmp_path: Path) -> None:
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
+    for number, encoded in enumerate(overlay_objects(sample)):
+        if encoded.kind not in ("overlay", "parametric_map"):
+            continue
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(encoded.data)
+        said = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60, check=False)
+        lines = (said.stdout + said.stderr).splitlines()
+        assert [line for line in lines if line.startswith("Error")] == []
+        # The tool's table of 2022 does not know QUANTITY as value 4 of Image Type, nor our private scheme.
+        told = [line for line in lines if line.startswith("Warning") and not re.search("QUANTITY|99ICHOR", line)]
+        assert told == []
+
+
 def test_report_tells_each_lesion_on_its_segment_and_as_an_outline(sample: Sample) -> None:
     objects = encode(sample)
     report = read(objects["report"])
@@ -224,10 +318,12 @@ def test_report_tells_each_lesion_on_its_segment_and_as_an_outline(sample: Sampl
         for item in items(report, "118565006")
     }
     assert values["Voxel count"] == pytest.approx(sample.voxel_ml, rel=1e-8)
-    (probability,) = items(report, "EXPANSION_24H")
-    measured = probability.MeasuredValueSequence[0]
-    assert float(measured.NumericValue) == pytest.approx(37.0)
-    assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+    # On the segment, and beside the outline, where viewers show it.
+    on_segment, beside_outline = items(report, "EXPANSION_24H")
+    for probability in (on_segment, beside_outline):
+        measured = probability.MeasuredValueSequence[0]
+        assert float(measured.NumericValue) == pytest.approx(37.0)
+        assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
     tracking = {item.UID for item in items(report, "112040")}
     assert tracking == {read(objects["segmentation"]).SegmentSequence[0].TrackingUID}
 

@@ -9,6 +9,7 @@ import pytest
 
 from engines.catalogue import MODELS, load_model, load_model_card
 from engines.onnx_runtime import OnnxRuntime
+from ichor.cli.models import load_engines
 from ichor.errors import CannotStart
 
 
@@ -74,3 +75,9 @@ def test_the_shipped_model_is_whole_small_and_says_what_it_is() -> None:
     assert card.facts["use"] == "RESEARCH"
     assert card.facts["command"].startswith("ichor train haematoma --seed ")
     assert OnnxRuntime(card.path, threads=1).input_shapes == {"hu": (1, 1, 12, 224, 192)}
+
+
+def test_an_optional_model_that_is_not_installed_is_left_out(tmp_path: Path) -> None:
+    assert load_engines([], tmp_path, optional=["no-such-phantom"]) == {}
+    with pytest.raises(CannotStart, match="no-such-phantom"):
+        load_engines(["no-such-phantom"], tmp_path)

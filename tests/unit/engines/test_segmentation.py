@@ -11,6 +11,7 @@ from engines.onnx_runtime import OnnxRuntime
 from engines.segmentation import INTRACRANIAL, Segmenter, segment
 from ichor.arrays import Volume
 from ichor.errors import Unreadable
+from ichor.reasons import Reason
 
 Head = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -123,7 +124,7 @@ def test_slices_that_are_not_axial_are_refused_with_a_reason(runtime: OnnxRuntim
     volume = replace(axial(head(4, (60, 60), spacing=1.0)[0], spacing=1.0), column_lps=np.array([0, 0, -1.0]))
     with pytest.raises(Unreadable) as refused:
         Segmenter("threshold", runtime).segment(volume)
-    assert refused.value.reason == "slices are not axial"
+    assert refused.value.reason == Reason.NOT_AXIAL
 
 
 def test_the_engine_says_what_computed(runtime: OnnxRuntime) -> None:

@@ -1,32 +1,39 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from engines.cases import CasePool, TrainingCase
-from engines.network import NetworkConfig
+from engines.cases import CasePool, PooledCase, TrainingCase
+from engines.loss import haematoma_loss
+from engines.networks.umamba import UMambaConfig
 from engines.patches import draw_batch
-from engines.training import TrainingOptions, load_network, train
+from engines.training import PAPER_PROTOCOL, TrainingOptions, load_network, train, with_intensities_of
+from ichor.errors import CannotStart
 
-OPTIONS = TrainingOptions(
-    seed=5,
-    steps=6,
-    heads=3,
-    validation_heads=1,
-    network=NetworkConfig(widths=(4, 6), flat_levels=1),
+NETWORK = UMambaConfig(
     patch_zyx=(4, 32, 32),
-    small_patch_zyx=(4, 16, 16),
-    threads=1,
-    processes=1,
-    checkpoint_seconds=1e9,
+    features=(4, 6),
+    kernels=((1, 3, 3), (3, 3, 3)),
+    strides=((1, 1, 1), (2, 2, 2)),
+    blocks=(1, 1),
+    decoder_blocks=(1,),
+    stem_blocks=0,
+    packed=True,
+    outputs=2,
+)
+OPTIONS = TrainingOptions(
+    seed=5, steps=6, network=NETWORK, small_patch_zyx=(4, 16, 16), precision="f32", threads=1, checkpoint_seconds=1e9
 )
 
 
-def disc(seed: int) -> TrainingCase:
+def disc(key: str) -> TrainingCase:
     """A dense disc with a denser one in it; every third has none."""
+    seed = int(key)
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:48, :40]
     hu = np.full((6, 48, 40), -1000.0)
@@ -36,7 +43,19 @@ def disc(seed: int) -> TrainingCase:
     if seed % 3:
         occupancy[1:4, 20:27, 14:21] = 1
     hu = hu + 30 * occupancy + rng.normal(0, 3, hu.shape)
-    return TrainingCase(hu.astype(np.int16), occupancy, brain, (5.0, 1.0, 1.0))
+    return TrainingCase(hu.astype(np.int16), occupancy, brain if seed != 4 else None, (5.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[PooledCase]:
+    pool = CasePool(tmp_path_factory.mktemp("pool"), disc)
+    keys = [str(seed) for seed in range(6)]
+    pool.fill(keys, processes=1, report=silent)
+    return [pool.load(key) for key in keys]
+
+
+def silent(_: str) -> None:
+    pass
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -47,8 +66,8 @@ class Stopped(Exception):
     pass
 
 
-def test_a_training_that_was_cut_off_ends_with_the_very_same_weights(tmp_path: Path) -> None:
-    whole = train(disc, tmp_path / "whole", options=OPTIONS, report=lambda _: None)
+def test_a_training_that_was_cut_off_ends_with_the_very_same_weights(cases: list[PooledCase], tmp_path: Path) -> None:
+    whole = train(cases[:3], cases[4:5], tmp_path / "whole", options=OPTIONS, report=silent)
     lines: list[str] = []
 
     def stop(line: str) -> None:
@@ -57,64 +76,126 @@ def test_a_training_that_was_cut_off_ends_with_the_very_same_weights(tmp_path: P
             raise Stopped
 
     ticks = iter(np.arange(0, 1000, 0.5))
-    impatient = TrainingOptions(**{**fields(OPTIONS), "checkpoint_seconds": 1.4})
+    impatient = replace(OPTIONS, checkpoint_seconds=1.4)
     with pytest.raises(Stopped):
-        train(disc, tmp_path / "cut", options=impatient, report=stop, clock=lambda: float(next(ticks)))
-    resumed = train(disc, tmp_path / "cut", options=OPTIONS, resume=True, report=lines.append)
-    assert any(line.startswith("resumed at step 3 ") for line in lines)
+        train(cases[:3], cases[4:5], tmp_path / "cut", options=impatient, report=stop, clock=lambda: float(next(ticks)))
+    resumed = train(cases[:3], cases[4:5], tmp_path / "cut", options=OPTIONS, resume=True, report=lines.append)
+    assert any(line.startswith("resumed at step ") for line in lines)
     assert (whole.steps, resumed.steps) == (6, 6)
     first, second = weights(whole.checkpoint), weights(resumed.checkpoint)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (tmp_path / "cut" / "early_look.png").stat().st_size > 100
 
 
-def fields(options: TrainingOptions) -> dict[str, object]:
-    return {name: getattr(options, name) for name in options.__slots__}
+def test_training_learns_what_is_denser(cases: list[PooledCase], tmp_path: Path) -> None:
+    lines: list[str] = []
+    options = replace(OPTIONS, steps=150, learning_rate=3e-2, ema_decay=0.8, small_patch_zyx=None)
+    train(cases, cases[1:3], tmp_path, options=options, report=lines.append)
+    (look,) = (line for line in lines if line.startswith("look"))
+    scores = [float(word) for word in look.split(";")[0].split()[5:]]
+    assert min(scores) > 0.4, look
 
 
-def test_a_checkpoint_of_another_training_is_not_continued(tmp_path: Path) -> None:
-    train(disc, tmp_path, options=TrainingOptions(**{**fields(OPTIONS), "steps": 1}), report=lambda _: None)
-    other = TrainingOptions(**{**fields(OPTIONS), "seed": 6})
-    with pytest.raises(ValueError, match="seed 5"):
-        train(disc, tmp_path, options=other, resume=True, report=lambda _: None)
+def test_a_line_a_minute_tells_loss_and_dice_on_heads_that_are_not_trained_on(
+    cases: list[PooledCase], tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    ticks = iter(np.arange(0, 1000, 10.0))
+    train(cases[:3], cases[4:5], tmp_path, options=replace(OPTIONS, steps=20), report=lines.append,
+          clock=lambda: float(next(ticks)))  # fmt: skip
+    told = [line for line in lines if line.startswith("step ")]
+    assert 3 <= len(told) <= 6
+    assert all("dice" in line and "held-out Dice 0." in line for line in told)
 
 
-def test_the_schedule_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_not_continued(cases: list[PooledCase], tmp_path: Path) -> None:
+    train(cases, [], tmp_path, options=replace(OPTIONS, steps=1), report=silent)
+    with pytest.raises(CannotStart, match="seed 5"):
+        train(cases, [], tmp_path, options=replace(OPTIONS, seed=6), resume=True, report=silent)
+
+
+def test_the_schedule_ends_when_its_minutes_are_over(cases: list[PooledCase], tmp_path: Path) -> None:
     ticks = iter(np.arange(0, 10_000, 6.0))
-    options = TrainingOptions(**{**fields(OPTIONS), "steps": None, "minutes": 0.5})
-    result = train(disc, tmp_path, options=options, report=lambda _: None, clock=lambda: float(next(ticks)))
-    assert result.steps == 5
-    assert result.minutes == pytest.approx(0.5)
+    options = replace(OPTIONS, steps=None, minutes=0.5)
+    result = train(cases, [], tmp_path, options=options, report=silent, clock=lambda: float(next(ticks)))
+    assert result.steps < 6
+    assert result.minutes >= 0.5
+
+
+def test_a_step_that_bfloat16_cannot_take_is_taken_in_float32(
+    cases: list[PooledCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engines import training
+
+    run = training._Run.begin(replace(OPTIONS, precision="bf16"))
+    inputs, targets = draw_batch(cases, shape_zyx=(4, 32, 32), batch=1, seed=1, step=0)
+    real = training._Run._gradient
+    tried: list[str] = []
+
+    def failing(self: training._Run, inputs: torch.Tensor, targets: torch.Tensor, *, precision: str) -> Any:
+        tried.append(precision)
+        return None if precision == "bf16" else real(self, inputs, targets, precision=precision)
+
+    monkeypatch.setattr(training._Run, "_gradient", failing)
+    run.descend(inputs, targets)
+    assert tried == ["bf16", "f32"]
+    assert run.repeated == 1
+    assert all(torch.isfinite(p).all() for p in run.network.parameters())
+
+
+def test_the_papers_protocol_trains_a_network_with_deep_supervision(cases: list[PooledCase], tmp_path: Path) -> None:
+    network = replace(NETWORK, packed=False, outputs=1, zscore=(0.0, 1.0, 0.0, 1.0), deep_supervision=True)
+    network = with_intensities_of(network, cases)
+    assert network.zscore is not None
+    low, high, mean, spread = network.zscore
+    assert 50 < low < 62 < mean < 68 < high < 80
+    assert 2 < spread < 4
+    options = TrainingOptions(**{**PAPER_PROTOCOL, "steps": 2}, seed=1, network=network, precision="f32", threads=1)
+    result = train(cases, cases[1:2], tmp_path, options=options, report=silent)
+    state = torch.load(result.checkpoint, weights_only=True)
+    assert all(torch.equal(state["ema"][name], state["network"][name]) for name in state["ema"])
+    group = state["optimizer"]["param_groups"][0]
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.99, True, 3e-5)
+    assert group["lr"] == pytest.approx(1e-3 * 0.5**0.9)
+
+
+def test_what_is_not_known_to_be_inside_the_skull_does_not_count() -> None:
+    logits, targets = torch.randn(1, 2, 2, 8, 8), torch.zeros(1, 2, 2, 8, 8)
+    targets[:, 1] = -1
+    assert haematoma_loss(logits, targets).intracranial == 0
+    targets[:, 1, 0] = 1
+    half = haematoma_loss(logits, targets).intracranial
+    other = logits.clone()
+    other[:, 1, 1] = 50.0
+    assert haematoma_loss(other, targets).intracranial == pytest.approx(half)
 
 
 def test_a_head_that_was_made_is_not_made_again(tmp_path: Path) -> None:
-    made: list[int] = []
+    made: list[str] = []
 
-    def counting(seed: int) -> TrainingCase:
-        made.append(seed)
-        return disc(seed)
+    def counting(key: str) -> TrainingCase:
+        made.append(key)
+        return disc(key)
 
-    CasePool(tmp_path, counting).fill([1, 2], processes=1, report=lambda _: None)
+    CasePool(tmp_path, counting).fill(["1", "2"], processes=1, report=silent)
     pool = CasePool(tmp_path, counting)
-    pool.fill([1, 2, 3], processes=1, report=lambda _: None)
-    assert made == [1, 2, 3]
-    case, expected = pool.load(2), disc(2)
+    pool.fill(["1", "2", "3"], processes=1, report=silent)
+    assert made == ["1", "2", "3"]
+    case, expected = pool.load("2"), disc("2")
     np.testing.assert_array_equal(case.hu_zyx, expected.hu_zyx)
     np.testing.assert_array_equal(case.occupancy_zyx >= 128, expected.occupancy_zyx >= 0.5)
     np.testing.assert_array_equal(case.intracranial_zyx, expected.intracranial_zyx)
     assert case.bleeding_slices.tolist() == [1, 2, 3]
 
 
-def test_batches_come_from_seed_and_step_alone_and_bleeds_are_common(tmp_path: Path) -> None:
-    pool = CasePool(tmp_path, disc)
-    pool.fill(range(6), processes=1, report=lambda _: None)
-    cases = [pool.load(seed) for seed in range(6)]
-    first, again = (draw_batch(cases, shape_zyx=(4, 24, 24), batch=2, seed=1, step=9) for _ in range(2))
+def test_batches_come_from_seed_and_step_alone_and_bleeds_are_common(cases: list[PooledCase]) -> None:
+    known = [case for case in cases if case.key != "4"]
+    first, again = (draw_batch(known, shape_zyx=(4, 24, 24), batch=2, seed=1, step=9) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     bleeding = 0
     for step in range(40):
-        inputs, targets = draw_batch(cases, shape_zyx=(4, 24, 24), batch=1, seed=1, step=step)
+        inputs, targets = draw_batch(known, shape_zyx=(4, 24, 24), batch=1, seed=1, step=step)
         assert inputs.shape == (1, 1, 4, 24, 24)
         assert targets.shape == (1, 2, 4, 24, 24)
         blood, brain = targets[0, 0] > 0.5, (inputs[0, 0] > -10) & (targets[0, 1] > 0.5)
@@ -122,3 +203,9 @@ def test_batches_come_from_seed_and_step_alone_and_bleeds_are_common(tmp_path: P
         assert not inner.any()
         bleeding += bool(blood.any())
     assert 20 <= bleeding <= 36
+
+
+def test_patches_of_a_case_without_a_skull_label_say_so(cases: list[PooledCase]) -> None:
+    _, targets = draw_batch([cases[4]], shape_zyx=(4, 24, 24), batch=8, seed=1, step=0)
+    # 0 beyond the scan and at edges that were cut off.
+    assert set(torch.unique(targets[:, 1]).tolist()) == {-1.0, 0.0}

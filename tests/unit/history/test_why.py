@@ -24,7 +24,7 @@ from unit.history.made import (
 
 from ichor.history import why, why_text
 from ichor.messages import Data, InstancesReceived, ReceiveRefused
-from ichor.types import Evidence, Grade
+from ichor.types import Earlier, Evidence, Grade
 
 
 class Places:
@@ -216,3 +216,12 @@ def test_the_text_names_the_day_once_and_says_research() -> None:
     assert text.count("2026-01-02") == 1
     assert "  03:03:13.250  encode    4 objects written" in text
     assert text.endswith("RESEARCH: not for diagnosis or treatment.")
+
+
+def test_what_a_job_is_compared_with_is_told_and_why_not() -> None:
+    linked = replace(job(1), earlier=Earlier(study_instance_uid=uid(2), hours=6.24))
+    refused = replace(job(1), earlier=Earlier(refusal="the patients' birth dates differ"))
+    (said,) = [t for t in texts(asked(uid(1), assembled(1, jobs=(linked,)))) if "is queued" in t]
+    assert said.endswith(", to be compared with the same patient's study …5.4711.2, 6.2 h earlier")
+    (said,) = [t for t in texts(asked(uid(1), assembled(1, jobs=(refused,)))) if "is queued" in t]
+    assert said.endswith("; another scan under its Patient ID is not compared: the patients' birth dates differ")

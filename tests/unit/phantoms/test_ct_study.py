@@ -14,6 +14,7 @@ import pytest
 
 from ichor.errors import ConfigError, NotBuilt
 from phantoms.ct_study import Truth, phantom_command, write_ct_head
+from phantoms.ct_vendors import HABITS
 
 SOFT = frozenset({"soft"})
 
@@ -64,7 +65,8 @@ def test_truth_files_say_what_the_contract_says(tilted: tuple[Path, Truth]) -> N
     out, truth = tilted
     told = json.loads((out / "truth.json").read_text())
     assert set(told) == {"study_instance_uid", "series", "lesions", "expands"}
-    assert told["expands"] is None
+    assert told["expands"] is truth.head.expands
+    assert isinstance(told["expands"], bool)
     with np.load(out / "truth.npz") as kept:
         assert set(kept) == {"mask_zyx", "affine_lps", "slice_positions_lps"}
         mask, affine, positions = kept["mask_zyx"], kept["affine_lps"], kept["slice_positions_lps"]
@@ -163,7 +165,9 @@ def test_uneven_gaps_are_uneven_and_the_truth_follows_them(tmp_path: Path) -> No
 
 def test_a_head_without_a_bleed_has_no_lesion(tmp_path: Path) -> None:
     truth = phantom_command("ct-head", seed=4, out=tmp_path, bleed="none", slices=3)
-    assert json.loads((tmp_path / "truth.json").read_text())["lesions"] == []
+    told = json.loads((tmp_path / "truth.json").read_text())
+    assert told["lesions"] == []
+    assert told["expands"] is None
     assert not truth.head.mask_zyx.any()
     assert truth.head.hu_zyx.shape == (3, 512, 512)
 
@@ -171,8 +175,6 @@ def test_a_head_without_a_bleed_has_no_lesion(tmp_path: Path) -> None:
 def test_what_is_not_built_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotBuilt, match="dwi"):
         phantom_command("dwi", seed=1, out=tmp_path)
-    with pytest.raises(NotBuilt, match="--followup-of"):
-        phantom_command("ct-head", seed=1, out=tmp_path, followup_of=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,7 @@ def test_what_is_not_built_says_so(tmp_path: Path) -> None:
         ({"slices": 0}, "--slices"),
         ({"tilt": 60.0}, "--tilt"),
         ({"gaps": "odd"}, "--gaps"),
+        ({"vendor": "acme"}, "--vendor"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -197,3 +200,20 @@ def test_a_study_is_not_written_over_another(tmp_path: Path) -> None:
     (tmp_path / "dicom").mkdir()
     with pytest.raises(ConfigError, match="exists"):
         write_ct_head(tmp_path, seed=1, slices=2, matrix=32)
+
+
+@pytest.mark.parametrize("vendor", sorted(HABITS))
+def test_every_makers_headers_are_valid_and_mean_the_same_pixels(tmp_path: Path, vendor: str) -> None:
+    truth = write_ct_head(tmp_path, seed=3, slices=4, matrix=64, series=SOFT, vendor=vendor)
+    for path, plane in zip(truth.files(), truth.head.hu_zyx, strict=True):
+        ds = pydicom.dcmread(path)
+        stored = ds.pixel_array.astype(int)
+        known = stored != ds.get("PixelPaddingValue", 99_999)
+        hu = stored * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
+        assert np.array_equal(hu[known], plane[known])
+        assert known.mean() > 0.75
+        if shutil.which("dciodvfy") is not None:
+            said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+            assert "Error" not in said.stderr + said.stdout, said.stderr
+    numbers = [int(pydicom.dcmread(f).InstanceNumber) for f in truth.files()]
+    assert numbers == ([1, 2, 3, 4] if HABITS[vendor].headwards else [4, 3, 2, 1])

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichor.arrays import Volume
+from ichor.pipeline import Classification
 from ichor.types import Geometry, Instance, Stage
 
 BLOOD_HU = 66.0
@@ -122,6 +123,29 @@ class ThresholdEngine:
         self.calls += 1
         near = np.abs(volume.array_zyx.astype(np.float32) - BLOOD_HU) < 12
         return np.where(near, 0.9, 0.0).astype(np.float32)
+
+
+@dataclass
+class Judge:
+    """Says 0.2, 0.3 and 0.4 of every lesion of three slices or more, and looks at its front half."""
+
+    name: str = "haematoma-expansion-phantom"
+    sha256: str = "1" * 64
+    description: str = "a constant, for tests"
+    blind: bool = False
+    asked: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+
+    def classify(self, volume: Volume, mask_zyx: npt.NDArray[np.uint8]) -> Classification | None:
+        self.asked.append(mask_zyx)
+        areas = np.count_nonzero(mask_zyx, axis=(1, 2))
+        middle = int(areas.argmax())
+        if np.count_nonzero(areas) < 3:
+            return None
+        attention = np.zeros(volume.array_zyx.shape, np.float32)
+        slices = (middle - 1, middle, middle + 1)
+        for k in slices:
+            attention[k] = 0 if self.blind else mask_zyx[k] * np.float32(0.8)
+        return Classification(probability=0.3, each=(0.2, 0.3, 0.4), slices=slices, attention_zyx=attention)
 
 
 def no_timing(stage: Stage) -> AbstractContextManager[None]:

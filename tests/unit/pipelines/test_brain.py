@@ -11,14 +11,17 @@ import numpy as np
 import pydicom
 import pytest
 from scipy import ndimage
-from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TILTED, TRANSPOSED, UNEVEN, Layout, head
+from unit.pipelines.heads import FEET_FIRST, HEAD_FIRST, PRONE, TILTED, TRANSPOSED, UNEVEN, Layout, head, no_timing
 
+from engines.catalogue import load_model
 from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from phantoms.acquisition import Grid
 from phantoms.head import make_head
 from pipelines.brain import intracranial_space
+from pipelines.fitness import fit_space
+from pipelines.haematoma import MODEL, PIPELINE
 
 WHOLE_ML = 4 / 3 * np.pi * 68 * 86 * 72 / 1000
 
@@ -91,11 +94,14 @@ def test_the_real_philips_phantom_is_no_brain(real_data: Callable[[str], Path]) 
         frame_of_reference_uid=None, unit="[hnsf'U]", sources=(),
     )  # fmt: skip
     assert len(images) == 28
-    with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
-        intracranial_space(volume)
+    for look in (intracranial_space, fit_space):
+        with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
+            look(volume)
 
 
-def test_the_anatomy_of_a_real_template_in_a_skull_is_a_brain(real_data: Callable[[str], Path]) -> None:
+def test_the_anatomy_of_a_real_template_in_a_skull_is_a_brain_without_a_haematoma(
+    real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Tissue maps of the elderly (2 mm) as HU, a shell of bone around them; with one tissue only it is no brain."""
     folder = real_data("ct_template_elderly")
     grey, white, csf = (_nifti(folder / f"{name}.nii") for name in ("scgrey", "scwhite", "sccsf"))
@@ -114,14 +120,24 @@ def test_the_anatomy_of_a_real_template_in_a_skull_is_a_brain(real_data: Callabl
     assert 0.75 < space.volume_ml / (inside.sum() * 8 / 1000) <= 1.0
     with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
         intracranial_space(volume(np.full(grey.shape, 33.0)))
+    # The template itself, an average of CTs without their skulls: stored such that 1 HU of soft tissue is 11 units.
+    stored = _nifti(folder / "scct_stripped.nii")
+    hu = np.where(stored < 900, stored - 1000, (stored - 2000) / 11)
+    template = volume(np.where(stored > 0, hu, 8))
+    assert fit_space(template).volume_ml > 0.7 * inside.sum() * 8 / 1000
+    engine = load_model(MODEL, folder=tmp_path).engine
+    assert PIPELINE.run({"ncct_head": template}, {MODEL: engine}, no_timing).outcome == "none"
 
 
 def _nifti(path: Path) -> np.ndarray:
-    """The array (z, y, x) of a big-endian NIfTI-1 file of bytes, scaled."""
+    """The array (z, y, x) of a NIfTI-1 file of bytes or 16-bit integers, scaled."""
     raw = path.read_bytes()
-    x, y, z = struct.unpack(">3h", raw[42:48])
-    start, slope, intercept = struct.unpack(">3f", raw[108:120])
-    return np.frombuffer(raw, np.uint8, count=x * y * z, offset=int(start)).reshape(z, y, x) * slope + intercept
+    order = "<" if struct.unpack("<i", raw[:4])[0] == 348 else ">"
+    x, y, z = struct.unpack(f"{order}3h", raw[42:48])
+    (kind,) = struct.unpack(f"{order}h", raw[70:72])
+    start, slope, intercept = struct.unpack(f"{order}3f", raw[108:120])
+    values = np.frombuffer(raw, {2: "u1", 4: f"{order}i2"}[kind], count=x * y * z, offset=int(start))
+    return values.reshape(z, y, x) * (slope or 1.0) + intercept
 
 
 @pytest.mark.parametrize("seed", [20_100, 20_109])

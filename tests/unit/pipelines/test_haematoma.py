@@ -15,6 +15,7 @@ from unit.pipelines.heads import (
     TRANSPOSED,
     UNEVEN,
     Ball,
+    Judge,
     Layout,
     ThresholdEngine,
     head,
@@ -33,6 +34,11 @@ RIGHT: Ball = ((-38.0, 25.0, -15.0), 9.0)
 
 def run(volume: Volume, engine: ThresholdEngine | None = None) -> Findings:
     return PIPELINE.run({"ncct_head": volume}, {"haematoma-phantom": engine or ThresholdEngine()}, no_timing)
+
+
+def judged(volume: Volume, judge: Judge | None = None) -> Findings:
+    engines = {"haematoma-phantom": ThresholdEngine(), "haematoma-expansion-phantom": judge or Judge()}
+    return PIPELINE.run({"ncct_head": volume}, engines, no_timing)
 
 
 def numbers(findings: Findings) -> dict[str, float]:
@@ -159,7 +165,7 @@ def test_a_faint_region_is_not_called_a_haematoma() -> None:
 
 
 def test_a_haematoma_at_the_edge_of_the_scan_is_said_to_be_cut() -> None:
-    volume = head(blood=[LEFT])
+    volume = head(blood=[((20.0, -5.0, -46.0), 13.0)])
     assert not any("edge of the scan" in line for line in run(volume).summary)
     first = int(np.flatnonzero((np.abs(volume.array_zyx - 66.0) < 3).sum(axis=(1, 2)) > 20)[0])
     cut = replace(
@@ -226,3 +232,80 @@ def test_no_brain_is_not_inferred() -> None:
     with pytest.raises(Unreadable, match=Reason.NO_BRAIN):
         run(head(fill=-1000.0), engine)
     assert engine.calls == 0
+
+
+def test_without_a_model_expansion_is_said_not_to_be_assessed() -> None:
+    findings = run(head(blood=[LEFT]))
+    assert "expansion_probability" not in numbers(findings)
+    assert "Probability of expansion not assessed: no model" in findings.summary
+    assert any(what.startswith("probability of expansion") for what in findings.not_assessed)
+    assert len(findings.maps) == 1
+
+
+def test_expansion_of_the_largest_haematoma_is_a_probability_a_map_and_a_sentence() -> None:
+    judge = Judge()
+    volume = head(blood=[RIGHT, LEFT])
+    findings = judged(volume, judge)
+    assert numbers(findings)["expansion_probability"] == pytest.approx(0.3)
+    (told,) = (m for m in findings.measurements if m.name == "expansion_probability")
+    assert (told.unit, told.report_unit, told.value * told.report_scale) == ("1", "%", pytest.approx(30.0))
+    assert told in findings.groups[0].measurements
+    assert told not in findings.groups[1].measurements
+    (asked,) = judge.asked
+    assert findings.groups[0].segmentation is not None
+    assert np.array_equal(asked, findings.groups[0].segmentation.mask_zyx)
+    attention = findings.maps[1]
+    assert attention.quantity.value == "130403"
+    assert np.count_nonzero(attention.values_zyx.any(axis=(1, 2))) == 3
+    (sentence,) = (line for line in findings.summary if "expansion" in line)
+    assert "30 % for haematoma 1" in sentence
+    assert "20, 30, 40 %" in sentence
+    assert not any("expansion" in what for what in findings.not_assessed)
+    assert findings.algorithm.parameters["expansion_weights_sha256"] == "1" * 64
+
+
+def test_fewer_than_three_slices_are_not_classifiable_and_said_so() -> None:
+    volume = head(Layout(z=tuple(np.arange(-65.0, 90.0, 10.0))), blood=[((35.0, -10.0, 20.0), 9.0)])
+    findings = judged(volume)
+    assert findings.outcome == "found"
+    assert "expansion_probability" not in numbers(findings)
+    assert any("not classifiable" in line and "3 contiguous slices" in line for line in findings.summary)
+
+
+@pytest.mark.parametrize(("missing", "judged_all_the_same"), [(18, False), (25, True)])
+def test_a_slice_missing_within_the_three_makes_them_not_classifiable(missing: int, judged_all_the_same: bool) -> None:
+    whole = head(blood=[LEFT])  # slice 17 is its middle
+    kept = [k for k in range(len(whole.array_zyx)) if k != missing]
+    volume = replace(
+        whole, array=whole.array_zyx[kept], origins_lps=whole.origins_lps[kept],
+        sources=tuple(whole.sources[k] for k in kept), notes=("gap of 10.0 mm",),
+    )  # fmt: skip
+    findings = judged(volume)
+    assert ("expansion_probability" in numbers(findings)) is judged_all_the_same
+    assert any("a slice is missing between" in line for line in findings.summary) is not judged_all_the_same
+
+
+def test_where_nothing_is_attended_to_there_is_a_probability_and_no_map() -> None:
+    findings = judged(head(blood=[LEFT]), Judge(blind=True))
+    assert numbers(findings)["expansion_probability"] == pytest.approx(0.3)
+    assert len(findings.maps) == 1
+    assert any("no attention map" in line for line in findings.summary)
+
+
+def test_none_found_asks_nobody_about_expansion() -> None:
+    judge = Judge()
+    findings = judged(head(), judge)
+    assert judge.asked == []
+    assert "expansion_probability" not in numbers(findings)
+
+
+def test_items_of_the_ich_score_are_told_and_what_is_not_known_of_them() -> None:
+    def items(findings: Findings) -> list[str]:
+        return [s.text for s in findings.groups[0].statements if "ICH score" in s.text]
+
+    volume, place, ventricles = items(run(head(blood=[((30.0, 0.0, 5.0), 21.0)])))
+    assert "30 mL or more: yes" in volume
+    assert "infratentorial: no" in place
+    assert ventricles.endswith("intraventricular: not assessed")
+    small, _, _ = items(run(head(blood=[LEFT])))
+    assert "30 mL or more: no" in small

@@ -14,6 +14,7 @@ from unit.pipelines.heads import (
     HEAD_FIRST,
     PRONE,
     TRANSPOSED,
+    Judge,
     Layout,
     ThresholdEngine,
     head,
@@ -22,7 +23,7 @@ from unit.pipelines.heads import (
 
 from ichor.types import Findings
 from pipelines.haematoma import PIPELINE
-from pipelines.picture import OUTLINE, Drawn, draw
+from pipelines.picture import OUTLINE, Drawn, draw, overlays
 
 
 def pictures(layout: Layout = HEAD_FIRST, **what: object) -> tuple[Findings, list[Drawn]]:
@@ -93,3 +94,37 @@ def test_research_is_burned_in() -> None:
     _, (drawn,) = pictures()
     strip = pixels(drawn)[4:26]
     assert (strip > 200).all(axis=2).sum() > 150
+
+
+def coloured(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
+    """Pixels redder than grey, without the legend at the bottom and the outline."""
+    red = picture[..., 0].astype(int) - picture[..., 2] > 60
+    yellow = (np.abs(picture.astype(int) - OUTLINE) < 40).all(axis=2)
+    return np.argwhere((red & ~yellow)[:-40])
+
+
+@pytest.mark.parametrize("layout", [HEAD_FIRST, PRONE, TRANSPOSED])
+def test_attention_is_drawn_in_colour_where_it_lies_on_each_slice_that_holds_it(layout: Layout) -> None:
+    volume = head(layout, blood=[((35.0, -40.0, 20.0), 15.0)])
+    engines = {"haematoma-phantom": ThresholdEngine(), "haematoma-expansion-phantom": Judge()}
+    findings = PIPELINE.run({"ncct_head": volume}, engines, no_timing)
+    drawn = overlays(findings, volume)
+    held = np.flatnonzero(findings.maps[1].values_zyx.any(axis=(1, 2)))
+    assert [one.slice for one in drawn] == list(held)
+    assert [one.middle for one in drawn] == [False, True, False]
+    for one in drawn:
+        height, width, _ = one.rgb_yx.shape
+        y, x = coloured(one.rgb_yx).mean(axis=0)
+        assert 0.6 * width < x < 0.85 * width
+        assert 0.15 * height < y < 0.45 * height
+        assert (one.rgb_yx[4:26] > 200).all(axis=2).sum() > 150
+    shown = draw(findings, volume)
+    assert len(shown) == 2
+    assert shown[1].caption == drawn[1].caption
+    assert np.array_equal(pixels(shown[1]), drawn[1].rgb_yx)
+
+
+def test_without_attention_there_is_no_overlay() -> None:
+    volume = head(blood=[((35.0, -40.0, 20.0), 15.0)])
+    findings = PIPELINE.run({"ncct_head": volume}, {"haematoma-phantom": ThresholdEngine()}, no_timing)
+    assert overlays(findings, volume) == []

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import pytest
-from unit.pipelines.heads import ThresholdEngine, head, instance
+from unit.pipelines.heads import Judge, ThresholdEngine, head, instance
 
 from ichor.arrays import Volume
 from ichor.bus.memory import MemoryBus
 from ichor.bus.protocol import Delivery
 from ichor.clock import ManualClock
-from ichor.encoding import EncodedObject
+from ichor.encoding import EncodedObject, Overlay
 from ichor.errors import TransientError, Unreadable, WorkerFault
 from ichor.history import study as study_of
 from ichor.messages import (
@@ -78,9 +78,11 @@ class WordEncoder:
 
     def encode(
         self, findings: Findings, *, job: Job, sources: Sequence[Instance], volume: Volume | None,
-        predecessor: ResultSet | None,
+        predecessor: ResultSet | None, overlays: Sequence[Overlay] = (),
     ) -> list[EncodedObject]:  # fmt: skip
-        self.calls.append({"findings": findings, "sources": sources, "volume": volume, "predecessor": predecessor})
+        self.calls.append({
+            "findings": findings, "sources": sources, "volume": volume, "predecessor": predecessor, "overlays": overlays,
+        })  # fmt: skip
         if self.error is not None:
             raise self.error
         kinds = ["segmentation", "report"] if findings.outcome == "found" else ["report"]
@@ -345,6 +347,24 @@ def test_findings_are_kept_before_the_next_job_of_the_study_may_begin() -> None:
     place.step()
     assert handed_out == [False]
     assert other_worker.receive(0) is not None
+
+
+def test_attention_reaches_the_encoder_as_pictures_and_a_new_judge_computes_anew() -> None:
+    place = Place()
+    place.order(1)
+    place.step()
+    assert place.encoder.calls[-1]["overlays"] == []
+    # The classifier is installed between two identities of the same pixels.
+    engines = {**place.worker._bench.engines, "haematoma-expansion-phantom": Judge()}
+    place.worker._bench = replace(place.worker._bench, engines=engines)
+    place.order(2, identity="b" * 64)
+    place.step()
+    assert place.engine.calls == 2
+    assert len(place.encoder.calls[-1]["overlays"]) == 3
+    place.order(3, identity="c" * 64)
+    place.step()
+    assert place.engine.calls == 2
+    assert len(place.encoder.calls[-1]["overlays"]) == 3
 
 
 def test_other_pixels_are_inferred_again() -> None:

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from engines.loss import haematoma_loss
-from engines.network import InstanceNorm, NetworkConfig, ResidualUNet, depth_to_space, space_to_depth, windows
-
-TINY = NetworkConfig(widths=(4, 6, 8), flat_levels=1)
+from engines.networks.layers import InstanceNorm, depth_to_space, space_to_depth, windows
 
 
 def test_space_to_depth_keeps_every_value_and_neighbours_together() -> None:
@@ -15,19 +13,6 @@ def test_space_to_depth_keeps_every_value_and_neighbours_together() -> None:
     assert packed.shape == (2, 8, 3, 2, 3)
     assert sorted(packed[0, :4, 1, 1, 2].tolist()) == sorted(image[0, 0, 1, 2:4, 4:6].flatten().tolist())
     assert torch.equal(depth_to_space(packed), image)
-
-
-@pytest.mark.parametrize("config", [TINY, NetworkConfig(widths=(4, 4, 4, 4), outputs=1)])
-def test_logits_lie_on_the_grid_of_the_input(config: NetworkConfig) -> None:
-    network = ResidualUNet(config)
-    shape = (config.stride_z, 2 * config.stride_yx, config.stride_yx)
-    assert network(torch.zeros(2, 1, *shape)).shape == (2, config.outputs, *shape)
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    network = ResidualUNet(TINY)
-    network(torch.randn(1, 1, 4, 32, 32) * 50).square().mean().backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
 def test_windows_clip_at_their_ends() -> None:

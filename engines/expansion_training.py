@@ -1,0 +1,321 @@
+"""Training of the judge of expansion (ViT) on labelled haematomas: schedule, checkpoints, progress. Makes no haematoma."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engines.expansion_pool import SIGNS, LabelledBleed, crops, varied_crop
+from engines.networks.layers import parameter_count
+from engines.networks.vit import DEMO, ViT, ViTConfig
+from engines.precision import Precision, autocast, resolve
+from engines.statistics import auc, brier
+from engines.training import TrainingResult
+from ichor.errors import CannotStart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpansionOptions:
+    """How weights come about; the defaults are the demo's recipe, `PAPER_PROTOCOL` the paper's.
+
+    Attributes
+    ----------
+    steps : None: `minutes` of wall clock.
+    epochs : where given, in place of steps: passes over three slices of every haematoma.
+    batch : slices; each is a sample of its own, with its patient's outcome.
+    least_rate : where the cosine ends.
+    negatives_per_positive : haematomas that did not expand per one that did, by drawing the rarer ones more often; None:
+        as they come. The paper balances with synthetic positives.
+    signs_weight : of a second answer, the signs a phantom is known to have; it shapes the features and is not delivered.
+    """
+
+    seed: int = 0
+    minutes: float = 40.0
+    steps: int | None = None
+    epochs: int | None = None
+    network: ViTConfig = DEMO
+    batch: int = 32
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = 5e-4
+    least_rate: float = 5e-6
+    weight_decay: float = 0.05
+    warm_up: int = 100
+    negatives_per_positive: float | None = None
+    signs_weight: float = 1.0
+    ema_decay: float = 0.998
+    precision: Precision = "auto"
+    device: str = "auto"
+    threads: int = 2
+    checkpoint_seconds: float = 240.0
+
+
+PAPER_PROTOCOL: dict[str, Any] = {
+    "epochs": 100,
+    "batch": 256,
+    "optimizer": "adam",
+    "learning_rate": 2e-4,
+    "least_rate": 1e-4,
+    "weight_decay": 0.0,
+    "warm_up": 0,
+    "negatives_per_positive": 2.0,
+    "signs_weight": 0.0,
+    "ema_decay": 0.0,
+}
+"""doi:10.1038/s41746-025-02213-w: Adam, cosine 2e-4 to 1e-4, batch 256, 100 epochs, classes 1 : 2."""
+
+
+def train_expansion(
+    bleeds: Sequence[LabelledBleed],
+    held_out: Sequence[LabelledBleed],
+    out: Path,
+    *,
+    options: ExpansionOptions,
+    resume: bool = False,
+    report: Callable[[str], None] = print,
+    clock: Callable[[], float] = time.monotonic,
+) -> TrainingResult:
+    """Train and leave ``checkpoint.pt`` in `out`. Every minute a line of loss, at each checkpoint AUC on `held_out`.
+
+    Raises
+    ------
+    CannotStart
+        Nothing to train on, one outcome only, a checkpoint of another training, or a gradient that is not a number.
+    """
+    if len({bleed.expands for bleed in bleeds}) < 2:
+        raise CannotStart(f"{len(bleeds)} haematomas: both outcomes are needed, expanded and not")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    run = _Run.begin(options, total=_steps(options, len(bleeds)))
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        run.restore(checkpoint)
+        report(f"resumed at step {run.step} after {run.elapsed_s / 60:.1f} min")
+    report(
+        f"{parameter_count(run.network)} parameters, {len(bleeds)} haematomas, "
+        f"{sum(b.expands for b in bleeds)} expanded, batch {options.batch}, {run.precision} on {run.device}, "
+        f"{options.threads} threads, seed {options.seed}"
+    )
+    chance = _chances(bleeds, options.negatives_per_positive)
+    last_save = last_line = last = clock()
+    recent: list[tuple[float, float]] = []
+    with ThreadPoolExecutor(1) as executor:
+        ahead = executor.submit(draw, bleeds, chance, options=options, step=run.step)
+        while run.progress < 1:
+            batch = ahead.result()
+            ahead = executor.submit(draw, bleeds, chance, options=options, step=run.step + 1)
+            recent.append(run.descend(batch))
+            now = clock()
+            run.elapsed_s += now - last
+            last = now
+            if now - last_line >= 60 or run.step == 1:
+                outcome, signs = np.mean(recent, axis=0)
+                report(
+                    f"step {run.step} {100 * min(run.progress, 1):.1f} % {run.elapsed_s / 60:.1f} min "
+                    f"{run.elapsed_s / run.step:.2f} s/step loss: outcome {outcome:.4f} signs {signs:.4f}; "
+                    f"rate {run.rate:.2e}"
+                )
+                recent.clear()
+                last_line = now
+            if now - last_save >= options.checkpoint_seconds:
+                run.save(checkpoint)
+                report(look(run.ema.network, held_out))
+                run.elapsed_s += clock() - last
+                last_save = last = clock()
+        ahead.cancel()
+    run.save(checkpoint)
+    report(look(run.ema.network, held_out))
+    return TrainingResult(checkpoint, run.step, run.elapsed_s / 60)
+
+
+def load_expansion(checkpoint: Path) -> tuple[ViT, dict[str, Any]]:
+    """The network of a checkpoint to deliver, in evaluation mode, and what is written beside it. No pickle is run."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network = ViT(ViTConfig.from_dict(state["network_config"]))
+    network.load_state_dict(
+        {name.removeprefix("network."): v for name, v in state["ema"].items() if name.startswith("network.")}
+    )
+    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision", "network_config")}
+    return network.eval(), facts
+
+
+def probability(network: ViT, bleed: LabelledBleed) -> float:
+    """Mean of the probabilities of the three slices."""
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(crops(bleed)).to(device)).float()
+    return float(torch.sigmoid(logits).mean())
+
+
+def look(network: ViT, held_out: Sequence[LabelledBleed]) -> str:
+    """A line of figures on haematomas that are not trained on."""
+    said = np.array([probability(network, bleed) for bleed in held_out])
+    came = np.array([float(bleed.expands) for bleed in held_out])
+    law = np.array([bleed.probability for bleed in held_out])
+    if not len(said):
+        return "look: nothing held out"
+    best = f" (of the law itself {auc(law, came):.3f})" if len(np.unique(law)) > 2 else ""
+    close = f", correlation with the law {np.corrcoef(said, law)[0, 1]:.3f}" if len(np.unique(law)) > 2 else ""
+    return f"look: AUC {auc(said, came):.3f}{best}{close}, Brier score {brier(said, came):.3f} on {len(said)} held out"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Crops in HU (n, 1, 224, 224), what is learned (n,), signs (n, 6) with NaN where nobody says."""
+
+    crops: Tensor
+    targets: Tensor
+    signs: Tensor
+
+
+def draw(bleeds: Sequence[LabelledBleed], chance: Any, *, options: ExpansionOptions, step: int) -> Batch:
+    """The batch of one step; everything random comes from (seed, step)."""
+    rng = np.random.default_rng([options.seed, step])
+    chosen = [bleeds[i] for i in rng.choice(len(bleeds), options.batch, p=chance)]
+    return Batch(
+        torch.from_numpy(np.stack([varied_crop(bleed, rng) for bleed in chosen])),
+        torch.tensor([bleed.probability for bleed in chosen], dtype=torch.float32),
+        torch.from_numpy(np.stack([bleed.signs for bleed in chosen])),
+    )
+
+
+def _chances(bleeds: Sequence[LabelledBleed], negatives_per_positive: float | None) -> Any:
+    if negatives_per_positive is None:
+        return None
+    expanded = np.array([bleed.expands for bleed in bleeds])
+    share = 1 / (1 + negatives_per_positive)
+    return np.where(expanded, share / expanded.sum(), (1 - share) / (~expanded).sum())
+
+
+def _steps(options: ExpansionOptions, bleeds: int) -> int | None:
+    if options.steps is None and options.epochs is not None:
+        return options.epochs * math.ceil(3 * bleeds / options.batch)
+    return options.steps
+
+
+class _Judge(nn.Module):
+    """A ViT and, beside its last layer, a second one for signs."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.network = ViT(config)
+        last = self.network.head
+        self.signs = nn.Linear(last.in_features, len(SIGNS))
+        self._features: Tensor | None = None
+        last.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(crops).reshape(-1)
+        assert self._features is not None
+        signs, self._features = self.signs(self._features.reshape(len(crops), -1)), None
+        return logits, signs
+
+
+@dataclass(slots=True)
+class _Run:
+    options: ExpansionOptions
+    judge: _Judge
+    ema: _Judge
+    optimizer: torch.optim.Optimizer
+    device: str
+    precision: str
+    total: int | None
+    step: int = 0
+    elapsed_s: float = 0.0
+    rate: float = 0.0
+
+    @classmethod
+    def begin(cls, options: ExpansionOptions, *, total: int | None) -> _Run:
+        device, precision = resolve(options.device, options.precision)
+        judge, ema = _Judge(options.network), _Judge(options.network)
+        ema.load_state_dict(judge.state_dict())
+        judge.to(device)
+        ema.to(device).eval().requires_grad_(False)
+        kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(judge.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        return cls(options, judge, ema, optimizer, device, precision, total)
+
+    @property
+    def network(self) -> ViT:
+        return self.judge.network
+
+    @property
+    def progress(self) -> float:
+        return self.elapsed_s / (60 * self.options.minutes) if self.total is None else self.step / self.total
+
+    def descend(self, batch: Batch) -> tuple[float, float]:
+        """One step; losses of outcome and signs."""
+        options = self.options
+        cosine = 0.5 * (1 + math.cos(math.pi * min(self.progress, 1.0)))
+        self.rate = options.least_rate + (options.learning_rate - options.least_rate) * cosine
+        self.rate *= min((self.step + 1) / (options.warm_up + 1), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        parts = self._gradient(batch, self.precision) or self._gradient(batch, "f32")
+        if parts is None:
+            raise CannotStart(f"step {self.step}: the gradient is not a number")
+        self.optimizer.step()
+        self.step += 1
+        decay = min(options.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(self.ema.parameters(), self.judge.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+        return parts
+
+    def _gradient(self, batch: Batch, precision: str) -> tuple[float, float] | None:
+        """Fill the gradients; None when they are not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, precision):
+            logits, signs = self.judge(batch.crops.to(self.device))
+        outcome = functional.binary_cross_entropy_with_logits(logits.float(), batch.targets.to(self.device))
+        wanted = batch.signs.to(self.device)
+        known = torch.isfinite(wanted)
+        voiced = functional.binary_cross_entropy_with_logits(
+            signs.float(), torch.where(known, wanted, 0.0), reduction="none"
+        )
+        told = (voiced * known).sum() / known.sum().clamp(min=1)
+        (outcome + self.options.signs_weight * told).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
+        return (float(outcome.detach()), float(told.detach())) if bool(torch.isfinite(norm)) else None
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all: written beside, then renamed."""
+        state = {
+            "judge": self.judge.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "seed": self.options.seed,
+            "network_config": asdict(self.options.network),
+            "precision": f"{self.precision} on {self.device}",
+            "options": {k: v for k, v in asdict(self.options).items() if k != "network"},
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.rename(path)
+
+    def restore(self, path: Path) -> None:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["seed"] != self.options.seed or state["network_config"] != asdict(self.options.network):
+            raise CannotStart(f"{path.name} is of another training: seed {state['seed']}, or another network")
+        self.judge.load_state_dict(state["judge"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        self.step = int(state["step"])
+        self.elapsed_s = float(state["elapsed_s"])

@@ -1,0 +1,184 @@
+"""Studies of one patient: the later one's job names the earlier, whichever comes first, and is made again when it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from contract.arrivals import make_slice
+
+from ichor.bus.memory import MemoryBus
+from ichor.clock import ManualClock
+from ichor.messages import AssociationClosed, InstancesReceived, open_envelope, seal
+from ichor.pipeline import PipelineSpec
+from ichor.reasons import Reason
+from ichor.store.blobs import FileBlobs
+from ichor.types import Findings, Instance, Job
+from listener.assembler import Assembler
+from listener.assembly_store import AssemblyStore
+
+HOUR = 3600.0
+EARLIER, LATER = "1.2.1", "1.2.2"
+
+
+def _never(*_: object) -> Findings:
+    raise AssertionError("nothing runs here")
+
+
+PIPELINE = PipelineSpec(name="haematoma", version="1", requires=("ncct_head",), run=_never, follow_up_hours=72.0)
+
+
+class Place:
+    """An assembler on a folder; ``again`` is a second start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.clock = folder, ManualClock()
+        self.bus, self.blobs = MemoryBus(clock=self.clock), FileBlobs(folder / "blobs")
+        self.taker = self.bus.subscribe(["jobs.haematoma.routine"], "worker")
+        self.again()
+
+    def again(self) -> None:
+        store = AssemblyStore(self.folder / "assembly.sqlite")
+        self.assembler = Assembler(
+            bus=self.bus, blobs=self.blobs, store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=self.clock
+        )
+
+    def bring(self, instances: list[Instance], *, association: str = "a1") -> None:
+        study, series = instances[0].study_instance_uid, instances[0].series_instance_uid
+        received = InstancesReceived(
+            study_instance_uid=study, association=association, instances=tuple(instances)
+        )  # fmt: skip
+        closed = AssociationClosed(
+            study_instance_uid=study, association=association, released=True, calling_ae="CT1",
+            counts={series: len(instances)}, closed_at=self.clock.time(),
+        )  # fmt: skip
+        for message in (received, closed):
+            self.clock.advance(1.0)
+            self.assembler.take(seal(message, source="test", time=self.clock.time()))
+        self.settle()
+
+    def settle(self) -> None:
+        """Let pass whatever waits for silence."""
+        for _ in range(60):
+            self.assembler.run_due(heard=None)
+            self.assembler.publish()
+            self.clock.advance(1.0)
+
+    def jobs(self) -> list[Job]:
+        found = []
+        while (delivery := self.taker.receive(0)) is not None:
+            data = open_envelope(delivery.envelope)
+            assert isinstance(data, Job)
+            found.append(data)
+            delivery.ack()
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def head(study: str, *, hours: float | None, born: str | None = "b" * 32, **how: object) -> list[Instance]:
+    at = None if hours is None else 1e9 + hours * HOUR
+    return [
+        make_slice(study=study, series=f"{study}.1", number=n + 1, acquired_at=at, birth_date_sha256=born, **how)  # type: ignore[arg-type]
+        for n in range(10)
+    ]
+
+
+def told(jobs: list[Job]) -> list[tuple[str, int, str | None]]:
+    """(study, revision, earlier study or refusal)."""
+    return [
+        (j.study_instance_uid, j.revision, (j.earlier.refusal or j.earlier.study_instance_uid) if j.earlier else None)
+        for j in jobs
+    ]
+
+
+def test_the_later_study_names_the_earlier_and_its_series(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0))
+    place.bring(head(LATER, hours=6))
+    first, second = place.jobs()
+    assert told([first, second]) == [(EARLIER, 1, None), (LATER, 1, EARLIER)]
+    assert second.earlier is not None
+    assert second.earlier.inputs == first.inputs
+    assert second.earlier.hours == 6.0
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_later_study_is_done_again_when_the_earlier_comes_after_it(place: Place, restart: bool) -> None:
+    place.bring(head(LATER, hours=6))
+    if restart:
+        place.again()
+    place.bring(head(EARLIER, hours=0))
+    assert told(place.jobs()) == [(LATER, 1, None), (EARLIER, 1, None), (LATER, 2, EARLIER)]
+
+
+def test_the_order_survives_a_stop_between_the_two(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.bring(head(LATER, hours=6))
+    monkeypatch.setattr(place, "settle", lambda: None)
+    place.bring(head(EARLIER, hours=0))
+    monkeypatch.undo()
+    place.again()
+    place.settle()
+    assert told(place.jobs())[-1] == (LATER, 2, EARLIER)
+
+
+def test_beyond_three_days_nothing_is_said(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0))
+    place.bring(head(LATER, hours=72.5))
+    assert told(place.jobs()) == [(EARLIER, 1, None), (LATER, 1, None)]
+
+
+def test_another_birth_date_is_not_linked_and_said(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0))
+    place.bring(head(LATER, hours=6, born="c" * 32))
+    assert told(place.jobs())[-1] == (LATER, 1, Reason.EARLIER_OTHER_BIRTH_DATE)
+
+
+def test_a_missing_time_is_said_by_both(place: Place) -> None:
+    place.bring(head(EARLIER, hours=None))
+    place.bring(head(LATER, hours=6))
+    assert told(place.jobs()) == [
+        (EARLIER, 1, None),
+        (LATER, 1, Reason.EARLIER_NO_TIME),
+        (EARLIER, 2, Reason.EARLIER_NO_TIME),
+    ]
+
+
+def test_a_late_slice_of_the_earlier_study_makes_the_comparison_anew_and_then_there_is_rest(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0))
+    place.bring(head(LATER, hours=6))
+    place.jobs()
+    more = make_slice(
+        study=EARLIER, series=f"{EARLIER}.1", number=11, acquired_at=1e9, birth_date_sha256="b" * 32
+    )  # fmt: skip
+    place.bring([more], association="a2")
+    assert told(place.jobs()) == [(EARLIER, 2, None), (LATER, 2, EARLIER)]
+    place.settle()
+    assert place.jobs() == []
+
+
+def test_a_scan_between_the_two_takes_the_place_of_the_first(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0))
+    place.bring(head(LATER, hours=20))
+    place.bring(head("1.2.3", hours=10))
+    assert told(place.jobs())[-2:] == [("1.2.3", 1, EARLIER), (LATER, 2, "1.2.3")]
+
+
+def test_an_earlier_study_that_turns_out_to_be_of_two_patients_is_taken_back(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0))
+    place.bring(head(LATER, hours=6))
+    place.jobs()
+    other = make_slice(study=EARLIER, series=f"{EARLIER}.2", number=1, patient="q", acquired_at=1e9)
+    place.bring([other], association="a2")
+    assert told(place.jobs())[-1] == (LATER, 2, None)
+
+
+def test_messages_and_index_hold_no_identity(place: Place) -> None:
+    place.bring(head(EARLIER, hours=0, patient="DOE^JANE 4711"))
+    place.bring(head(LATER, hours=6, patient="DOE^JANE 4711"))
+    kept = b"".join(path.read_bytes() for path in place.folder.rglob("*") if path.is_file())
+    sent = "".join(e.model_dump_json() for _, e in place.bus.read("events"))
+    assert b"4711" not in kept
+    assert "4711" not in sent

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines import expansion_pool
+from engines.cases import make_missing
+from engines.expansion_crops import MARGIN_MM, SIZE, crop_place, cut
+from engines.expansion_pool import SIGNS, LabelledBleed, around_largest, crops, varied_crop
+from engines.expansion_training import (
+    PAPER_PROTOCOL,
+    ExpansionOptions,
+    _chances,
+    _steps,
+    draw,
+    load_expansion,
+    probability,
+    train_expansion,
+)
+from engines.networks.vit import ViTConfig
+from ichor.errors import CannotStart
+
+TINY = ViTConfig(size=SIZE, patch=56, depth=1, width=16, heads=2, hidden=16)
+OPTIONS = ExpansionOptions(
+    seed=3, steps=4, network=TINY, batch=4, precision="f32", threads=1, checkpoint_seconds=1e9, warm_up=0
+)
+
+
+def bleed(seed: int) -> LabelledBleed:
+    """An ellipse; those that expand are less dense."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:60, :70]
+    mask = np.stack([np.hypot((y - 30) / a, (x - 36) / (1.5 * a)) < 1 for a in (5, 8, 10, 9, 4)])
+    hu = 30 + np.where(mask, 22.0 if seed % 2 else 45.0, 0.0) + rng.normal(0, 2, mask.shape)
+    signs = np.full(len(SIGNS), np.nan, np.float32)
+    signs[0] = seed % 2
+    return LabelledBleed(
+        hu_zyx=hu.astype(np.int16),
+        mask_zyx=mask,
+        spacing_yx_mm=(0.5, 0.5),
+        expands=bool(seed % 2),
+        probability=0.9 if seed % 2 else 0.1,
+        signs=signs,
+    )
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_the_crop_is_a_square_around_the_three_slices_of_the_largest_area() -> None:
+    one = bleed(0)
+    place = crop_place(one.mask_zyx, spacing_yx_mm=(0.5, 0.5))
+    assert place is not None
+    assert place.slices == (1, 2, 3)
+    assert place.centre_yx == pytest.approx((15, 18))
+    assert place.side == pytest.approx(2 * 10 * 1.5 * 0.5 + 2 * MARGIN_MM, abs=1)
+    found = cut(one.hu_zyx, place, spacing_yx_mm=(0.5, 0.5))
+    assert found.shape == (3, 1, SIZE, SIZE)
+    middle = found[1, 0, SIZE // 2 - 5 : SIZE // 2 + 5, SIZE // 2 - 5 : SIZE // 2 + 5]
+    assert middle.mean() == pytest.approx(75, abs=2)
+    dense = found[1, 0] > 55
+    rows, columns = np.flatnonzero(dense.any(axis=1)), np.flatnonzero(dense.any(axis=0))
+    assert (rows[0] + rows[-1]) / 2 == pytest.approx(SIZE / 2, abs=2)
+    assert (columns[-1] - columns[0] + 1) * place.side / SIZE == pytest.approx(15, abs=1)
+
+
+def test_fewer_than_three_contiguous_slices_cannot_be_judged() -> None:
+    mask = bleed(0).mask_zyx.copy()
+    mask[[0, 3]] = False
+    assert crop_place(mask, spacing_yx_mm=(0.5, 0.5)) is None
+    assert crop_place(np.zeros_like(mask), spacing_yx_mm=(0.5, 0.5)) is None
+    assert around_largest(bleed(0).hu_zyx, mask, spacing_yx_mm=(0.5, 0.5)) is None
+
+
+def test_where_the_largest_area_is_at_the_end_the_middle_is_its_neighbour() -> None:
+    mask = bleed(0).mask_zyx[:3]
+    place = crop_place(mask, spacing_yx_mm=(0.5, 0.5))
+    assert place is not None
+    assert place.slices == (0, 1, 2)
+
+
+def test_what_is_kept_of_a_scan_gives_the_same_crops_as_the_scan(tmp_path: Path) -> None:
+    one = bleed(1)
+    hu = np.full((9, 200, 220), 5, np.int16)
+    mask = np.zeros(hu.shape, bool)
+    hu[2:7, 70:130, 80:150], mask[2:7, 70:130, 80:150] = one.hu_zyx, one.mask_zyx
+    part = around_largest(hu, mask, spacing_yx_mm=(0.5, 0.5))
+    assert part is not None
+    assert part[0].size < hu.size / 5
+    kept = replace(one, hu_zyx=part[0], mask_zyx=part[1])
+    expansion_pool.make(lambda _: kept, "a", tmp_path / "a.npz")
+    back = expansion_pool.read(tmp_path / "a.npz")
+    assert back is not None
+    place = crop_place(mask, spacing_yx_mm=(0.5, 0.5))
+    assert place is not None
+    np.testing.assert_allclose(crops(back), cut(hu, place, spacing_yx_mm=(0.5, 0.5)), atol=1e-3)
+    assert (back.expands, back.probability, back.signs[0]) == (True, 0.9, 1.0)
+    expansion_pool.make(lambda _: None, "b", tmp_path / "b.npz")
+    assert expansion_pool.read(tmp_path / "b.npz") is None
+
+
+def test_what_is_made_is_not_made_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def source(key: str, path: Path) -> None:
+        made.append(key)
+        path.write_text("")
+
+    paths = {key: tmp_path / key for key in ("1", "2")}
+    make_missing(source, paths, 1, silent)
+    make_missing(source, {**paths, "3": tmp_path / "3"}, 1, silent)
+    assert made == ["1", "2", "3"]
+
+
+def test_varied_crops_differ_but_still_show_the_haematoma() -> None:
+    one = bleed(0)
+    first, second = (varied_crop(one, np.random.default_rng(seed)) for seed in (0, 1))
+    assert first.shape == (1, SIZE, SIZE)
+    assert not np.array_equal(first, second)
+    for seed in range(20):
+        crop = varied_crop(one, np.random.default_rng(seed))
+        assert np.median(crop[0, 90:134, 90:134]) > 45
+
+
+def test_a_training_that_was_cut_off_ends_with_the_very_same_weights(tmp_path: Path) -> None:
+    bleeds = [bleed(seed) for seed in range(6)]
+    whole = train_expansion(bleeds, bleeds[:4], tmp_path / "whole", options=OPTIONS, report=silent)
+
+    def stop(line: str) -> None:
+        if line.startswith("look"):
+            raise InterruptedError
+
+    ticks = iter(np.arange(0, 1000, 0.5))
+    with pytest.raises(InterruptedError):
+        train_expansion(bleeds, bleeds[:4], tmp_path / "cut", options=replace(OPTIONS, checkpoint_seconds=0.9),
+                        report=stop, clock=lambda: float(next(ticks)))  # fmt: skip
+    resumed = train_expansion(bleeds, bleeds[:4], tmp_path / "cut", options=OPTIONS, resume=True, report=silent)
+    assert (whole.steps, resumed.steps) == (4, 4)
+    first, second = (load_expansion(one.checkpoint)[0].state_dict() for one in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_learns_which_ones_expand(tmp_path: Path) -> None:
+    lines: list[str] = []
+    bleeds = [bleed(seed) for seed in range(8)]
+    options = replace(OPTIONS, steps=100, learning_rate=5e-3, ema_decay=0.8)
+    result = train_expansion(bleeds, [bleed(seed) for seed in range(20, 28)], tmp_path, options=options,
+                             report=lines.append)  # fmt: skip
+    assert "AUC 1.000" in lines[-1], lines[-1]
+    network, facts = load_expansion(result.checkpoint)
+    assert facts["step"] == 100
+    assert probability(network, bleed(31)) > 0.6 > probability(network, bleed(30))
+
+
+def test_one_outcome_alone_cannot_be_learned(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="both outcomes"):
+        train_expansion([bleed(0), bleed(2)], [], tmp_path, options=OPTIONS, report=silent)
+
+
+def test_the_papers_protocol_balances_classes_one_to_two_over_a_hundred_epochs() -> None:
+    bleeds = [bleed(seed) for seed in (0, 2, 4, 6, 8, 10, 1)]
+    options = ExpansionOptions(**PAPER_PROTOCOL, network=TINY)
+    chance = _chances(bleeds, options.negatives_per_positive)
+    assert chance.sum() == pytest.approx(1)
+    assert chance[-1] == pytest.approx(1 / 3)
+    assert _steps(options, 2206) == 100 * 26
+    drawn = draw(bleeds, chance, options=replace(options, batch=90), step=0)
+    assert 15 <= int((drawn.targets > 0.5).sum()) <= 45
