@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import mmap
-import os
 import select
 import socket
 import ssl
