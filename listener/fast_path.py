@@ -11,11 +11,9 @@ import contextlib
 import functools
 import logging
 import mmap
-import os
 import select
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +24,7 @@ from ichor import metrics
 from listener import pdu
 from listener.baton import Baton
 from listener.commitment import MOST_BYTES
+from listener.parking import Checkpoint
 from listener.reception import Arrives, Origin, Receives, StoreCommand, place_of
 
 _LOG = logging.getLogger(__name__)
@@ -76,67 +75,6 @@ def install(
     return True
 
 
-class _Checkpoint(threading.Event):
-    """Where the library's association thread waits between two requests; also tells when it is needed.
-
-    The library itself calls `set` to end an association, and `clear`, later `set`, to send a request of its own: from
-    then on the association is all its.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        super().set()
-        self.is_waiting = False
-        self.is_asked = False
-        self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._bell_lock = threading.Lock()
-        self._goes_on = True
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self.is_set():
-            self.is_waiting = True
-            super().wait(timeout)
-            self.is_waiting = False
-        return True
-
-    def set(self) -> None:
-        self._goes_on = self.is_asked = True
-        super().set()
-        self._ring()
-
-    def clear(self) -> None:
-        self._goes_on = False
-        self.is_asked = True
-        super().clear()
-        self._ring()
-
-    def park(self) -> bool:
-        """True once the thread waits here."""
-        super().clear()
-        if self.is_asked:
-            self.unpark()
-            return False
-        return self.is_waiting
-
-    def unpark(self) -> None:
-        if self._goes_on:
-            super().set()
-
-    def close(self) -> None:
-        with self._bell_lock:
-            bell, self.bell = self.bell, -1
-        if bell >= 0:
-            os.close(bell)
-
-    def _ring(self) -> None:
-        with self._bell_lock:
-            if self.bell >= 0:
-                os.eventfd_write(self.bell, 1)
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class _Lost(Exception):
     """The connection is gone."""
 
@@ -151,7 +89,7 @@ class _Ended(Exception):
 
 
 class _FastPath:
-    """One association's; all in the library's DUL thread, except where its `_Checkpoint` is touched."""
+    """One association's; all in the library's DUL thread, except where its `Checkpoint` is touched."""
 
     def __init__(
         self, association: Association, reception: Receives, origin: Origin, turn: Callable[[], None],
@@ -192,7 +130,7 @@ class _FastPath:
         self._goal = 0  # how many there must be by `_deadline`; 0: a message begins
         self._deadline = 0.0
         self._is_over = False
-        self._checkpoint = association._reactor_checkpoint = _Checkpoint()
+        self._checkpoint = association._reactor_checkpoint = Checkpoint()
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(self._checkpoint.bell, select.POLLIN)

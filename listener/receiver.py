@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import queue
 import resource
 import socket
 import ssl
 import struct
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,15 +27,16 @@ from ichor import metrics
 from ichor.clock import Clock
 from ichor.config import ListenerSettings, SenderSettings
 from ichor.errors import CannotStart, OutOfResources
-from ichor.store.receipts import Ended, Lane, ReceiptWriter
+from ichor.store.receipts import Lane, ReceiptWriter
 from ichor.store.spool import FileSpool
 from ichor.types import Priority
 from listener import fast_path
-from listener.admission import LIMIT, Admission, Admitted, Rejection, UnreadableRequest, printable
+from listener.admission import Admission, Admitted
 from listener.baton import Baton
 from listener.commitment import handle_action, report_addresses
 from listener.connection import Handler, Server, SharedContexts, UnboundServer
 from listener.fairness import Turns
+from listener.gate import Gate
 from listener.handover import Crew, Door
 from listener.library import (
     MAXIMUM_PDU,
@@ -53,7 +52,8 @@ from listener.library import (
 from listener.lobby import ABORT, Lobby
 from listener.log_limit import LogLimit
 from listener.pressure import DiskPressure
-from listener.reception import Arrives, Origin, Reception, Refusals, StoreCommand
+from listener.reception import Origin, Reception, Refusals, StoreCommand
+from listener.sessions import Session, Sessions
 from listener.tls import Certificates
 from listener.trial import is_fast_path_usable
 
@@ -64,43 +64,7 @@ _DESCRIPTORS = 65_536
 _N_EVENT_REPORT_RQ = 0x0100
 _P_DATA = b"\x04"  # PDU types, PS3.8 9.3.5 and 9.3.8
 _A_ABORT = b"\x07"
-_ENDED = "the association has been ended"
-_UNREADABLE_REQUEST = "the association request cannot be read"
-_MOST_REJECTED = 1000  # that wait to be written down
 _HIGH = 1  # Priority (0000,0700), PS3.7 9.1.1.1
-
-
-class Session:
-    """What is kept of one association while it lives. Its end is told after its last object, whoever learns of it first."""
-
-    def __init__(self, admitted: Admitted, *, losses: int) -> None:
-        self.admitted = admitted
-        self.losses = losses  # of the spool when it began
-        self.origin: Origin | None = None  # once it is accepted
-        self.abort_received = False
-        self.release_received = False
-        self.cause = ""  # why we ended it, where we did
-        self._lock = threading.Lock()
-        self._storing = False
-        self._end: bool | None = None
-
-    def may_store(self) -> bool:
-        """Before an object is ended; False when the association's end has been told already."""
-        with self._lock:
-            self._storing = self._end is None
-            return self._storing
-
-    def stored(self) -> bool | None:
-        """After it: how the association ended meanwhile, which is now to be told; None: it did not."""
-        with self._lock:
-            self._storing = False
-            return self._end
-
-    def ended(self, *, released: bool) -> bool:
-        """True when the end is to be told now, False when the storing thread does it."""
-        with self._lock:
-            self._end = released
-            return not self._storing
 
 
 class Receiver:
@@ -145,7 +109,6 @@ class Receiver:
         self._process = process
         self._seats = self._crew.seats.at(process)
         self._reception = reception
-        self._refusals = refusals
         self._receipts = receipts
         self._spool = spool
         self._clock = clock
@@ -162,10 +125,10 @@ class Receiver:
         self._turns = Turns(clock, seats=self._seats, wait=self._baton.sleep)
         self._certificates = Certificates(settings.tls) if settings.tls is not None else None
         self._log_limit = LogLimit()
-        self._rejected: queue.Queue[tuple[str, str, str] | None] = queue.Queue(_MOST_REJECTED)
-        self._telling = threading.Thread(target=self._tell_rejected, name="rejected", daemon=True)
-        self._sessions: dict[Association, Session] = {}
-        self._lock = threading.Lock()
+        self._gate = Gate(
+            admission=self._admission, refusals=refusals, log_limit=self._log_limit, opens=self._open
+        )  # fmt: skip
+        self._sessions = Sessions(receipts=receipts, refusals=refusals, clock=clock, leave=self._admission.leave)
         self._server: Server | None = None
         self._lobby: Lobby | None = None
         self._door: Door | None = None
@@ -225,32 +188,29 @@ class Receiver:
         source = self._crew.source(self._seats, self._process, cast(socket.socket, server.socket))
         self._door = source if isinstance(source, Door) else None
         self._lobby = Lobby(
-            source, on_request=self._asked,
+            source, on_request=self._gate.judge,
             tls=self._certificates.current if self._certificates is not None else None,
             patience=self._settings.request_timeout, log_limit=self._log_limit,
             on_waiting=self._seats.waits,
         )  # fmt: skip
-        self._telling.start()
+        self._gate.start()
         self._lobby.start()
         self._seats.opens()
 
     def open_associations(self) -> int:
-        with self._lock:
-            return len(self._sessions)
+        return len(self._sessions)
 
     def sweep(self) -> None:
         """Once a second: look at the disk and at the other processes; end what the library let go without telling."""
         self._pressure.is_low()
         if self._door is not None:
             self._door.look()
-        with self._lock:
-            gone = [a for a in self._sessions if not a.is_alive() and a.ident is not None]
-        for association in gone:
+        for association in [a for a in self._sessions.all() if not a.is_alive() and a.ident is not None]:
             association.dul.kill_dul()
             wrapper = association.dul.socket
             if wrapper is not None:
                 wrapper._shutdown_socket()
-            self._end(association, released=False)
+            self._sessions.end(association, released=False)
 
     def drain(self, patience: float) -> None:
         """No new associations; open ones have ``patience`` seconds to end by themselves, then they are aborted."""
@@ -258,57 +218,18 @@ class Receiver:
             return
         self._seats.closes()
         self._lobby.close()
-        with contextlib.suppress(queue.Full):
-            self._rejected.put(None, timeout=1.0)
-        self._telling.join(1.0)
+        self._gate.close()
         deadline = self._clock.monotonic() + patience
         while self.open_associations() and self._clock.monotonic() < deadline:
             time.sleep(0.02)
             self.sweep()
-        with self._lock:
-            left = list(self._sessions)
-        for association in left:
+        for association in self._sessions.all():
             try:
                 association.abort(block=False)
             except Exception as error:  # noqa: BLE001 - the loop's edge: it may be ending by itself just now
                 metrics.LOOP_ERRORS.labels("receive").inc()
                 _LOG.warning("an association could not be aborted: %s", type(error).__name__)
-            self._end(association, released=False)
-
-    # --- before there is an association -------------------------------------------------------------------------
-
-    def _asked(self, connection: socket.socket, address: tuple[object, ...], request: bytes) -> bytes | None:
-        """In the lobby's thread: judge, and hand over to a thread or say what to answer."""
-        try:
-            verdict = self._admission.judge(request, str(address[0]))
-        except UnreadableRequest:
-            self._reject(request, address, _UNREADABLE_REQUEST)
-            return ABORT
-        if isinstance(verdict, Rejection):
-            self._reject(request, address, verdict.words)
-            return verdict.pdu()
-        try:
-            threading.Thread(
-                target=self._open, args=(connection, address, request, verdict), name="dicom-open", daemon=True
-            ).start()
-        except RuntimeError:  # no thread to be had
-            self._admission.leave(verdict)
-            self._reject(request, address, LIMIT.words)
-            return LIMIT.pdu()
-        return None
-
-    def _reject(self, request: bytes, address: tuple[object, ...], words: str) -> None:
-        metrics.ASSOCIATIONS_REJECTED.labels(words).inc()
-        # Whoever connects decides how often this comes: the metric counts all, log and list take some.
-        if self._log_limit.allows(words):
-            with contextlib.suppress(queue.Full):
-                self._rejected.put_nowait((printable(request[26:42]), str(address[0]), words))
-
-    def _tell_rejected(self) -> None:
-        """In a thread of its own: the receipts log may wait for the disk, the lobby must not."""
-        while (rejected := self._rejected.get()) is not None:
-            calling_ae, address, words = rejected
-            self._refusals.add(calling_ae=calling_ae, status="rejected", reason=words, address=address)
+            self._sessions.end(association, released=False)
 
     def _open(self, connection: socket.socket, address: Any, request: bytes, admitted: Admitted) -> None:
         """In a thread of its own, shortly: what the library does to begin an association takes milliseconds."""
@@ -316,28 +237,17 @@ class Receiver:
             if is_readable(request):
                 cast(Server, self._server).finish_request(cast(Any, (connection, request, admitted)), address)
                 return
-            self._reject(request, address, _UNREADABLE_REQUEST)
+            self._gate.unreadable(request, address)
             say_goodbye(connection, ABORT)
         except Exception as error:  # noqa: BLE001 - the loop's edge
             metrics.LOOP_ERRORS.labels("receive").inc()
             _LOG.error("an association could not be begun: %s", type(error).__name__)
-            with self._lock:
-                for association in [a for a, s in self._sessions.items() if s.admitted is admitted]:
-                    del self._sessions[association]
+            self._sessions.forget(admitted)
         self._admission.leave(admitted)
         connection.close()
 
     def _begun(self, association: Association, admitted: Admitted) -> None:
-        losses = self._spool.losses
-        with self._lock:
-            self._sessions[association] = Session(admitted, losses=losses)
-            metrics.ASSOCIATIONS_OPEN.set(len(self._sessions))
-
-    def _session(self, association: Association) -> Session | None:
-        with self._lock:
-            return self._sessions.get(association)
-
-    # --- what the library tells ---------------------------------------------------------------------------------
+        self._sessions.begin(association, admitted, losses=self._spool.losses)
 
     def _connected(self, event: evt.Event) -> None:
         raw = socket_of(event.assoc)
@@ -354,9 +264,9 @@ class Receiver:
         acknowledge_quickly(event)
 
     def _closed(self, event: evt.Event) -> None:
-        session = self._session(event.assoc)
+        session = self._sessions.get(event.assoc)
         if session is not None and session.origin is None:
-            self._end(event.assoc, released=False)
+            self._sessions.end(event.assoc, released=False)
 
     def _received(self, event: evt.Event) -> None:
         acknowledge_quickly(event)
@@ -366,7 +276,7 @@ class Receiver:
             if message is not None and is_too_much(message):
                 self._abort(event.assoc, "a message longer than allowed")
         elif kind == _A_ABORT:
-            session = self._session(event.assoc)
+            session = self._sessions.get(event.assoc)
             if session is not None:
                 session.abort_received = True
 
@@ -382,7 +292,7 @@ class Receiver:
         primitive = cast(Any, event).primitive
         if not isinstance(primitive, A_RELEASE) or primitive.result is not None:
             return
-        session = self._session(event.assoc)
+        session = self._sessions.get(event.assoc)
         if session is None:
             return
         session.release_received = True
@@ -402,14 +312,14 @@ class Receiver:
             self._receipts.sync()
 
     def _requested(self, event: evt.Event) -> None:
-        session = self._session(event.assoc)
+        session = self._sessions.get(event.assoc)
         if session is not None and session.admitted.answers_identity:
             answer = UserIdentityNegotiation()
             answer.server_response = b""  # PS3.7 D.3.3.7.2: empty for a user name
             event.assoc.acceptor.add_negotiation_item(answer)
 
     def _accepted(self, event: evt.Event) -> None:
-        session = self._session(event.assoc)
+        session = self._sessions.get(event.assoc)
         if session is None:
             return
         admitted = session.admitted
@@ -423,15 +333,15 @@ class Receiver:
             fast_path.install(
                 event.assoc, reception=self._reception, origin=session.origin,
                 turn=functools.partial(self._turns.turn, session.origin.lane),
-                finish=functools.partial(self._finish, session), tell=functools.partial(setattr, session, "cause"),
+                finish=functools.partial(self._sessions.finish, session), tell=functools.partial(setattr, session, "cause"),
                 network_timeout=self._settings.network_timeout,
                 baton=None if self._settings.durability == "instance" else self._baton,
             )  # fmt: skip
 
     def _c_store(self, event: evt.Event) -> int:
-        session = self._session(event.assoc)
+        session = self._sessions.get(event.assoc)
         if session is None or session.origin is None:
-            return self._refuse_late(str(event.assoc.requestor.ae_title))
+            return self._sessions.refuse_late(str(event.assoc.requestor.ae_title))
         request = cast(C_STORE, event.request)
         command = StoreCommand(
             sop_class_uid=str(request.AffectedSOPClassUID or ""),
@@ -442,76 +352,25 @@ class Receiver:
         self._turns.turn(session.origin.lane)
         arrival = self._reception.begin(command, session.origin)
         arrival.feed(request.DataSet.getbuffer() if request.DataSet is not None else memoryview(b""))
-        return self._finish(session, arrival)
-
-    def _finish(self, session: Session, arrival: Arrives) -> int:
-        """End an object, and write its association's end where that was told meanwhile."""
-        if session.origin is None or not session.may_store():
-            arrival.cut()
-            return self._refuse_late(session.admitted.calling_ae)
-        try:
-            return arrival.end()
-        finally:
-            released = session.stored()
-            if released is not None:
-                self._write_end(session.origin, released=released)
-
-    def _refuse_late(self, calling_ae: str) -> int:
-        """It is being drained, and its end was told: nobody would tell of an object that came behind it."""
-        status = OutOfResources.status
-        metrics.STORES_REFUSED.labels(f"0x{status:04X}").inc()
-        self._refusals.add(calling_ae=printable(calling_ae.encode()), status=f"0x{status:04X}", reason=_ENDED)
-        return status
+        return self._sessions.finish(session, arrival)
 
     def _n_action(self, event: evt.Event) -> tuple[int, None]:
-        session = self._session(event.assoc)
+        session = self._sessions.get(event.assoc)
         if session is None or session.origin is None:
             return 0x0110, None  # processing failure, PS3.7 annex C
         return handle_action(event, origin=session.origin, receipts=self._receipts, addresses=self._report_addresses)
 
     def _released(self, event: evt.Event) -> None:
-        self._end(event.assoc, released=True)
+        self._sessions.end(event.assoc, released=True)
 
     def _aborted(self, event: evt.Event) -> None:
-        self._end(event.assoc, released=False)
+        self._sessions.end(event.assoc, released=False)
 
     def _abort(self, association: Association, cause: str) -> None:
-        session = self._session(association)
+        session = self._sessions.get(association)
         if session is not None:
             session.cause = cause
         association.abort(block=False)
-
-    def _end(self, association: Association, *, released: bool) -> None:
-        with self._lock:
-            session = self._sessions.pop(association, None)
-            metrics.ASSOCIATIONS_OPEN.set(len(self._sessions))
-        if session is None:
-            return
-        self._admission.leave(session.admitted)
-        origin = session.origin
-        if origin is None:
-            return
-        if released and not session.release_received:
-            # By us, after silence: the sender did not say that it was done.
-            released, session.cause = False, "idle, released by us"
-        if not released:
-            if session.abort_received:
-                cause = "by the peer"
-            else:
-                cause = session.cause or ("by us" if association._sent_abort else "connection lost or out of step")
-            metrics.ASSOCIATIONS_ABORTED.labels(cause).inc()
-            _LOG.warning("association aborted (%s): calling_ae=%s", cause, origin.calling_ae)
-        if session.ended(released=released):
-            self._write_end(origin, released=released)
-
-    def _write_end(self, origin: Origin, *, released: bool) -> None:
-        try:
-            self._receipts.append(
-                origin.lane, Ended(association=origin.association, released=released, at=self._clock.time()), wait=False
-            )
-        except OutOfResources as error:
-            # The relay takes associations of a writer that is gone for aborted: late, not wrong.
-            _LOG.error("the end of an association could not be written: %s", error.reason)
 
 
 def _raise_descriptor_limit() -> None:

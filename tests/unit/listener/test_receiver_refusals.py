@@ -259,8 +259,8 @@ def test_lobby_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_object_of_an_ended_association_is_refused_counted_and_told() -> None:
     with Listening() as listening:
         scu = Scu(listening.port)
-        wait_until(lambda: any(s.origin for s in listening.receiver._sessions.values()))
-        (session,) = listening.receiver._sessions.values()
+        wait_until(lambda: any(s.origin for s in listening.receiver._sessions.all().values()))
+        (session,) = listening.receiver._sessions.all().values()
         session.ended(released=False)
         before = count(metrics.STORES_REFUSED, "0xA700")
         assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0xA700
@@ -436,9 +436,8 @@ def test_an_end_is_written_after_the_last_object_also_where_the_sender_is_gone_f
         listening.reception.then = slow
         scu.send_store(encode(image()), sop_class="1.2.840.10008.5.1.4.1.1.2", sop_instance="1.2.3.4.1")
         wait_until(lambda: bool(listening.reception.arrivals))
-        with listening.receiver._lock:
-            (association,) = listening.receiver._sessions
-        listening.receiver._end(association, released=False)
+        (association,) = listening.receiver._sessions.all()
+        listening.receiver._sessions.end(association, released=False)
         listening.receipts.wait_for(1)
         assert order == ["stored before 0 ends"]
         scu.socket.close()
