@@ -1,6 +1,7 @@
-"""How makers of CT scanners fill the headers of axial head images, as far as readers trip over it. No pixels.
+"""Habits that headers of axial head CTs have by maker, as far as readers trip over them. No pixels, no maker's statement.
 
-Simplified habits, taken from conformance statements and public images; every object still says SYNTHETIC.
+Simplified, from what public images show and what is generally known; no conformance statement was followed, and real
+scanners of these names differ. Every object still says SYNTHETIC.
 """
 
 from __future__ import annotations
