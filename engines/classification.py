@@ -15,6 +15,7 @@ from ichor.arrays import MaskArray, Volume
 from ichor.pipeline import Classification
 
 F32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 LOGITS, ATTENTION = "logits", "attention"
 
@@ -79,6 +80,29 @@ class Classifier:
         )
 
 
+def crops_of(volume: Volume, mask_zyx: MaskArray) -> Mask | None:
+    """(z, y, x), the voxels that the three crops of a haematoma cover: all that its judge sees; None where it judges none."""
+    upright = Upright.of(volume)
+    spacing = upright.spacing(volume.pixel_spacing)
+    turned = upright.turn(mask_zyx)
+    place = crop_place(turned, spacing_yx_mm=spacing)
+    if place is None:
+        return None
+    seen = np.zeros(mask_zyx.shape, np.bool_)
+    upright.turn(seen)[list(place.slices)] = _covered(place, shape_yx=turned.shape[1:], spacing_yx_mm=spacing)
+    return seen
+
+
+def _covered(place: CropPlace, *, shape_yx: tuple[int, ...], spacing_yx_mm: tuple[float, float]) -> Mask:
+    """(y, x), pixels whose centres lie in the crop."""
+    y, x = (
+        np.abs(mm * np.arange(count) - centre) <= 0.5 * place.side
+        for mm, count, centre in zip(spacing_yx_mm, shape_yx, place.centre_yx, strict=True)
+    )
+    covered: Mask = y[:, None] & x[None]
+    return covered
+
+
 def _on_slices(
     attention: F32, place: CropPlace, *, shape_yx: tuple[int, ...], spacing_yx_mm: tuple[float, float]
 ) -> F32:
@@ -92,11 +116,7 @@ def _on_slices(
     # One more cell around, the same as its neighbour: half a cell is left to the crop's edge.
     coarse = [Axis(axis.start - 0.5 * place.side / SIZE - 0.5 * step, step, cells + 2) for axis in place.axes()]
     own = [Axis(0.0, mm, count) for mm, count in zip(spacing_yx_mm, shape_yx, strict=True)]
-    inside = [
-        np.abs(mm * np.arange(count) - centre) <= 0.5 * place.side
-        for mm, count, centre in zip(spacing_yx_mm, shape_yx, place.centre_yx, strict=True)
-    ]
-    crop = inside[0][:, None] & inside[1][None]
+    crop = _covered(place, shape_yx=shape_yx, spacing_yx_mm=spacing_yx_mm)
     return np.stack(
         [
             resample_probability(np.pad(one / highest, 1, mode="edge"), (coarse[0], coarse[1]), (own[0], own[1])) * crop

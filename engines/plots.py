@@ -1,4 +1,4 @@
-"""Plots of an evaluation as PNG: agreement of volumes, ROC, calibration. Computes nothing. Needs matplotlib (extra `train`)."""
+"""Plots of an evaluation as PNG: agreement of volumes, ROC, calibration, attention. Computes nothing. Needs matplotlib (extra `train`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def bland_altman(
     *,
     bias: Interval,
     limits: tuple[Interval, Interval],
+    title: str,
     path: Path,
 ) -> None:
-    """Difference against mean of two volumes, with bias and 95 % limits of agreement and their intervals."""
+    """Difference against mean of two measurements, with bias and 95 % limits of agreement and their intervals."""
     true, reported = np.asarray(true_ml), np.asarray(reported_ml)
-    figure, axes = _axes("Mean of both (mL)", "Reported - true (mL)", f"Volumes, {len(true)} heads")
+    figure, axes = _axes("Mean of both (mL)", "Reported - true (mL)", title)
     axes.scatter((true + reported) / 2, reported - true, s=14, color="tab:blue")
     for line, name, style in ((bias, "bias", "-"), (limits[0], "limits", "--"), (limits[1], "", "--")):
         axes.axhline(line.value, color="tab:red", linestyle=style, linewidth=1, label=name or None)
@@ -49,6 +50,20 @@ def calibration_curve(bins: Sequence[CalibrationBin], *, path: Path) -> None:
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
     axes.scatter([one.said for one in bins], [one.came for one in bins], s=[3 * one.n for one in bins], alpha=0.7)
     axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure.savefig(path, dpi=DPI)
+
+
+def attention_shares(
+    inside: Sequence[float], uniform: Sequence[float], *, goals: tuple[float, float], path: Path
+) -> None:
+    """Share of the attention on the haematoma against a uniform map's; `goals`: the share, and how many times the other."""
+    figure, axes = _axes("Share of a uniform map", "Share of the attention", f"Attention, {len(inside)} haematomas")
+    axes.scatter(uniform, inside, s=14, color="tab:blue")
+    share, times = goals
+    axes.axhline(share, color="tab:red", linewidth=1, label=f"{share:g}")
+    axes.plot([0, 1 / times], [0, 1], color="tab:red", linestyle="--", linewidth=1, label=f"{times:g} times uniform")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=DPI)
 
 

@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="figures, page and plots")
     evaluate.add_argument("--heads", type=int, default=60, help="synthetic heads (acceptance: 60)")
     evaluate.add_argument("--bleeds", type=int, default=200, help="synthetic bleeds for expansion (acceptance: 200)")
+    evaluate.add_argument("--pairs", type=int, default=20, help="synthetic heads scanned twice (acceptance: 20)")
     evaluate.add_argument("--card", action="store_true", help="write the figures into the models' cards, too")
     evaluate.set_defaults(run=_evaluate)
 

@@ -1,39 +1,36 @@
-"""`ichor evaluate`: a model, through its pipeline, on heads it was never trained on. Computes no figure itself."""
+"""`ichor evaluate`: models, through their pipeline, on heads they were never trained on. Computes no figure itself."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engines import plots, statistics, user_data
-from engines.catalogue import MODELS, load_model
-from engines.evaluation import CaseFigures, SegmentationFigures, case_figures, segmentation_figures
-from engines.expansion_crops import crop_place, cut
-from engines.onnx_runtime import OnnxRuntime
+from engines import user_data
+from engines.catalogue import MODELS, has_model, load_model
+from engines.classification import Classifier, crops_of
+from engines.evaluation import CaseFigures, case_figures, segmentation_figures
+from engines.expansion_evaluation import AttentionShare, Judged, attention_share, expansion_figures
+from engines.growth_evaluation import growth_figures
 from engines.segmentation import Segmenter
-from engines.statistics import Interval, bootstrap
-from ichor.arrays import Volume
+from ichor.arrays import MaskArray, Volume
+from ichor.cli.evaluation_page import Evaluation, Measured, goals_of, into_card, write
+from ichor.cli.evaluation_pairs import phantom_pairs
 from ichor.cli.labelled import head_volume, read_dicom
 from ichor.cli.training import NETWORKS, say
 from ichor.errors import ConfigError, IchorError, NotBuilt, Unreadable
+from ichor.pipeline import Classification, Engine
 from ichor.types import Stage
 from phantoms.head import training_head
-from pipelines import haematoma
+from pipelines import expansion, haematoma
 
 ACCEPTANCE_FROM_SEED = 20_000
 """Phantoms of these seeds are never trained on and never looked at while training."""
-LEAST_HEADS, LEAST_BLEEDS = 60, 200
-GOAL_DICE, GOAL_WITHIN, GOAL_CLEAN, GOAL_AUC_BELOW_LAW, GOAL_LAW = 0.93, 0.9, 1 / 20, 0.05, 0.80
 THRESHOLD = 0.5
 
 
@@ -50,14 +47,12 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What was said of one haematoma and what came of it."""
+class _Found:
+    """What a site would get of one scan: the pipeline's masks, its mesh volume, its probability of expansion."""
 
-    key: str
-    patient: str
-    said: float
-    came: bool
-    law: float | None
+    mask_zyx: npt.NDArray[np.bool_]
+    volume_ml: float
+    said: float | None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,8 +62,8 @@ def run(options: argparse.Namespace) -> int:
     own = options.data is not None
     models, name = _model(options)
     segmenter = load_model(name, folder=options.out / "engines", models=models).segmenter
-    judge_path = models / f"{options.name}-expansion-{name.rsplit('-', 1)[1]}.onnx"
-    judge = OnnxRuntime(judge_path, threads=2) if judge_path.exists() else None
+    judge_name = f"{options.name}-expansion-{name.rsplit('-', 1)[1]}"
+    judge = _judge(judge_name, models=models, folder=options.out / "engines")
     options.out.mkdir(parents=True, exist_ok=True)
     cases: list[CaseFigures] = []
     raw: list[CaseFigures] = []
@@ -80,41 +75,52 @@ def run(options: argparse.Namespace) -> int:
         extra = not own and index >= options.heads
         if extra and (judge is None or len(judged) >= options.bleeds):
             break
-        engine = _Remembering(segmenter)
+        outlined, looked = _Outlined(segmenter), None if judge is None else _Looked(judge)
         try:
-            figures, mask = _through_the_pipeline(one, engine)
+            found = _through_the_pipeline(one, outlined, looked)
         except Unreadable as error:
             refused[one.key] = error.reason
             continue
         if not extra:
-            cases.append(figures)
-            raw.append(_figures(one, engine.probability >= THRESHOLD))
-            say(_line(figures))
-        if judge is not None and one.expands is not None:
-            said = _judge(judge, one.volume, mask)
-            if said is None:
+            cases.append(_figures(one, found.mask_zyx, reported_ml=found.volume_ml))
+            raw.append(_figures(one, outlined.probability >= THRESHOLD))
+            say(_line(cases[-1]))
+        if looked is not None and one.expands is not None:
+            if found.said is None:
                 unjudged += 1
             else:
-                judged.append(Judged(key=one.key, patient=one.patient, said=said, came=one.expands, law=one.law))
+                judged.append(
+                    Judged(
+                        key=one.key,
+                        patient=one.patient,
+                        said=found.said,
+                        came=one.expands,
+                        law=one.law,
+                        attention=looked.attention(one),
+                    )
+                )
     if not cases:
         raise IchorError(f"no case could be measured ({len(refused)} refused)")
-    told = _Evaluation(
+    pairs = [] if own else list(phantom_pairs(segmenter, count=options.pairs))
+    told = Evaluation(
         model=f"{name}, {segmenter.description}",
+        judge=None if judge is None else f"{judge.name}, {judge.description}",
         data=f"{options.data.name}, split {options.split}" if own else f"phantoms of seeds from {ACCEPTANCE_FROM_SEED}",
         pipeline=segmentation_figures(cases),
         network=segmentation_figures(raw),
-        expansion=_expansion(judged) if judged else None,
+        expansion=expansion_figures(judged) if judged else None,
         unjudged=unjudged,
-        refused=refused,
+        growth=growth_figures(pairs) if pairs else None,
+        refused={**refused, **{f"pair {one.key}": one.refusal for one in pairs if one.refusal is not None}},
     )
-    goals = {} if own else _goals(told)
-    _write(told, cases, judged, goals, out=options.out)
+    goals = {} if own else goals_of(told)
+    write(told, Measured(cases=cases, judged=judged, pairs=pairs), goals=goals, out=options.out)
     if options.card:
-        _into_card(
-            models / f"{name}.json", {**asdict(told.pipeline), "set": told.data, "network_alone": asdict(told.network)}
-        )
+        growth = {} if told.growth is None else {"growth": asdict(told.growth)}
+        figures = {**asdict(told.pipeline), "set": told.data, "network_alone": asdict(told.network), **growth}
+        into_card(models / f"{name}.json", figures)
         if told.expansion is not None:
-            _into_card(judge_path.with_suffix(".json"), {**asdict(told.expansion), "set": told.data})
+            into_card(models / f"{judge_name}.json", {**asdict(told.expansion), "set": told.data})
     return 0 if all(goals.values()) else 1
 
 
@@ -124,6 +130,16 @@ def _model(options: argparse.Namespace) -> tuple[Path, str]:
         if (folder / f"{options.name}-{suffix}.onnx").exists():
             return folder, f"{options.name}-{suffix}"
     raise ConfigError(f"--models {folder}: neither {options.name}-own.onnx nor {options.name}-phantom.onnx")
+
+
+def _judge(name: str, *, models: Path, folder: Path) -> Classifier | None:
+    """The judge of expansion as it serves; None where there is none."""
+    if not has_model(name, models=models):
+        return None
+    engine = load_model(name, folder=folder, models=models).engine
+    if not isinstance(engine, Classifier):
+        raise ConfigError(f"--models {models}: {name} does not classify")
+    return engine
 
 
 def _phantoms(options: argparse.Namespace) -> Iterator[Labelled]:
@@ -158,7 +174,7 @@ def _own(options: argparse.Namespace) -> Iterator[Labelled]:
         )
 
 
-class _Remembering:
+class _Outlined:
     """A segmenter that keeps its last answer, so that the bare network is measured without a second run."""
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -171,20 +187,51 @@ class _Remembering:
         return self.probability
 
 
+class _Looked:
+    """A classifier that keeps what it was asked and where it looked."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self.name, self.sha256, self.description = classifier.name, classifier.sha256, classifier.description
+        self._last: tuple[MaskArray, Classification] | None = None
+
+    def classify(self, volume: Volume, mask_zyx: MaskArray) -> Classification | None:
+        answer = self._classifier.classify(volume, mask_zyx)
+        self._last = None if answer is None else (mask_zyx, answer)
+        return answer
+
+    def attention(self, one: Labelled) -> AttentionShare | None:
+        """How much of the attention lies on the true haematomas that the one judged overlaps."""
+        if self._last is None:
+            return None
+        mask_zyx, answer = self._last
+        crops_zyx = crops_of(one.volume, mask_zyx)
+        if crops_zyx is None:
+            return None
+        meant = np.setdiff1d(one.labels_zyx[mask_zyx > 0], [0])
+        return attention_share(
+            answer.attention_zyx,
+            np.isin(one.labels_zyx, meant),
+            crops_zyx=crops_zyx,
+            spacing_yx_mm=one.volume.pixel_spacing,
+        )
+
+
 def _untimed(stage: Stage) -> AbstractContextManager[None]:  # noqa: ARG001 - the name is part of Timing
     return nullcontext()
 
 
-def _through_the_pipeline(one: Labelled, engine: _Remembering) -> tuple[CaseFigures, npt.NDArray[np.bool_]]:
-    """Figures of what a site would get: the pipeline's masks and its mesh volume."""
-    engines: Mapping[str, Any] = dict.fromkeys(haematoma.PIPELINE.models, engine)
+def _through_the_pipeline(one: Labelled, outlined: _Outlined, looked: _Looked | None) -> _Found:
+    engines: dict[str, Engine] = {haematoma.MODEL: outlined}
+    if looked is not None:
+        engines[expansion.MODEL] = looked
     findings = haematoma.PIPELINE.run({haematoma.ROLE: one.volume}, engines, _untimed)
     mask = np.zeros(one.labels_zyx.shape, bool)
     for group in findings.groups:
         if group.segmentation is not None:
             mask |= group.segmentation.mask_zyx > 0
-    (volume_ml,) = (m.value for m in findings.measurements if m.name == "haematoma_volume")
-    return _figures(one, mask, reported_ml=volume_ml), mask
+    told = {m.name: m.value for m in findings.measurements}
+    return _Found(mask_zyx=mask, volume_ml=told["haematoma_volume"], said=told.get(expansion.MEASUREMENT))
 
 
 def _figures(one: Labelled, mask: npt.NDArray[np.bool_], *, reported_ml: float | None = None) -> CaseFigures:
@@ -195,181 +242,6 @@ def _figures(one: Labelled, mask: npt.NDArray[np.bool_], *, reported_ml: float |
     )  # fmt: skip
 
 
-def _judge(judge: OnnxRuntime, volume: Volume, mask: npt.NDArray[np.bool_]) -> float | None:
-    place = crop_place(mask, spacing_yx_mm=volume.pixel_spacing)
-    if place is None:
-        return None
-    crops = cut(volume.array_zyx, place, spacing_yx_mm=volume.pixel_spacing)
-    logits = judge.run({"hu": crops})["logits"].astype(np.float64)
-    return float((1 / (1 + np.exp(-logits))).mean())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ExpansionFigures:
-    haematomas: int
-    expanded: int
-    auc: Interval
-    law_auc: Interval | None
-    below_law: Interval | None
-    brier: Interval
-    intercept: float
-    slope: float
-    at_half: Mapping[str, Interval]
-    calibration: Sequence[statistics.CalibrationBin]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Evaluation:
-    model: str
-    data: str
-    pipeline: SegmentationFigures
-    network: SegmentationFigures
-    expansion: _ExpansionFigures | None
-    unjudged: int  # haematomas of known outcome that were not found, or in fewer than three slices
-    refused: Mapping[str, str]
-
-
-def _expansion(judged: Sequence[Judged]) -> _ExpansionFigures:
-    said = np.array([one.said for one in judged])
-    came = np.array([float(one.came) for one in judged])
-    patients = [one.patient for one in judged]
-    law = None if any(one.law is None for one in judged) else np.array([float(one.law or 0.0) for one in judged])
-
-    def below(scores: Any, truth: Any, outcomes: Any) -> float:
-        return statistics.auc(truth, outcomes) - statistics.auc(scores, outcomes)
-
-    def at(name: str) -> Any:
-        return lambda scores, outcomes: statistics.at_threshold(scores, outcomes, threshold=THRESHOLD)[name]
-
-    intercept, slope = statistics.calibration_line(said, came)
-    names = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
-    return _ExpansionFigures(
-        haematomas=len(judged),
-        expanded=int(came.sum()),
-        auc=bootstrap(statistics.auc, said, came, patients=patients),
-        law_auc=None if law is None else bootstrap(statistics.auc, law, came, patients=patients),
-        below_law=None if law is None else bootstrap(below, said, law, came, patients=patients),
-        brier=bootstrap(statistics.brier, said, came, patients=patients),
-        intercept=intercept,
-        slope=slope,
-        at_half={name: bootstrap(at(name), said, came, patients=patients) for name in names},
-        calibration=statistics.calibration(said, came),
-    )
-
-
-def _goals(told: _Evaluation) -> dict[str, bool]:
-    """The acceptance on phantoms: each goal and whether it is met."""
-    figures, expansion = told.pipeline, told.expansion
-    law = None if expansion is None or expansion.law_auc is None else expansion.law_auc.value
-    below = None if expansion is None or expansion.below_law is None else expansion.below_law.value
-    return {
-        f"at least {LEAST_HEADS} heads": figures.cases >= LEAST_HEADS,
-        f"median Dice of >= 3 mL at least {GOAL_DICE}": figures.median_dice.value >= GOAL_DICE,
-        f"volume within 10 % or 1 mL for {GOAL_WITHIN:.0%}": figures.within_share.value >= GOAL_WITHIN,
-        "a haematoma in at most 1 of 20 heads without": figures.clean_called <= GOAL_CLEAN * figures.clean_cases,
-        f"at least {LEAST_BLEEDS} haematomas judged": expansion is not None and expansion.haematomas >= LEAST_BLEEDS,
-        f"AUC of the law at least {GOAL_LAW}": law is not None and law >= GOAL_LAW,
-        f"AUC of expansion at most {GOAL_AUC_BELOW_LAW} below the law's": below is not None
-        and below <= GOAL_AUC_BELOW_LAW,
-    }
-
-
-def _write(
-    told: _Evaluation, cases: Sequence[CaseFigures], judged: Sequence[Judged], goals: Mapping[str, bool], *, out: Path
-) -> None:
-    figures = {
-        **asdict(told),
-        "goals": dict(goals),
-        "cases": [asdict(case) for case in cases],
-        "judged": [asdict(one) for one in judged],
-    }
-    (out / "figures.json").write_text(json.dumps(_finite(figures), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    page = _page(told, goals)
-    (out / "page.txt").write_text(page, encoding="utf-8")
-    print(page, end="")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    try:
-        _draw(told, cases, judged, out=out)
-    except ImportError:
-        say("no plots: they need the extra `train` (matplotlib)")
-
-
-def _into_card(path: Path, figures: Mapping[str, Any]) -> None:
-    card = json.loads(path.read_text(encoding="utf-8"))
-    card["figures"] = _finite(dict(figures))
-    path.write_text(json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _draw(told: _Evaluation, cases: Sequence[CaseFigures], judged: Sequence[Judged], *, out: Path) -> None:
-    large = [case for case in cases if case.true_ml >= 3]
-    if large:
-        plots.bland_altman(
-            [case.true_ml for case in large],
-            [case.reported_ml for case in large],
-            bias=told.pipeline.bias_ml,
-            limits=(told.pipeline.lower_limit_ml, told.pipeline.upper_limit_ml),
-            path=out / "volumes.png",
-        )
-    if told.expansion is not None:
-        fpr, tpr, _ = statistics.roc(
-            np.array([one.said for one in judged]), np.array([float(one.came) for one in judged])
-        )
-        plots.roc_curve(fpr, tpr, auc=told.expansion.auc, path=out / "expansion_roc.png")
-        plots.calibration_curve(told.expansion.calibration, path=out / "expansion_calibration.png")
-
-
-def _page(told: _Evaluation, goals: Mapping[str, bool]) -> str:
-    lines = [f"{told.model}. RESEARCH, not for diagnosis", f"Data: {told.data}"]
-    lines.append("Values with 95 % intervals (bootstrap, 2,000 draws of patients)")
-    for title, figures in (
-        ("Through the pipeline (what a site gets; mesh volume)", told.pipeline),
-        ("Network alone (threshold 0.5, nothing removed; voxel volume)", told.network),
-    ):
-        lines += ["", f"{title}: {figures.cases} heads of {figures.patients} patients"]
-        rows: list[tuple[str, object]] = [
-            ("median Dice, heads with >= 3 mL", figures.median_dice),
-            ("least Dice", f"{figures.least_dice:.3f}"),
-            ("median IoU", figures.median_iou),
-            ("median Dice, heads with less", figures.median_dice_small),
-            ("volume bias, mL", figures.bias_ml),
-            ("lower 95 % limit of agreement, mL", figures.lower_limit_ml),
-            ("upper 95 % limit of agreement, mL", figures.upper_limit_ml),
-            ("volume within 10 % or 1 mL", figures.within_share),
-            ("lesions >= 3 mL found", figures.found_share),
-            ("smaller lesions found", figures.small_found_share),
-            ("heads without a haematoma that got one", f"{figures.clean_called} of {figures.clean_cases}"),
-            ("made-up regions by mL", ", ".join(f"{size}: {n}" for size, n in figures.false_regions.items())),
-        ]
-        lines += [f"  {name:<42}{value}" for name, value in rows]
-    if told.expansion is not None:
-        one = told.expansion
-        lines += [
-            "",
-            f"Expansion: {one.haematomas} haematomas, {one.expanded} expanded; {told.unjudged} more not judged",
-        ]
-        lines += [f"  {'AUC':<42}{one.auc}"]
-        if one.law_auc is not None:
-            lines += [f"  {'AUC of the law that drew them':<42}{one.law_auc}", f"  {'below it':<42}{one.below_law}"]
-        lines += [f"  {'Brier score':<42}{one.brier}"]
-        lines += [f"  {'calibration intercept, slope':<42}{one.intercept:.2f}, {one.slope:.2f}"]
-        lines += [f"  {name + ' at 0.5':<42}{value}" for name, value in one.at_half.items()]
-    if told.refused:
-        lines += ["", f"Not measured: {len(told.refused)}"]
-        lines += [f"  {key}: {reason}" for key, reason in list(told.refused.items())[:20]]
-    if goals:
-        lines += ["", "Goals", *(f"  {'met   ' if met else 'MISSED'} {goal}" for goal, met in goals.items())]
-    return "\n".join(lines) + "\n"
-
-
 def _line(figures: CaseFigures) -> str:
     dice = "-" if figures.dice is None else f"{figures.dice:.3f}"
     return f"{figures.key}: true {figures.true_ml:.1f} mL, reported {figures.reported_ml:.1f} mL, Dice {dice}"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,22 +20,34 @@ from phantoms.bleeds import Bleed
 from phantoms.head import Head, make_head
 
 
-def card(path: Path) -> None:
-    facts = {"name": path.stem, "version": "1", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+def card(path: Path, *, kind: str = "segmentation") -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = {"name": path.stem, "version": "1", "kind": kind, "sha256": digest}
     path.with_suffix(".json").write_text(json.dumps(facts))
 
 
 def write_judge(path: Path) -> None:
-    """The denser, the more likely to expand."""
+    """The denser, the more likely to expand; looks at what is dense."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["hu", "axes"], ["mean"], keepdims=0),
             helper.make_node("Sub", ["mean", "middle"], ["logits"]),
+            helper.make_node("AveragePool", ["hu"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
+            helper.make_node("Sub", ["cells", "middle"], ["above"]),
+            helper.make_node("Relu", ["above"], ["dense"]),
+            helper.make_node("Squeeze", ["dense", "channel"], ["attention"]),
         ],
         "judge",
         [helper.make_tensor_value_info("hu", TensorProto.FLOAT, (3, 1, 224, 224))],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (3,))],
-        [helper.make_tensor("axes", TensorProto.INT64, (3,), [1, 2, 3]), helper.make_tensor("middle", 1, (1,), [40.0])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, (3,)),
+            helper.make_tensor_value_info("attention", TensorProto.FLOAT, (3, 14, 14)),
+        ],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, (3,), [1, 2, 3]),
+            helper.make_tensor("channel", TensorProto.INT64, (1,), [1]),
+            helper.make_tensor("middle", 1, (1,), [40.0]),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
@@ -55,7 +67,7 @@ def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pyt
     models.mkdir()
     card(write_threshold_model(models / "haematoma-own.onnx"))
     write_judge(models / "haematoma-expansion-own.onnx")
-    card(models / "haematoma-expansion-own.onnx")
+    card(models / "haematoma-expansion-own.onnx", kind="classification")
     for seed in (1, 2):
         write_case(data / f"s{seed}", make_head(seed, bleed=Bleed((30.0 * seed,), sites=("lobar",), hu=(72.0,))))
     (data / "cases.csv").write_text("case,patient,split,expands\ns1,a,test,1\ns2,b,test,0\n")
@@ -69,6 +81,13 @@ def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pyt
     assert 0.2 < figures["network"]["median_dice"]["value"] <= 1
     assert figures["network"]["median_dice"]["low"] <= figures["network"]["median_dice"]["value"]
     assert figures["expansion"]["haematomas"] + figures["unjudged"] == 2
+    attention = figures["expansion"]["attention"]
+    assert attention["maps"] == figures["expansion"]["haematomas"] == 2
+    # Dense cells of a crop of which the threshold sees the haematoma: most of them lie on it.
+    assert 0.5 < attention["inside"]["value"] <= 1
+    assert attention["ratio"]["value"] > 1
+    assert [one["attention"]["inside"] > one["attention"]["uniform"] for one in figures["judged"]] == [True, True]
+    assert (figures["growth"], figures["pairs"]) == (None, [])
     stored = json.loads((models / "haematoma-own.json").read_text())
     assert stored["figures"]["median_dice"] == figures["pipeline"]["median_dice"]
     assert stored["figures"]["set"] == "data, split test"
@@ -76,7 +95,9 @@ def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pyt
     assert page in capsys.readouterr().out
     assert "RESEARCH" in page
     assert "median Dice" in page
-    for plot in ("volumes.png", "expansion_roc.png", "expansion_calibration.png"):
+    assert "median share of attention" in page
+    assert "Growth" not in page
+    for plot in ("volumes.png", "expansion_roc.png", "expansion_calibration.png", "expansion_attention.png"):
         assert (out / plot).read_bytes()[:4] == b"\x89PNG"
 
 
