@@ -39,6 +39,7 @@ from ichor.store.protocol import Blobs
 from ichor.types import Job, Stage
 from listener.assembly_store import AssemblyStore
 from listener.pauses import Pauses
+from listener.scans import changes
 from listener.study import StudyAssembly
 from listener.view import identities_of, view_of
 
@@ -336,12 +337,18 @@ class Assembler:
             self.publish()
 
     def _to_compare(self, study: StudyAssembly) -> set[str]:
-        """Later studies of the patient, whose reports may have to speak of this one's scan, or no longer may."""
-        found = set()
+        """Later studies of the patient whose reports are to speak of another scan than before, or of none, now."""
+        found: set[str] = set()
         for pipeline in self._pipelines:
-            for scan in study.moved.get(pipeline.name, ()):
-                later = self._store.scans_after(scan, pipeline.follow_up_hours)
-                found |= {other.study_instance_uid for other in later}
+            hours, (was, now) = pipeline.follow_up_hours, study.moved.get(pipeline.name, (None, None))
+            if (was and was.told) == (now and now.told):
+                continue
+            later = {o.study_instance_uid: o for s in (was, now) if s for o in self._store.scans_after(s, hours)}
+            found |= {
+                uid
+                for uid, other in later.items()
+                if changes(other, self._store.scans_before(other, hours), was=was, now=now, hours=hours)
+            }
         return found
 
     def _wait(self, uid: str, due: float) -> None:

@@ -86,7 +86,8 @@ _INSTANCE: TypeAdapter[Instance] = TypeAdapter(Instance)
 _STUDY: TypeAdapter[_StudyRecord] = TypeAdapter(_StudyRecord)
 _SENDER: TypeAdapter[Sender] = TypeAdapter(Sender)
 _SCAN: TypeAdapter[Scan] = TypeAdapter(Scan)
-_MOST_SCANS = 16  # of one patient within three days; the nearest ones
+_MOST_BEFORE = 16  # of one patient within three days; the nearest ones
+_MOST_AFTER = 256  # more than any patient has; whoever sends more must not stop the others
 
 
 class AssemblyStore:
@@ -127,15 +128,15 @@ class AssemblyStore:
 
         After them, where one of two does not say when it was acquired, those received within so many hours.
         """
-        return self._scans(scan, low=-hours, high=0.0, order="DESC")
+        return self._scans(scan, low=-hours, high=0.0, order="DESC", most=_MOST_BEFORE)
 
     def scans_after(self, scan: Scan, hours: float) -> list[Scan]:
         """As `scans_before`, the other way round."""
-        return self._scans(scan, low=0.0, high=hours, order="ASC")
+        return self._scans(scan, low=0.0, high=hours, order="ASC", most=_MOST_AFTER)
 
-    def _scans(self, scan: Scan, *, low: float, high: float, order: str) -> list[Scan]:
+    def _scans(self, scan: Scan, *, low: float, high: float, order: str, most: int) -> list[Scan]:
         about = {
-            "patient": scan.patient, "pipeline": scan.pipeline, "study": scan.study_instance_uid, "most": _MOST_SCANS,
+            "patient": scan.patient, "pipeline": scan.pipeline, "study": scan.study_instance_uid, "most": most,
             "at": scan.acquired_at, "low": low * 3600, "high": high * 3600,
             "received": scan.received_at, "within": max(-low, high) * 3600,
         }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ichor.reasons import Reason
 from ichor.types import Earlier, Instance, ManifestRef
@@ -26,6 +26,7 @@ class Scan:
     patient, issuer : digests; zeros where the header has none.
     birth_date : digest, None where it is missing.
     acquired_at : by the scanner's clock (`ichor.types.Instance.acquired_at`), None where no image says it.
+    acquired_until : the same of its last image.
     received_at : stands in for that, to tell whether it matters that it is missing.
     about : digest of content and identity: with another one it is to be compared anew.
     """
@@ -39,6 +40,12 @@ class Scan:
     received_at: float
     about: str
     inputs: Mapping[str, ManifestRef]
+    acquired_until: float | None = None
+
+    @property
+    def told(self) -> Scan:
+        """What others depend on: a new job on the same content under the same identity changes nothing for them."""
+        return replace(self, inputs={})
 
 
 def scan_of(
@@ -54,9 +61,10 @@ def scan_of(
     (patient,), (birth,) = patients, births
     if patient[:32] == NOBODY:
         return None
+    times = [i.acquired_at for i in images if i.acquired_at is not None]
     return Scan(
         study_instance_uid=study_instance_uid, pipeline=pipeline, patient=patient[:32], issuer=patient[32:],
-        birth_date=birth, acquired_at=min((i.acquired_at for i in images if i.acquired_at is not None), default=None),
+        birth_date=birth, acquired_at=min(times, default=None), acquired_until=max(times, default=None),
         received_at=max(i.received_at for i in images), about=hashlib.sha256(about.encode()).hexdigest()[:32],
         inputs=dict(inputs),
     )  # fmt: skip
@@ -66,7 +74,7 @@ def before(scan: Scan, others: Iterable[Scan], *, hours: float) -> tuple[Earlier
     """The newest scan of the same patient less than ``hours`` earlier, and what tells it from another.
 
     One that disagrees on whose it is, or when, is not compared, which is said where there is no other. Scans of one
-    moment are copies: neither is the earlier.
+    moment are copies, and so are those that overlap in time, as one that is not whole does: neither is the earlier.
     """
     refusal: Reason | None = None
     for other in sorted(others, key=lambda o: (-(o.acquired_at or 0.0), o.study_instance_uid)):
@@ -76,6 +84,8 @@ def before(scan: Scan, others: Iterable[Scan], *, hours: float) -> tuple[Earlier
         passed = (scan.acquired_at or 0.0) - (other.acquired_at or 0.0)
         if not (0 < passed <= hours * 3600 if timed else abs(scan.received_at - other.received_at) <= hours * 3600):
             continue
+        if timed and (other.acquired_until or 0.0) >= (scan.acquired_at or 0.0):
+            continue
         disagreement = _disagreement(scan, other)
         if disagreement is None:
             found = Earlier(
@@ -84,6 +94,20 @@ def before(scan: Scan, others: Iterable[Scan], *, hours: float) -> tuple[Earlier
             return found, json.dumps([other.study_instance_uid, other.about, found.hours])
         refusal = refusal or disagreement
     return None if refusal is None else (Earlier(refusal=refusal.value), refusal.value)
+
+
+def changes(later: Scan, others: Iterable[Scan], *, was: Scan | None, now: Scan | None, hours: float) -> bool:
+    """Whether ``later`` is to be compared with something else once a scan is no longer ``was`` but ``now``.
+
+    ``others`` are the scans beside it, in whatever state that one is among them.
+    """
+    one = was or now
+    beside = [] if one is None else [o for o in others if o.study_instance_uid != one.study_instance_uid]
+    keys = [
+        None if (found := before(later, [*beside, *([scan] if scan else [])], hours=hours)) is None else found[1]
+        for scan in (was, now)
+    ]
+    return keys[0] != keys[1]
 
 
 def _disagreement(one: Scan, other: Scan) -> Reason | None:

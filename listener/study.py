@@ -88,7 +88,9 @@ class StudyAssembly:
     announced: AnnouncedObjects = field(default_factory=AnnouncedObjects)
     scans_before: ScansBefore = lambda *_: ()
     scans: dict[str, Scan] = field(default_factory=dict)  # pipeline -> what other studies may compare with
-    moved: dict[str, tuple[Scan, ...]] = field(default_factory=dict)  # pipeline -> its scan before and after a change
+    moved: dict[str, tuple[Scan | None, Scan | None]] = field(
+        default_factory=dict
+    )  # pipeline -> its scan, before and now
     _amended: list[Grade] = field(default_factory=list)
     _waits: list[float] = field(default_factory=list)
     _replan: bool = True  # something happened that jobs may depend on
@@ -391,7 +393,7 @@ class StudyAssembly:
         known = self.scans.get(pipeline.name)
         if scan == known:
             return
-        self.moved[pipeline.name] = tuple(s for s in (*self.moved.get(pipeline.name, ()), known, scan) if s)
+        self.moved[pipeline.name] = self.moved.get(pipeline.name, (known, None))[0], scan
         if scan is None:
             del self.scans[pipeline.name]
         else:

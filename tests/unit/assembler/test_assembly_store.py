@@ -177,7 +177,7 @@ def test_scans_of_a_patient_are_found_by_time_and_copies_hide_none(tmp_path: Pat
         scan = replace(
             wanted, study_instance_uid=study.uid, acquired_at=at, received_at=received_at, patient=patient
         )  # fmt: skip
-        study.scans["haematoma"], study.moved["haematoma"] = scan, (scan,)
+        study.scans["haematoma"], study.moved["haematoma"] = scan, (None, scan)
         store.save(study, due=None, announcements=0, outgoing=(), senders=())
 
     for number in range(1, 41):
@@ -194,7 +194,7 @@ def test_scans_of_a_patient_are_found_by_time_and_copies_hide_none(tmp_path: Pat
     again.uid = "1.2.51"
     assert store.load(again) is not None
     assert again.scans["haematoma"] == before[0]
-    again.moved["haematoma"] = (again.scans.pop("haematoma"),)
+    again.moved["haematoma"] = (again.scans.pop("haematoma"), None)
     store.save(again, due=None, announcements=0, outgoing=(), senders=())
     assert [scan.study_instance_uid for scan in store.scans_before(wanted, 72)] == ["1.2.52", "1.2.56"]
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ichor.store.blobs import FileBlobs
 from ichor.types import Findings, Instance, Job
 from listener.assembler import Assembler
 from listener.assembly_store import AssemblyStore
+from listener.study import StudyAssembly
 
 HOUR = 3600.0
 EARLIER, LATER = "1.2.1", "1.2.2"
@@ -164,6 +166,53 @@ def test_a_scan_between_the_two_takes_the_place_of_the_first(place: Place) -> No
     place.bring(head(LATER, hours=20))
     place.bring(head("1.2.3", hours=10))
     assert told(place.jobs())[-2:] == [("1.2.3", 1, EARLIER), (LATER, 2, "1.2.3")]
+
+
+def looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Studies whose jobs are planned anew from now on because of another one."""
+    seen: list[str] = []
+    ask = place.assembler._to_compare
+
+    def asked(study: StudyAssembly) -> set[str]:
+        found = ask(study)
+        seen.extend(found)
+        return found
+
+    monkeypatch.setattr(place.assembler, "_to_compare", asked)
+    return seen
+
+
+def test_of_fifty_scans_only_the_next_one_is_looked_at_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in reversed(range(0, 100, 2)):
+        place.bring(head(f"1.2.{100 + n}", hours=n / 2))
+    place.jobs()
+    seen = looks(place, monkeypatch)
+    place.bring(head("1.2.105", hours=2.5))
+    assert told(place.jobs()) == [("1.2.105", 1, "1.2.104"), ("1.2.106", 3, "1.2.105")]
+    assert seen == ["1.2.106"]
+
+
+def test_copies_are_never_compared_but_each_with_the_scan_before_in_whatever_order_they_come(place: Place) -> None:
+    copies = [f"1.2.{n}" for n in range(100, 120)]
+    for study in copies:
+        place.bring(head(study, hours=6))
+    assert told(place.jobs()) == [(study, 1, None) for study in copies]
+    place.bring(head(EARLIER, hours=0))
+    first, *rest = told(place.jobs())
+    assert first == (EARLIER, 1, None)
+    assert sorted(rest) == [(study, 2, EARLIER) for study in copies]
+
+
+def test_a_corrected_name_costs_the_next_scan_one_job_and_the_others_none(place: Place) -> None:
+    for n in range(6):
+        place.bring(head(f"1.2.{n + 1}", hours=6 * n))
+    place.jobs()
+    corrected = [
+        replace(image, identity_sha256=image.identity_sha256[:32] + "f" * 32, file_sha256=f"new {n}", received_at=2e9)
+        for n, image in enumerate(head("1.2.3", hours=12))
+    ]
+    place.bring(corrected, association="a2")
+    assert told(place.jobs()) == [("1.2.3", 2, "1.2.2"), ("1.2.4", 2, "1.2.3")]
 
 
 def test_an_earlier_study_that_turns_out_to_be_of_two_patients_is_taken_back(place: Place) -> None:

@@ -6,7 +6,7 @@ import pytest
 from contract.arrivals import make_slice
 
 from ichor.reasons import Reason
-from listener.scans import NOBODY, Scan, before, scan_of
+from listener.scans import NOBODY, Scan, before, changes, scan_of
 
 HOUR = 3600.0
 NOON = 1_700_000_000.0
@@ -74,6 +74,34 @@ def test_a_missing_time_matters_only_for_scans_that_came_within_the_window() -> 
     assert link(scan("1.2.9", hours=6), old) is None
 
 
+def test_a_copy_that_is_not_whole_is_no_earlier_scan() -> None:
+    whole = scan("1.2.1", acquired_until=NOON + 30.0)
+    half = scan("1.2.2", acquired_at=NOON + 15.0, acquired_until=NOON + 30.0)
+    assert link(half, whole) is None
+    assert link(scan("1.2.9", hours=6), whole, half) == ("1.2.2", None)
+    assert link(scan("1.2.9", acquired_at=NOON + 31.0), whole) == ("1.2.1", None)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "changed"),
+    [
+        (None, scan("1.2.3", hours=5), True),  # becomes the newest
+        (scan("1.2.3", hours=5), None, True),  # was it
+        (scan("1.2.3", hours=5), scan("1.2.3", hours=5, about="other content"), True),  # is it
+        (scan("1.2.3", hours=5), scan("1.2.3", hours=5, received_at=NOON + 1, inputs={"a": "b"}), False),
+        (None, scan("1.2.3", hours=3), False),  # another one is nearer
+        (None, scan("1.2.3", hours=5, birth_date="c" * 32), False),  # does not agree, another one does
+        (None, scan("1.2.3", hours=6), False),  # a copy
+        (None, None, False),
+    ],
+)
+def test_a_scan_changes_only_what_it_is_or_was_the_newest_before(
+    was: Scan | None, now: Scan | None, changed: bool
+) -> None:
+    beside = [scan("1.2.1"), scan("1.2.2", hours=4), *([was] if was else [])]
+    assert changes(scan("1.2.9", hours=6), beside, was=was, now=now, hours=72) is changed
+
+
 def test_what_is_compared_tells_a_changed_scan_from_the_one_before() -> None:
     later = scan("1.2.9", hours=6)
     keys = {(before(later, [scan(about=about)], hours=72) or (None, ""))[1] for about in ("one", "one", "two")}
@@ -88,7 +116,7 @@ def scan_from(*slices: dict[str, object]) -> Scan | None:
 def test_the_scan_begins_with_its_first_image() -> None:
     found = scan_from({"acquired_at": NOON + 2}, {"acquired_at": NOON}, {})
     assert found is not None
-    assert found.acquired_at == NOON
+    assert (found.acquired_at, found.acquired_until) == (NOON, NOON + 2)
     assert (found.patient, found.issuer) == ("p" * 32, "p" * 32)
 
 
