@@ -17,6 +17,8 @@ from engines.segmentation import Segmenter
 from ichor.errors import CannotStart
 
 MODELS = Path(__file__).parent / "models"
+LEAST_VOXEL_MM, MOST_VOXEL_MM = 0.2, 20.0
+"""A finer grid than any head is scanned with would only take memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,21 @@ class ModelCard:
     sha256: str
     path: Path
     facts: Mapping[str, Any]
+
+    @property
+    def voxels_mm(self) -> tuple[float, float | None]:
+        """Pixel and slice distance that a segmentation was trained on; where the card is silent 1.0 mm and as they come.
+
+        Raises
+        ------
+        CannotStart
+            Something that no head was ever trained on.
+        """
+        pixel, slices = self.facts.get("pixel_mm", 1.0), self.facts.get("slice_mm")
+        for value in (pixel,) if slices is None else (pixel, slices):
+            if type(value) not in (int, float) or not LEAST_VOXEL_MM <= value <= MOST_VOXEL_MM:
+                raise CannotStart(f"model {self.name}: voxels of {value!r:.20} mm")
+        return float(pixel), None if slices is None else float(slices)
 
     @property
     def preliminary(self) -> bool:
@@ -110,9 +127,7 @@ def load_model(
         See `load_model_card`; or a kind that this version cannot serve.
     """
     card = load_model_card(name, models=models)
-    kind = _KINDS.get(str(card.facts.get("kind", "segmentation")))
-    if kind is None:
-        raise CannotStart(f"model {name}: no engine serves its kind")
+    serve = _engine_of(card)
     folder.mkdir(parents=True, exist_ok=True)
     reference = OnnxRuntime(card.path, threads=threads)
     try:
@@ -121,9 +136,16 @@ def load_model(
     except RuntimeError as error:
         # OpenVINO reports every failure of its own as RuntimeError; the reference can still serve.
         reason = f"{type(error).__name__} while loading or comparing"
-        return LoadedModel(card, kind(card.name, reference), None, reason)
+        return LoadedModel(card, serve(reference), None, reason)
     chosen = tried if report.accepted else reference
-    return LoadedModel(card, kind(card.name, chosen), report, report.reason)
+    return LoadedModel(card, serve(chosen), report, report.reason)
 
 
-_KINDS: Mapping[str, type[Segmenter] | type[Classifier]] = {"segmentation": Segmenter, "classification": Classifier}
+def _engine_of(card: ModelCard) -> Callable[[Runtime], Segmenter | Classifier]:
+    kind = card.facts.get("kind", "segmentation")
+    if kind == "segmentation":
+        pixel, slices = card.voxels_mm
+        return lambda runtime: Segmenter(card.name, runtime, pixel_mm=pixel, slice_mm=slices)
+    if kind == "classification":
+        return lambda runtime: Classifier(card.name, runtime)
+    raise CannotStart(f"model {card.name}: no engine serves its kind")

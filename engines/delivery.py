@@ -13,6 +13,7 @@ from engines.runtime import file_sha256
 from engines.training import load_network
 
 OUTPUTS = ("haematoma", "intracranial space")
+PAPER_PIXEL_MM, PAPER_SLICE_MM = 0.5, 5.0
 
 
 def deliver(
@@ -40,7 +41,9 @@ def deliver(
     network, facts = load_network(checkpoint)
     config = network.config
     tile = tile_zyx or (TILE_ZYX if config.packed else config.patch_zyx)
-    voxels = "1.0 mm in plane, native slices" if config.packed else "0.5 x 0.5 x 5 mm"
+    # Only the demo's network is packed; whoever serves it need not know that, which is inside the model, but its voxels.
+    pixel_mm, slice_mm = (1.0, None) if config.packed else (PAPER_PIXEL_MM, PAPER_SLICE_MM)
+    voxels = f"{pixel_mm} mm in plane, " + ("native slices" if slice_mm is None else f"slices at {slice_mm:g} mm")
     windows = "windows -20..120 and -1000..1000 HU" if config.zscore is None else "clipping and z-score"
     own = {
         "name": name,
@@ -59,6 +62,8 @@ def deliver(
     export_onnx(network, path, metadata=own, tile_zyx=tile)
     card: dict[str, Any] = {
         **own,
+        "pixel_mm": pixel_mm,
+        "slice_mm": slice_mm,
         "seed": facts["seed"],
         "steps": facts["step"],
         "minutes": round(facts["elapsed_s"] / 60, 1),

@@ -75,6 +75,12 @@ class Upright:
         first: Float64Array = offsets - offsets[0]
         return first
 
+    def positions(self, volume: Volume) -> Float64Array:
+        """(slices,) distances of the upright slices along their normal, mm, from the first one, ascending."""
+        positions = volume.slice_positions
+        found: Float64Array = positions[-1] - positions[::-1] if self.flips[0] else positions - positions[0]
+        return found
+
     @property
     def _order(self) -> tuple[slice, slice, slice]:
         z, y, x = (slice(None, None, -1) if flip else slice(None) for flip in self.flips)

@@ -12,11 +12,15 @@ from engines.orientation import Upright
 from engines.resampling import Axis, nearest, resample_hu, resample_probability
 from engines.runtime import Runtime
 from engines.tiling import predict_tiled
-from ichor.arrays import Volume
+from ichor.arrays import Float64Array, Volume
+from ichor.errors import Unreadable
+from ichor.reasons import Reason
 
 F32 = npt.NDArray[np.float32]
 
-PIXEL_MM = 1.0
+ROUGH_MM = 1.0
+MOST_MM = 2500.0
+"""Of a stack along any axis: places in a header, however odd, decide how large the arrays between are."""
 LEAST_PROBABILITY = 0.01
 OVERLAP_ZYX = (4, 48, 48)
 HAEMATOMA, INTRACRANIAL = 0, 1
@@ -29,10 +33,13 @@ class Segmenter:
     Attributes
     ----------
     name : of the model; weights trained on phantoms end in ``-phantom``.
+    pixel_mm, slice_mm : of the voxels that it was trained on; `slice_mm` None: slices as they come.
     """
 
     name: str
     runtime: Runtime
+    pixel_mm: float = 1.0
+    slice_mm: float | None = None
 
     @property
     def sha256(self) -> str:
@@ -50,7 +57,7 @@ class Segmenter:
         Raises
         ------
         Unreadable
-            The slices are not axial.
+            ``NOT_AXIAL``; ``NOT_HEAD`` where the slices lie further apart than any body is long.
         """
         upright = Upright.of(volume)
         probability = segment(
@@ -58,6 +65,9 @@ class Segmenter:
             upright.turn(volume.array_zyx),
             spacing_yx_mm=upright.spacing(volume.pixel_spacing),
             offsets_yx_mm=upright.offsets_yx(volume),
+            positions_mm=upright.positions(volume),
+            pixel_mm=self.pixel_mm,
+            slice_mm=self.slice_mm,
         )
         return np.ascontiguousarray(upright.back(probability))
 
@@ -67,22 +77,32 @@ def segment(
     volume_zyx_hu: npt.NDArray[np.int16] | F32,
     *,
     spacing_yx_mm: tuple[float, float],
-    offsets_yx_mm: npt.NDArray[np.float64] | None = None,
+    offsets_yx_mm: Float64Array | None = None,
+    positions_mm: Float64Array | None = None,
+    pixel_mm: float = 1.0,
+    slice_mm: float | None = None,
     output: int = HAEMATOMA,
     enclosed: bool = True,
 ) -> F32:
     """Probability float32 (z, y, x) of `output` on the input's grid, exactly 0 below `LEAST_PROBABILITY`.
 
-    In plane the head is resampled to 1.0 mm; slices stay as they are, only shifted onto one another.
+    In plane the head is resampled to `pixel_mm`, slices are shifted onto one another; with `slice_mm` they are
+    interpolated (linearly, as for training) at that distance from the first one on, and the answer back at the input's.
 
     Parameters
     ----------
     volume_zyx_hu : slices headwards, rows to the back, columns to the patient's left.
     spacing_yx_mm : between rows, between columns.
     offsets_yx_mm : (slices, 2), where the first pixel of each slice lies in the plane; a tilted gantry shears a stack.
+    positions_mm : (slices,), along their normal, ascending; needed with `slice_mm`.
     output : `HAEMATOMA` or `INTRACRANIAL`.
-    enclosed : haematoma is no likelier than that the voxel lies inside the skull, as the network itself sees it (the
-        lower of both): muscles and neck look much like blood.
+    enclosed : haematoma is no likelier than that the voxel lies inside the skull, as the network itself sees it, where
+        it has that output (the lower of both): muscles and neck look much like blood.
+
+    Raises
+    ------
+    Unreadable
+        ``NOT_HEAD``.
     """
     slices, rows, columns = volume_zyx_hu.shape
     offsets = np.zeros((slices, 2)) if offsets_yx_mm is None else np.asarray(offsets_yx_mm, np.float64)
@@ -91,9 +111,16 @@ def segment(
     (shape,) = runtime.input_shapes.values()
     (name,) = runtime.input_shapes
     tile = (shape[2], shape[3], shape[4])
-    target = _network_grid(volume_zyx_hu, placed, tile_yx=tile[1:])
+    target = _network_grid(volume_zyx_hu, placed, pixel_mm=pixel_mm, tile_yx=tile[1:])
 
     head = np.stack([resample_hu(one, at, target) for one, at in zip(volume_zyx_hu, placed, strict=True)])
+    back = np.arange(slices, dtype=np.float64)
+    if slice_mm is not None:
+        if positions_mm is None:
+            raise ValueError("slices at another distance need the positions of these")
+        wanted = _positions(positions_mm, slice_mm)
+        head = np.stack([_between(head, at) for at in np.interp(wanted, positions_mm, back)])
+        back = np.interp(positions_mm, wanted, np.arange(len(wanted), dtype=np.float64))
 
     def predict(tile_zyx: F32) -> F32:
         (logits,) = runtime.run({name: tile_zyx[None, None]}).values()
@@ -103,33 +130,60 @@ def segment(
     found = outputs.min(axis=0) if enclosed and output == HAEMATOMA else outputs[output]
     probability = np.zeros(volume_zyx_hu.shape, np.float32)
     for k, at in enumerate(placed):
-        if found[k].max() >= LEAST_PROBABILITY:
-            probability[k] = resample_probability(found[k], target, at)
+        one = _between(found, back[k])
+        if one.max() >= LEAST_PROBABILITY:
+            probability[k] = resample_probability(one, target, at)
     np.clip(probability, 0, 1, out=probability)
     probability[probability < LEAST_PROBABILITY] = 0
     return probability
 
 
+def _positions(positions_mm: Float64Array, slice_mm: float) -> Float64Array:
+    """From the first slice to the last one or just beyond, so that none is left out."""
+    length = _no_longer_than_a_body(float(positions_mm[-1] - positions_mm[0]))
+    steps = int(np.ceil(length / slice_mm - 1e-3))
+    positions: Float64Array = positions_mm[0] + slice_mm * np.arange(steps + 1)
+    return positions
+
+
+def _between(stack_zyx: F32, index: float) -> F32:
+    """The slice at a fractional index."""
+    below = int(index)
+    share = np.float32(index - below)
+    one: F32 = stack_zyx[below]
+    return one if share == 0 else (1 - share) * one + share * stack_zyx[below + 1]
+
+
 def _network_grid(
-    volume_zyx_hu: npt.NDArray[np.int16] | F32, placed: list[tuple[Axis, Axis]], *, tile_yx: tuple[int, int]
+    volume_zyx_hu: npt.NDArray[np.int16] | F32,
+    placed: list[tuple[Axis, Axis]],
+    *,
+    pixel_mm: float,
+    tile_yx: tuple[int, int],
 ) -> tuple[Axis, Axis]:
-    """1.0 mm pixels over the skull (the head, where no bone is seen), at least a tile of them, centred."""
+    """Pixels over the skull (the head, where no bone is seen), at least a tile of them, centred."""
     full = _extent([at[0] for at in placed]), _extent([at[1] for at in placed])
     rough = np.stack([nearest(one, at, full) for one, at in zip(volume_zyx_hu, placed, strict=True)])
     box = skull_box(rough) or head_box(rough)
     grid = []
     for whole, span, tile in zip(full, box, tile_yx, strict=True):
-        count = max(span.stop - span.start, tile)
-        middle = whole.start + PIXEL_MM * (span.start + span.stop - 1) / 2
-        grid.append(Axis(round(middle - PIXEL_MM * (count - 1) / 2, 3), PIXEL_MM, count))
+        count = max(int(np.ceil((span.stop - span.start) * ROUGH_MM / pixel_mm)), tile)
+        middle = whole.start + ROUGH_MM * (span.start + span.stop - 1) / 2
+        grid.append(Axis(round(middle - pixel_mm * (count - 1) / 2, 3), pixel_mm, count))
     return grid[0], grid[1]
 
 
 def _extent(axes: list[Axis]) -> Axis:
-    """1.0 mm pixels from the first to the last pixel of any slice."""
+    """Pixels of `ROUGH_MM`, what `engines.headbox` looks at, from the first to the last pixel of any slice."""
     low = min(axis.start for axis in axes)
     high = max(axis.start + axis.step * (axis.count - 1) for axis in axes)
-    return Axis(low, PIXEL_MM, max(int((high - low) / PIXEL_MM) + 1, 1))
+    return Axis(low, ROUGH_MM, int(_no_longer_than_a_body(high - low) / ROUGH_MM) + 1)
+
+
+def _no_longer_than_a_body(millimetres: float) -> float:
+    if not 0 <= millimetres <= MOST_MM:
+        raise Unreadable(Reason.NOT_HEAD)
+    return millimetres
 
 
 def _sigmoid(logits: F32) -> F32:

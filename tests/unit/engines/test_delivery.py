@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,17 @@ import onnx
 import torch
 
 from engines import expansion_training
-from engines.catalogue import load_model_card
+from engines.catalogue import load_model, load_model_card
 from engines.delivery import deliver
 from engines.expansion_delivery import deliver_expansion
 from engines.gate import compare
-from engines.networks.umamba import UMambaConfig
+from engines.networks.topology import nnunet_topology
+from engines.networks.umamba import PAPER, UMambaConfig
 from engines.networks.vit import ViTConfig
 from engines.onnx_runtime import OnnxRuntime
 from engines.openvino_runtime import OpenVinoRuntime
 from engines.training import TrainingOptions, _Run
+from ichor.arrays import Volume
 
 
 def test_what_is_delivered_computes_what_was_trained_and_says_where_it_comes_from(tmp_path: Path) -> None:
@@ -59,9 +62,46 @@ def test_what_is_delivered_computes_what_was_trained_and_says_where_it_comes_fro
 
     card = load_model_card("tiny-phantom", models=path.parent)
     assert (card.name, card.version, card.preliminary) == ("tiny-phantom", "2", False)
+    assert card.voxels_mm == (1.0, None)
     assert (card.facts["seed"], card.facts["steps"], card.facts["minutes"]) == (4, 17, 1.5)
     assert card.facts["use"] == "RESEARCH"
     assert card.facts["figures"] == {"median_dice": 0.0}
+
+
+def test_a_network_of_the_papers_form_is_delivered_and_served_with_its_voxels(tmp_path: Path) -> None:
+    patch = (8, 32, 32)
+    kernels, strides = nnunet_topology(patch, (5.0, 0.5, 0.5))
+    stages = len(kernels)
+    config = replace(
+        PAPER,
+        patch_zyx=patch,
+        features=(4,) * stages,
+        kernels=kernels,
+        strides=strides,
+        blocks=(1,) * stages,
+        decoder_blocks=(1,) * (stages - 1),
+        stem_blocks=1,
+    )
+    _Run.begin(TrainingOptions(seed=1, network=config, precision="f32")).save(tmp_path / "checkpoint.pt")
+    deliver(tmp_path / "checkpoint.pt", tmp_path, name="paper-phantom", version="1", command="c", data="nothing")
+    served = load_model("paper-phantom", folder=tmp_path / "engines", threads=1, models=tmp_path).segmenter
+    assert (served.pixel_mm, served.slice_mm) == (0.5, 5.0)
+    assert served.runtime.input_shapes == {"hu": (1, 1, *patch)}
+    hu = np.random.default_rng(0).integers(-50, 120, (6, 40, 36)).astype(np.int16)
+    volume = Volume(
+        array=hu,
+        origins_lps=np.arange(6)[:, None] * np.array([0.0, 0.4, 7.0]),
+        row_lps=np.array([1.0, 0, 0]),
+        column_lps=np.array([0, 1.0, 0]),
+        pixel_spacing=(0.9, 0.9),
+        slice_thickness=7.0,
+        frame_of_reference_uid=None,
+        unit="[hnsf'U]",
+        sources=(),
+    )
+    answer = served.segment(volume)
+    assert answer.shape == hu.shape
+    assert 0 < answer.max() <= 1
 
 
 def test_a_judge_of_expansion_is_delivered_with_its_attention(tmp_path: Path) -> None:
