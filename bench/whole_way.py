@@ -1,11 +1,13 @@
 """Time from the last C-STORE response to the report in the destination (Debian's Orthanc), 40 x 512 x 512 head CT.
 
-Goal: all but the network (stage infer) <= 1 s, median of five studies.
+Goals, over five studies after one that warms caches: each report there within 6 s; all but the network (stage infer)
+within 1 s, median; the worker's peak memory, from its start on, at most 3 GiB. Whatever models are installed serve.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -13,17 +15,23 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.uid import generate_uid
 
+from bench._peers import resident
 from bench._site import free_ports, get, start_ichor, start_orthanc, wait
 from phantoms.ct_study import write_ct_head
 
-GOAL_SECONDS = 1.0
+GOAL_REPORT_SECONDS = 6.0
+GOAL_REST_SECONDS = 1.0
+GOAL_MEMORY_MIB = 3 * 1024
 RUNS = 5
-OBJECTS = 4  # segmentation, map, report, text report
+PATIENCE_SECONDS = 120
+STAGES = ("receive", "assemble", "queue", "volume", "infer", "measure", "encode", "send")
 
 
 def main() -> int:
@@ -48,24 +56,40 @@ def main() -> int:
 
 def _measure(folder: Path, ports: dict[str, int]) -> int:
     write_ct_head(folder / "head", seed=20_040, bleed=40.0, slices=40, series={"soft"})
-    rows, rests = [], []
+    worker = int((folder / "data" / "run" / "work.ready").read_text())
+    print(f"{os.cpu_count()} cores; a load of {os.getloadavg()[0]:.1f} from whatever else runs here")
+    rows: list[dict[str, float]] = []
     for run in range(RUNS + 1):
         paths, uid = _fresh_copy(folder / "head" / "dicom", folder / f"run{run}")
         _push(paths, ports["listener"])
         answered = time.time()
-        arrived, all_there = _arrivals(uid, ports)
-        study = get(f"http://127.0.0.1:{ports['console']}/api/v1/studies/{uid}")
-        seconds = study["jobs"][-1]["seconds"]
-        if run:  # the first one warms caches
-            rows.append({"to report": arrived - answered, "to all": all_there - answered} | seconds)
-            rests.append(arrived - answered - seconds["infer"])
-    stages = sorted({stage for row in rows for stage in row})
-    for stage in stages:
+        arrived, all_there, study = _arrivals(uid, ports)
+        row = {"to report": arrived - answered, "to all": all_there - answered} | study["jobs"][-1]["seconds"]
+        if run:
+            rows.append(row | {"rest": row["to report"] - row["infer"]})
+            continue
+        counts = Counter(result["kind"] for result in study["results"])
+        print("objects of a study: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
+        print(f"the first study, not counted below: report after {row['to report']:.3f} s")
+    return _report(rows, peak_mib=resident(worker, "VmHWM:"))
+
+
+def _report(rows: list[dict[str, float]], *, peak_mib: float) -> int:
+    known = {stage for row in rows for stage in row}
+    for stage in sorted(known, key=lambda name: (name in STAGES and STAGES.index(name) + 1, name)):
         values = [row.get(stage, 0.0) for row in rows]
         print(f"{stage:>10}: median {statistics.median(values):6.3f} s  (min {min(values):.3f}, max {max(values):.3f})")
-    rest = statistics.median(rests)
-    print(f"all but the network: median {rest:.3f} s, goal <= {GOAL_SECONDS:.1f} s")
-    return 0 if rest <= GOAL_SECONDS else 1
+    latest = max(row["to report"] for row in rows)
+    rest = statistics.median(row["rest"] for row in rows)
+    met = True
+    for what, value, goal, unit in (
+        ("last response to report, the latest", latest, GOAL_REPORT_SECONDS, "s"),
+        ("all but the network, median", rest, GOAL_REST_SECONDS, "s"),
+        ("peak memory of the worker", peak_mib / 1024, GOAL_MEMORY_MIB / 1024, "GiB"),
+    ):
+        met &= value <= goal
+        print(f"{what}: {value:.3f} {unit}; goal {goal:.1f} {unit} {'met' if value <= goal else 'MISSED'}")
+    return 0 if met else 1
 
 
 def _fresh_copy(source: Path, folder: Path) -> tuple[list[Path], str]:
@@ -87,21 +111,39 @@ def _push(paths: list[Path], port: int) -> None:
     push_files(paths, to=f"ICHOR@127.0.0.1:{port}", calling_ae="BENCH")
 
 
-def _arrivals(uid: str, ports: dict[str, int]) -> tuple[float, float]:
-    """POSIX times when a report, and when all four objects (a series each), were seen in Orthanc."""
-    patience = time.monotonic() + 60
-    lookup = f"http://127.0.0.1:{ports['http']}/tools/find"
-    query = json.dumps({"Level": "Series", "Expand": True, "Query": {"StudyInstanceUID": uid}}).encode()
-    report = 0.0
+def _arrivals(uid: str, ports: dict[str, int]) -> tuple[float, float, Any]:
+    """POSIX times when a report, and when every object that the study yields, were seen in Orthanc; and the study."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    report = grown = 0.0
+    before = 0
     while time.monotonic() < patience:
-        with urllib.request.urlopen(urllib.request.Request(lookup, data=query), timeout=10) as answer:
-            modalities = [series["MainDicomTags"]["Modality"] for series in json.load(answer)]
-        if "SR" in modalities and not report:
-            report = time.time()
-        if len(modalities) >= OBJECTS:
-            return report, time.time()
+        there = _in_orthanc(uid, ports)
+        now = time.time()
+        if there.total() > before:
+            before, grown = there.total(), now
+        if there["SR"] and not report:
+            report = now
+        # Which objects there will be depends on the models installed: Ichor is asked, but not while the report is awaited.
+        if report:
+            study = get(f"http://127.0.0.1:{ports['console']}/api/v1/studies/{uid}")
+            if study["state"] == "done" and there.total() == len(study["results"]):
+                if not there["SEG"]:
+                    raise SystemExit(f"the bleed was not found: {study['jobs'][-1]}")
+                return report, grown, study
         time.sleep(0.01)
-    raise TimeoutError(f"no report in Orthanc for {uid} within 60 s")
+    raise TimeoutError(f"no report, or not all results, in Orthanc for {uid} within {PATIENCE_SECONDS} s")
+
+
+def _in_orthanc(uid: str, ports: dict[str, int]) -> Counter[str]:
+    """How many objects of each modality it holds of a study."""
+    query = json.dumps({"Level": "Series", "Expand": True, "Query": {"StudyInstanceUID": uid}}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{ports['http']}/tools/find", data=query)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found = json.load(answer)
+    there: Counter[str] = Counter()
+    for series in found:
+        there[series["MainDicomTags"]["Modality"]] += len(series["Instances"])
+    return there
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from e2e.orthanc import Orthanc
 from e2e.site import Site
 
+from engines.catalogue import has_model
 from phantoms.ct_study import write_ct_head
+from pipelines.expansion import MODEL as EXPANSION_MODEL
 
 
 def storescu(program: str, folder: Path, port: int, *, called: str = "ICHOR") -> None:
@@ -40,10 +43,16 @@ def test_storescu_to_orthanc(site: Site, orthanc: Orthanc, peer: Callable[[str, 
     assert volume == pytest.approx(sum(lesion["volume_ml"] for lesion in truth["lesions"]), rel=0.3)
 
     there = orthanc.instances(uid)
-    assert {i["Modality"] for i in there} >= {"SEG", "SR"}
     assert {i["SOPInstanceUID"] for i in there} == {r["sop_instance_uid"] for r in study["results"]}
-    kinds = {r["kind"] for r in study["results"]}
-    assert kinds == {"segmentation", "parametric_map", "report", "text_report"}
+    kinds = Counter(r["kind"] for r in study["results"])
+    overlays = kinds.pop("overlay", 0)
+    # With a classifier of expansion installed: its attention as a second map and on each of the slices it looked at.
+    judged = any(m["name"] == "expansion_probability" for m in job["measurements"])
+    assert judged == has_model(EXPANSION_MODEL)
+    assert kinds == {"segmentation": 1, "parametric_map": 1 + (overlays > 0), "report": 1, "text_report": 1}
+    assert overlays <= (3 if judged else 0)
+    modalities = Counter(i["Modality"] for i in there)
+    assert (modalities["SEG"], modalities["SR"]) == (1, 2)
     assert all(d["state"] == "sent" for r in study["results"] for d in r["deliveries"])
 
     by_uid = {s["series_instance_uid"]: s for s in study["series"]}
