@@ -99,8 +99,8 @@ class Relay:
     def run(self, stop: threading.Event, *, patience: float) -> bool:
         """Relay until ``stop``, then until every writer is gone and all is told, or ``patience`` seconds are over.
 
-        What cannot be written back into the spool is left in the log, and tried again. What a newer version of Ichor wrote is left in the log, and whatever its writer wrote behind it: complained of
-        once. Everything else goes on.
+        What cannot be written back into the spool is left in the log, and tried again. What a newer version of Ichor
+        wrote is left there, and whatever its writer wrote behind it: complained of once. Everything else goes on.
 
         Returns
         -------
@@ -258,15 +258,19 @@ class Relay:
     def _publish_pending(self, *, ends: bool = False) -> None:
         """Tell what is assigned. ``ends``: then all that the journal holds is told, so that associations may be closed."""
         ended = [row for row in self._journal.open_associations() if row.ended_at is not None] if ends else []
-        envelopes = [one.envelope for one in self._pending]
-        envelopes += [one for row in ended for one in closing(row, now=self._clock.time())]
-        if envelopes:
-            self._bus.publish(INSTANCES, envelopes)
-        if self._pending:
-            self._journal.mark_published([row for one in self._pending for row in one.rows])
-            self._pending.clear()
-        for row in ended:
-            self._journal.forget_association(row.association)
+        while self._pending or ended:
+            envelopes = [one.envelope for one in self._pending]
+            # One at a time: an association may have brought thousands of series.
+            row = ended.pop(0) if ended else None
+            if row is not None:
+                envelopes += closing(row, self._journal.stored_by(row.association), now=self._clock.time())
+            if envelopes:
+                self._bus.publish(INSTANCES, envelopes)
+            if self._pending:
+                self._journal.mark_published([row for one in self._pending for row in one.rows])
+                self._pending.clear()
+            if row is not None:
+                self._journal.forget_association(row.association)
 
     def _tell_what_is_left(self) -> None:
         """What the journal holds and the bus may not: of an earlier process, or of a step that failed."""

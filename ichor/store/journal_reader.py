@@ -120,16 +120,21 @@ class JournalReader:
         rows = self._query(
             "SELECT association, calling_ae, ended_at, released, priority, writer FROM associations ORDER BY rowid"
         )
-        counts: dict[str, dict[str, dict[str, int]]] = {}
-        for association, study, series, count in self._query("SELECT association, study, series, count FROM receipts"):
-            counts.setdefault(association, {}).setdefault(study, {})[series] = count
         return [
             AssociationRow(
                 association=name, calling_ae=calling_ae, ended_at=ended_at, released=bool(released),
-                priority=Priority(priority), writer=writer, counts=counts.get(name, {}),
+                priority=Priority(priority), writer=writer,
             )
             for name, calling_ae, ended_at, released, priority, writer in rows
         ]  # fmt: skip
+
+    def stored_by(self, association: str) -> dict[str, dict[str, int]]:
+        """Study -> series -> objects that such an association stored, duplicates counted too."""
+        counts: dict[str, dict[str, int]] = {}
+        rows = self._query("SELECT study, series, count FROM receipts WHERE association = ?", association)
+        for study, series, count in rows:
+            counts.setdefault(study, {})[series] = count
+        return counts
 
     def close(self) -> None:
         with self._lock:

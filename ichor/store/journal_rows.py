@@ -72,7 +72,6 @@ class AssociationRow:
     released: bool
     priority: Priority  # of its messages: by sender or called AE title
     writer: str  # of the receipts log, that wrote of it
-    counts: dict[str, dict[str, int]]  # study -> series -> objects stored, duplicates counted too
 
 
 _COLUMNS = tuple(f.name for f in fields(StoredObject))

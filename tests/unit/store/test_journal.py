@@ -119,9 +119,9 @@ def test_association_counts_what_it_brought_also_repetitions(journal: Journal) -
     take(journal, Ended("A", False, 60.0), Ended("unknown", True, 1.0))  # the first end counts
     first, second = journal.open_associations()
     assert (first.association, first.ended_at, first.released, first.writer) == ("A", 50.0, True, "w")
-    assert first.counts == {"1.2.200": {"1.2.100": 2}}
+    assert journal.stored_by(first.association) == {"1.2.200": {"1.2.100": 2}}
     assert (second.association, second.ended_at, second.writer) == ("B", None, "v")
-    assert second.counts == {"1.2.200": {"1.2.100": 1, "1.2.101": 1}}
+    assert journal.stored_by(second.association) == {"1.2.200": {"1.2.100": 1, "1.2.101": 1}}
     assert first.priority is Priority.STAT
     journal.forget_association("A")
     assert [row.association for row in journal.open_associations()] == ["B"]
@@ -130,7 +130,7 @@ def test_association_counts_what_it_brought_also_repetitions(journal: Journal) -
 def test_a_receipt_that_is_read_twice_counts_once(journal: Journal) -> None:
     assert len(take(journal, stored(1), stored(1))) == 1
     assert take(journal, stored(1)) == []
-    assert journal.open_associations()[0].counts == {"1.2.200": {"1.2.100": 1}}
+    assert journal.stored_by(journal.open_associations()[0].association) == {"1.2.200": {"1.2.100": 1}}
 
 
 def test_what_comes_again_takes_the_place_of_bytes_that_are_gone(journal: Journal) -> None:
@@ -158,7 +158,7 @@ def test_what_comes_again_takes_the_place_of_bytes_that_are_gone(journal: Journa
     assert min(row.seq for row in rows) > max(row.seq for row in old)
     assert not any(row.published or row.batch for row in now)
     (_, second) = journal.open_associations()
-    assert second.counts == {"1.2.200": {"1.2.100": 3}}
+    assert journal.stored_by(second.association) == {"1.2.200": {"1.2.100": 3}}
     journal.take([(again[0], "v")], cursors={}, holds=lambda *_: False)  # the same receipt again: its bytes are there
     assert journal.by_study("1.2.200") == now
 
@@ -172,7 +172,7 @@ def test_a_clock_that_goes_back_does_not_make_an_object_older(journal: Journal) 
 def test_an_association_that_ends_with_its_objects_is_ended(journal: Journal) -> None:
     take(journal, stored(1), Ended("A", True, 50.0))
     (row,) = journal.open_associations()
-    assert (row.ended_at, row.counts) == (50.0, {"1.2.200": {"1.2.100": 1}})
+    assert (row.ended_at, journal.stored_by(row.association)) == (50.0, {"1.2.200": {"1.2.100": 1}})
 
 
 def test_what_is_left_to_publish(journal: Journal) -> None:
@@ -451,7 +451,7 @@ def test_an_older_journal_keeps_its_rows(tmp_path: Path) -> None:
     reader.close()
     assert journal.unpublished_batches() == [[old]]
     (association,) = journal.open_associations()
-    assert (association.writer, association.counts) == ("", {"1.2.200": {"1.2.100": 1}})
+    assert (association.writer, journal.stored_by(association.association)) == ("", {"1.2.200": {"1.2.100": 1}})
     assert journal.segment_ends() == {location: 50}
     assert [row.seq for row in take(journal, stored(1), f=10)] == [8]
     journal.close()
