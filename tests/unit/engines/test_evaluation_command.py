@@ -27,15 +27,17 @@ def card(path: Path, *, kind: str = "segmentation") -> None:
 
 
 def write_judge(path: Path) -> None:
-    """The denser, the more likely to expand; looks at what is dense."""
+    """The denser, the more likely to expand; looks at what is as dense as blood."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["hu", "axes"], ["mean"], keepdims=0),
             helper.make_node("Sub", ["mean", "middle"], ["logits"]),
-            helper.make_node("AveragePool", ["hu"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
-            helper.make_node("Sub", ["cells", "middle"], ["above"]),
-            helper.make_node("Relu", ["above"], ["dense"]),
-            helper.make_node("Squeeze", ["dense", "channel"], ["attention"]),
+            helper.make_node("Sub", ["hu", "blood"], ["beside"]),
+            helper.make_node("Abs", ["beside"], ["away"]),
+            helper.make_node("Sub", ["width", "away"], ["within"]),
+            helper.make_node("Relu", ["within"], ["dense"]),
+            helper.make_node("AveragePool", ["dense"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
+            helper.make_node("Squeeze", ["cells", "channel"], ["attention"]),
         ],
         "judge",
         [helper.make_tensor_value_info("hu", TensorProto.FLOAT, (3, 1, 224, 224))],
@@ -47,6 +49,8 @@ def write_judge(path: Path) -> None:
             helper.make_tensor("axes", TensorProto.INT64, (3,), [1, 2, 3]),
             helper.make_tensor("channel", TensorProto.INT64, (1,), [1]),
             helper.make_tensor("middle", 1, (1,), [40.0]),
+            helper.make_tensor("blood", 1, (1,), [72.0]),
+            helper.make_tensor("width", 1, (1,), [12.0]),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -83,8 +87,7 @@ def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pyt
     assert figures["expansion"]["haematomas"] + figures["unjudged"] == 2
     attention = figures["expansion"]["attention"]
     assert attention["maps"] == figures["expansion"]["haematomas"] == 2
-    # Dense cells of a crop of which the threshold sees the haematoma: most of them lie on it.
-    assert 0.5 < attention["inside"]["value"] <= 1
+    assert 0 < attention["uniform"]["value"] < attention["inside"]["value"] <= 1
     assert attention["ratio"]["value"] > 1
     assert [one["attention"]["inside"] > one["attention"]["uniform"] for one in figures["judged"]] == [True, True]
     assert (figures["growth"], figures["pairs"]) == (None, [])
