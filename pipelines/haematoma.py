@@ -22,6 +22,7 @@ from pipelines.fitness import fit_space
 from pipelines.location import HeadFrame, Location
 from pipelines.midline import Midline
 from pipelines.regions import (
+    FAINT_BELOW_ML,
     LEAST_ENCLOSED,
     LEAST_MEAN_PROBABILITY,
     LEAST_ML,
@@ -224,7 +225,13 @@ def _gap(volume: Volume) -> list[str]:
 
 
 def _left_out(regions: Regions) -> list[str]:
+    """What was not called, and what was although the network is unsure of it."""
     said = []
+    if regions.unsure_ml:
+        sizes = ", ".join(f"{size:.1f}" for size in regions.unsure_ml)
+        said.append(
+            f"The network is unsure of {sizes} mL of what it outlined: mean probability below {LEAST_MEAN_PROBABILITY}"
+        )
     if regions.specks_ml:
         sizes = ", ".join(f"{size:.1f}" for size in regions.specks_ml[:5])
         said.append(f"Dense specks too small or too faint to call a haematoma were left out: {sizes} mL")
@@ -244,6 +251,7 @@ PARAMETERS: Mapping[str, float] = {
     "probability_threshold": PROBABILITY,
     "least_volume_ml": LEAST_ML,
     "least_mean_probability": LEAST_MEAN_PROBABILITY,
+    "faint_below_ml": FAINT_BELOW_ML,
     "least_enclosed_share": LEAST_ENCLOSED,
     "map_floor": MAP_FLOOR,
 }

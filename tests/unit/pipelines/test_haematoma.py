@@ -154,14 +154,17 @@ def test_specks_are_left_out_and_those_of_some_size_said() -> None:
     assert any("specks" in line for line in small.summary)
 
 
-def test_a_faint_region_is_not_called_a_haematoma() -> None:
+def test_a_faint_region_is_called_a_haematoma_only_where_it_is_large_and_this_is_said() -> None:
     class Unsure(ThresholdEngine):
         def segment(self, volume: Volume) -> npt.NDArray[np.float32]:
             return super().segment(volume) * np.float32(0.7)
 
-    findings = run(head(blood=[LEFT]), Unsure())
-    assert findings.outcome == "none"
-    assert any("too faint" in line for line in findings.summary)
+    small, large = (run(head(blood=[((30.0, 0.0, 20.0), radius)]), Unsure()) for radius in (7.5, 14.0))
+    assert small.outcome == "none"
+    assert any("too faint" in line for line in small.summary)
+    assert large.outcome == "found"
+    assert any("unsure" in line for line in large.summary)
+    assert not any("unsure" in line for line in run(head(blood=[LEFT])).summary)
 
 
 def test_a_haematoma_at_the_edge_of_the_scan_is_said_to_be_cut() -> None:
