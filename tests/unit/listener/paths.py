@@ -86,6 +86,7 @@ class Server:
         self.fates: list[str] = []
         self.causes: list[str] = []
         self.associations: list[Any] = []
+        self._plain: set[Any] = set()  # associations of which the plain path took an object
         self._changed = threading.Condition()
         self._fast = fast
         self._turn = turn
@@ -149,7 +150,9 @@ class Server:
             )  # fmt: skip
 
     def _store(self, event: evt.Event) -> int:
-        assert not self._fast, "a C-STORE came to the plain path"
+        # A sender in a hurry may be read by the library before EVT_ACCEPTED, where the fast path is installed.
+        assert not self._fast or event.assoc not in self._plain, "a further C-STORE came to the plain path"
+        self._plain.add(event.assoc)
         request: Any = event.request
         arrival = self.reception.begin(
             StoreCommand(

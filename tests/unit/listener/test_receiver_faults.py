@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ class Process:
         )  # fmt: skip
         assert self.popen.stdout is not None
         assert self.popen.stdout.readline() == "ready\n"
+
+    def go_on(self) -> None:
+        """Leave it the processor for a moment; it must live."""
+        assert self.popen.poll() is None
+        time.sleep(0.05)
 
     def kill(self) -> None:
         os.killpg(self.popen.pid, signal.SIGKILL)
@@ -106,13 +112,13 @@ def test_killed_receiver_keeps_what_it_acknowledged_and_tells_each_once(
     scu.release()
     acknowledged["1.2.99"] = encode(image("1.2.99"))
     while not any(e.id.startswith("closed-") and e.data["released"] for e in told(tmp_path)):
-        assert process.popen.poll() is None
+        process.go_on()
     spool, journal = FileSpool(tmp_path / "spool"), JournalReader(tmp_path / "journal.sqlite")
     while any(row.ended_at is None for row in journal.open_associations()):  # of those killed: looked for now and then
-        assert process.popen.poll() is None
+        process.go_on()
     associations = {row.stored.association for row in journal.by_study("1.2.3")}
     while len({e.id for e in told(tmp_path) if e.id.startswith("closed-")}) < len(associations):
-        assert process.popen.poll() is None
+        process.go_on()
     process.kill()
 
     rows = {row.stored.sop_instance_uid: row for row in journal.by_study("1.2.3")}
