@@ -20,7 +20,7 @@ from engines.networks.layers import parameter_count
 from engines.networks.vit import DEMO, ViT, ViTConfig
 from engines.precision import Precision, autocast, resolve
 from engines.statistics import auc, brier
-from engines.training import TrainingResult
+from engines.training import TrainingResult, state_to_resume
 from ichor.errors import CannotStart
 
 
@@ -84,7 +84,7 @@ def train_expansion(
     report: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
-    """Train and leave ``checkpoint.pt`` in `out`. Every minute a line of loss, at each checkpoint AUC on `held_out`.
+    """Train and leave ``checkpoint-expansion.pt`` in `out`. Every minute a line of loss, at each checkpoint AUC on `held_out`.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def train_expansion(
     torch.manual_seed(options.seed)
     run = _Run.begin(options, total=_steps(options, len(bleeds)))
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / "checkpoint-expansion.pt"
     if resume and checkpoint.exists():
         run.restore(checkpoint)
         report(f"resumed at step {run.step} after {run.elapsed_s / 60:.1f} min")
@@ -310,9 +310,7 @@ class _Run:
         temporary.rename(path)
 
     def restore(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["seed"] != self.options.seed or state["network_config"] != asdict(self.options.network):
-            raise CannotStart(f"{path.name} is of another training: seed {state['seed']}, or another network")
+        state = state_to_resume(path, seed=self.options.seed, network=self.options.network)
         self.judge.load_state_dict(state["judge"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])

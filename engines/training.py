@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from engines.early_look import draw_early_look, held_out_dice
 from engines.loss import Loss, haematoma_loss
 from engines.networks.layers import parameter_count
 from engines.networks.umamba import DEMO, UMamba, UMambaConfig, deep_supervision_weights
+from engines.networks.vit import ViTConfig
 from engines.patches import draw_batch
 from engines.precision import Precision, autocast, resolve
 from ichor.errors import CannotStart
@@ -300,18 +302,31 @@ class _Run:
         temporary.rename(path)
 
     def restore(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if (
-            state["seed"] != self.options.seed
-            or UMambaConfig.from_dict(state["network_config"]) != self.options.network
-        ):
-            raise CannotStart(f"{path.name} is of another training: seed {state['seed']}, or another network")
+        state = state_to_resume(path, seed=self.options.seed, network=self.options.network)
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         self.step = int(state["step"])
         self.elapsed_s = float(state["elapsed_s"])
+
+
+def state_to_resume(path: Path, *, seed: int, network: UMambaConfig | ViTConfig) -> dict[str, Any]:
+    """What a checkpoint holds. No pickle is run.
+
+    Raises
+    ------
+    CannotStart
+        It is of another training, or no checkpoint.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        same = state["seed"] == seed and type(network).from_dict(state["network_config"]) == network
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        raise CannotStart(f"{path.name} is of another training, or no checkpoint ({type(error).__name__})") from error
+    if not same:
+        raise CannotStart(f"{path.name} is of another training: seed {state['seed']}, or another network")
+    return state
 
 
 def with_intensities_of(config: UMambaConfig, cases: Sequence[PooledCase]) -> UMambaConfig:

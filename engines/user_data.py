@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class UserCase:
 
     @property
     def key(self) -> str:
-        """Names the case as it lies on disk now: another image or mask gives another key."""
-        told = [self.name]
+        """Names the case as it lies on disk now: another image, mask or outcome gives another key."""
+        told = [self.name, f"expands {self.expands}"]
         for path in sorted(self.folder.rglob("*")):
             if path.is_file():
                 facts = path.stat()
@@ -59,42 +59,51 @@ class UserCase:
         return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
-def find_cases(folder: Path, *, seed: int = 0) -> list[UserCase]:
-    """Every case below a folder with its split: the table's, the folder's, or by patient at random (8 : 1 : 1).
+def find_cases(folder: Path, *, needed: Collection[str] = ()) -> list[UserCase]:
+    """Every case below a folder with its split: the table's, the folder's, or by a hash of the patient (8 : 1 : 1).
+
+    Parameters
+    ----------
+    needed : splits that must not be empty.
 
     Raises
     ------
     ConfigError
-        No case; a table with other columns, an unknown case or value; a patient in two splits.
+        No case, or none in a split that is needed; one name twice; a table with other columns, an unknown case or value; a
+        patient in two splits.
     """
     if not folder.is_dir():
         raise ConfigError(f"--data {folder}: no such folder")
     table = _table(folder / "cases.csv")
-    found = []
+    found: dict[str, UserCase] = {}
     for parent, split in [(folder, ""), *((folder / name, name) for name in SPLITS)]:
         if not parent.is_dir():
             continue
         for path in sorted(parent.iterdir()):
             if not path.is_dir() or (parent == folder and path.name in SPLITS):
                 continue
+            if path.name in found:
+                raise ConfigError(f"case {path.name}: two folders of this name, a table could not tell them apart")
             row = table.pop(path.name, {})
-            found.append(
-                UserCase(
-                    name=path.name,
-                    patient=row.get("patient") or path.name,
-                    split=_split(row.get("split") or split, case=path.name),
-                    folder=path,
-                    expands=_expands(row.get("expands", ""), case=path.name),
-                )
+            found[path.name] = UserCase(
+                name=path.name,
+                patient=row.get("patient") or path.name,
+                split=_split(row.get("split") or split, case=path.name),
+                folder=path,
+                expands=_expands(row.get("expands", ""), case=path.name),
             )
     if not found:
         raise ConfigError(f"--data {folder}: no case folder in it")
     if table:
         raise ConfigError(f"cases.csv: no folder for case {min(table)!r}")
-    if not any(case.split for case in found):
-        found = _drawn(found, seed)
-    _check_split(found)
-    return found
+    cases = list(found.values())
+    if not any(case.split for case in cases):
+        cases = [replace(case, split=_drawn(case.patient)) for case in cases]
+    _check_split(cases)
+    for split in needed:
+        if not any(case.split == split for case in cases):
+            raise ConfigError(f"no case has the split {split}: give cases.csv a column split")
+    return cases
 
 
 def _table(path: Path) -> dict[str, dict[str, str]]:
@@ -125,14 +134,10 @@ def _expands(value: str, *, case: str) -> bool | None:
     return None if value == "" else value == "1"
 
 
-def _drawn(cases: Iterable[UserCase], seed: int) -> list[UserCase]:
-    """Whole patients: 8 of 10 to train, one each to look at and to test, at least one of each from three patients on."""
-    cases = list(cases)
-    patients = sorted({case.patient for case in cases})
-    random.Random(seed).shuffle(patients)
-    tenth = max(round(len(patients) / 10), 1) if len(patients) >= 3 else 0
-    split = {p: "test" if i < tenth else "val" if i < 2 * tenth else "train" for i, p in enumerate(patients)}
-    return [replace(case, split=split[case.patient]) for case in cases]
+def _drawn(patient: str) -> str:
+    """Hangs on the patient alone: a test patient is one in every training, whoever is added to the folder."""
+    tenth = int.from_bytes(hashlib.sha256(patient.encode()).digest()) % 10
+    return {0: "test", 1: "val"}.get(tenth, "train")
 
 
 def _check_split(cases: Iterable[UserCase]) -> None:
@@ -174,7 +179,7 @@ def read_case(case: UserCase, *, read_dicom: ReadDicom) -> LabelledVolume:
         labels = _read_nifti(mask)
     except Unreadable as error:
         raise ConfigError(f"case {case.name}: {error.reason}") from error
-    except (OSError, ValueError, EOFError, ImageFileError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, ImageFileError) as error:
         raise ConfigError(f"case {case.name}: cannot be read ({type(error).__name__})") from error
     _check_grid(volume, labels, case=case.name)
     return LabelledVolume(volume=volume, mask_zyx=labels.array > 0)

@@ -147,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="wall clock that the learning rate follows (demo: 60)")
     train.add_argument("--steps", type=int, help="instead of minutes: repeatable")
     train.add_argument("--heads", type=int, help="synthetic heads to train on (320; expansion: 4000)")
-    train.add_argument("--pool", type=Path, metavar="DIR", help="where prepared cases are kept (default: in OUT)")
+    train.add_argument(
+        "--pool", type=Path, metavar="DIR", help="where folders of prepared cases are kept (default: OUT)"
+    )
     train.add_argument("--precision", choices=("auto", "f32", "bf16"), default="auto")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--threads", type=int, default=2)

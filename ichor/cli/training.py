@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from engines import user_data
@@ -18,7 +19,6 @@ from ichor.errors import ConfigError, NotBuilt
 from phantoms.pool import GENERATOR
 
 NETWORKS = ("haematoma",)
-POOL = f"pool-{GENERATOR}"  # another generator draws other heads for the same seeds
 VERSION = "1.0.0"
 HEADS, BLEEDS = 320, 4000
 HELD_OUT, HELD_OUT_BLEEDS = 8, 200
@@ -87,7 +87,7 @@ def _cases(options: argparse.Namespace) -> tuple[list[PooledCase], list[PooledCa
         found, data = _own(options)
         train, held_out = ([case.key for case in found if case.split == split] for split in ("train", "val"))
         source = partial(_prepared, {case.key: case for case in found}, paper=paper)
-    pool = CasePool(options.pool or options.out / POOL, source)
+    pool = CasePool(pool_folder(options), source)
     pool.fill(train + held_out, processes=options.processes, report=say)
     return [pool.load(key) for key in train], [pool.load(key) for key in held_out[: 4 * HELD_OUT]], data
 
@@ -117,7 +117,7 @@ def _expansion(options: argparse.Namespace) -> int:
         found = [case for case in found if case.expands is not None]
         train, held_out = ([case.key for case in found if case.split == split] for split in ("train", "val"))
         source = partial(user_bleed, {case.key: case for case in found})
-    folder = options.pool or options.out / POOL
+    folder = pool_folder(options)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {key: folder / f"{key}.npz" for key in (*train, *held_out)}
     make_missing(partial(expansion_pool.make, source), paths, options.processes, say)
@@ -143,11 +143,22 @@ def _expansion(options: argparse.Namespace) -> int:
 
 
 def _own(options: argparse.Namespace) -> tuple[Sequence[UserCase], str]:
-    found = user_data.find_cases(options.data, seed=options.seed)
+    found = user_data.find_cases(options.data, needed=("train", "val"))
     counts = user_data.counts(found)
     patients = len({case.patient for case in found if case.split == "train"})
     say(f"{options.data}: " + ", ".join(f"{n} to {split}" for split, n in counts.items()))
     return found, f"{counts['train']} labelled scans of {patients} patients, a user's own"
+
+
+def pool_folder(options: argparse.Namespace) -> Path:
+    """Where prepared cases lie: apart for all that one key would give other contents with."""
+    parts = [f"pool-{GENERATOR}"]  # another generator draws other heads for the same seeds
+    if options.stage == "expansion":
+        parts.append("expansion")
+    elif options.config == "paper":
+        parts.append("paper")  # other voxels
+    folder: Path = options.pool or options.out
+    return folder / "-".join(parts)
 
 
 def _settings(options: argparse.Namespace, paper: dict[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,20 @@ def test_a_checkpoint_of_another_training_is_not_continued(cases: list[PooledCas
         train(cases, [], tmp_path, options=replace(OPTIONS, seed=6), resume=True, report=silent)
 
 
+@pytest.mark.parametrize(
+    "foreign", [b"no checkpoint", {"seed": 5, "network_config": {"depth": 2, "heads": 1}}, {"seed": 5}, [1, 2]]
+)
+def test_what_is_no_checkpoint_of_this_network_is_refused(
+    foreign: object, cases: list[PooledCase], tmp_path: Path
+) -> None:
+    if isinstance(foreign, bytes):
+        (tmp_path / "checkpoint.pt").write_bytes(foreign)
+    else:
+        torch.save(foreign, tmp_path / "checkpoint.pt")
+    with pytest.raises(CannotStart, match=r"checkpoint\.pt is of another training"):
+        train(cases, [], tmp_path, options=OPTIONS, resume=True, report=silent)
+
+
 def test_the_schedule_ends_when_its_minutes_are_over(cases: list[PooledCase], tmp_path: Path) -> None:
     ticks = iter(np.arange(0, 10_000, 6.0))
     options = replace(OPTIONS, steps=None, minutes=0.5)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +155,13 @@ def test_training_learns_which_ones_expand(tmp_path: Path) -> None:
     network, facts = load_expansion(result.checkpoint)
     assert facts["step"] == 100
     assert probability(network, bleed(31)) > 0.6 > probability(network, bleed(30))
+
+
+@pytest.mark.parametrize("config", [{"features": [4, 6]}, {**asdict(TINY), "depth": 3}])
+def test_a_checkpoint_of_another_training_is_not_continued(config: dict[str, object], tmp_path: Path) -> None:
+    torch.save({"seed": OPTIONS.seed, "network_config": config}, tmp_path / "checkpoint-expansion.pt")
+    with pytest.raises(CannotStart, match=r"checkpoint-expansion\.pt is of another training"):
+        train_expansion([bleed(0), bleed(1)], [], tmp_path, options=OPTIONS, resume=True, report=silent)
 
 
 def test_one_outcome_alone_cannot_be_learned(tmp_path: Path) -> None:

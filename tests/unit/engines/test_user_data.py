@@ -30,6 +30,9 @@ def head() -> tuple[np.ndarray, np.ndarray]:
 AFFINE = np.array([[0.5, 0, 0, -10], [0, 0.5, 0, -12], [0, 0, 5, 40], [0, 0, 0, 1.0]])
 
 
+PINNED = {"c00": "train", "c08": "val", "c15": "val", "c25": "test", "c27": "test"}
+
+
 def write(
     folder: Path, *, affine: np.ndarray = AFFINE, mask_affine: np.ndarray | None = None, flip: bool = False
 ) -> None:
@@ -154,17 +157,45 @@ def test_splits_come_from_folders_or_the_table_or_by_patient(tmp_path: Path) -> 
         (tmp_path / "one" / name).mkdir(parents=True)
     assert counts(find_cases(tmp_path / "one")) == {"train": 2, "val": 0, "test": 1}
 
-    for i in range(20):
-        (tmp_path / "two" / f"s{i:02d}").mkdir(parents=True)
-    table(tmp_path / "two", *(f"s{i:02d},p{i // 2},,{i % 2}" for i in range(20)))
-    found = find_cases(tmp_path / "two", seed=1)
-    assert counts(found) == {"train": 16, "val": 2, "test": 2}
+    for i in range(400):
+        (tmp_path / "two" / f"s{i:03d}").mkdir(parents=True)
+    table(tmp_path / "two", *(f"s{i:03d},p{i // 2},,{i % 2}" for i in range(400)))
+    found = find_cases(tmp_path / "two")
+    shares = [n / 400 for n in counts(found).values()]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.05)
     assert {one.patient for one in found if one.split == "train"}.isdisjoint(
         one.patient for one in found if one.split != "train"
     )
     assert [one.expands for one in found[:3]] == [False, True, False]
-    assert find_cases(tmp_path / "two", seed=1) == found
-    assert find_cases(tmp_path / "two", seed=2) != found
+
+
+def test_a_patient_stays_in_its_split_when_others_are_added_or_taken_away(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"c{i:02d}").mkdir()
+    before = {one.patient: one.split for one in find_cases(tmp_path)}
+    for i in (3, 11):
+        (tmp_path / f"c{i:02d}").rmdir()
+    for i in range(40, 60):
+        (tmp_path / f"c{i:02d}").mkdir()
+    after = {one.patient: one.split for one in find_cases(tmp_path)}
+    assert len(after) == 58
+    assert all(after[patient] == split for patient, split in before.items() if patient in after)
+    # Of this version and every later one: else the test patients of an older model would be trained on.
+    assert {name: after[name] for name in PINNED} == PINNED
+
+
+def test_a_split_that_is_needed_and_empty_is_said_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    find_cases(tmp_path, needed=("train",))
+    with pytest.raises(ConfigError, match=r"no case has the split val: give cases\.csv a column split"):
+        find_cases(tmp_path, needed=("train", "val"))
+
+
+def test_one_name_in_two_splits_is_refused(tmp_path: Path) -> None:
+    for name in ("train/a", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="case a: two folders of this name"):
+        find_cases(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +227,11 @@ def test_a_folder_without_cases_is_refused(tmp_path: Path) -> None:
         find_cases(tmp_path / "x")
 
 
-def test_a_changed_image_is_another_case(tmp_path: Path) -> None:
+def test_a_changed_image_or_outcome_is_another_case(tmp_path: Path) -> None:
     write(tmp_path / "a")
     before = case(tmp_path / "a").key
     assert case(tmp_path / "a").key == before
+    assert replace(case(tmp_path / "a"), expands=True).key != before
+    assert replace(case(tmp_path / "a"), expands=False).key != replace(case(tmp_path / "a"), expands=True).key
     (tmp_path / "a" / "mask.nii.gz").write_bytes(b"1")
     assert case(tmp_path / "a").key != before
