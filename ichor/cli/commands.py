@@ -162,12 +162,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--data", type=Path, metavar="DIR", help="labelled cases; default: phantoms, against the goals"
     )
-    evaluate.add_argument("--split", default="test", help="of the labelled cases: train, val, test or all")
+    evaluate.add_argument(
+        "--split", choices=("train", "val", "test", "all"), default="test", help="of the labelled cases"
+    )
     evaluate.add_argument(
         "--models", type=Path, metavar="DIR", help="folder of model files (default: the shipped ones)"
     )
+    evaluate.add_argument("--model", metavar="MODEL", help="one of them (default: the only one that outlines)")
     evaluate.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="figures, page and plots")
-    evaluate.add_argument("--heads", type=int, default=60, help="synthetic heads (acceptance: 60)")
+    evaluate.add_argument("--heads", type=int, default=60, help="synthetic heads to measure (acceptance: 60)")
     evaluate.add_argument("--bleeds", type=int, default=200, help="synthetic bleeds for expansion (acceptance: 200)")
     evaluate.add_argument("--pairs", type=int, default=20, help="synthetic heads scanned twice (acceptance: 20)")
     evaluate.add_argument("--card", action="store_true", help="write the figures into the models' cards, too")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from engines import user_data
-from engines.catalogue import MODELS, has_model, load_model
+from engines.catalogue import MODELS, has_model, load_model, load_model_card
 from engines.classification import Classifier, crops_of
 from engines.evaluation import CaseFigures, case_figures, segmentation_figures
 from engines.expansion_evaluation import AttentionShare, Judged, attention_share, expansion_figures
@@ -60,9 +61,10 @@ def run(options: argparse.Namespace) -> int:
     if options.name not in NETWORKS:
         raise NotBuilt(f"network {options.name!r}: not built in this version of Ichor (built: {', '.join(NETWORKS)})")
     own = options.data is not None
-    models, name = _model(options)
+    models = options.models or MODELS
+    name = options.model or _only_model(models, options.name)
     segmenter = load_model(name, folder=options.out / "engines", models=models).segmenter
-    judge_name = f"{options.name}-expansion-{name.rsplit('-', 1)[1]}"
+    judge_name = f"{options.name}-expansion-{name.rpartition('-')[2]}"
     judge = _judge(judge_name, models=models, folder=options.out / "engines")
     options.out.mkdir(parents=True, exist_ok=True)
     cases: list[CaseFigures] = []
@@ -70,16 +72,22 @@ def run(options: argparse.Namespace) -> int:
     judged: list[Judged] = []
     unjudged = 0
     refused: dict[str, str] = {}
-    for index, one in enumerate(_own(options) if own else _phantoms(options)):
+    heads_refused = 0
+    for one in _own(options, refused) if own else _phantoms(options):
         # Expansion needs more haematomas than overlap does heads: the further ones count for expansion alone.
-        extra = not own and index >= options.heads
+        extra = not own and len(cases) >= options.heads
         if extra and (judge is None or len(judged) >= options.bleeds):
             break
+        if extra and one.expands is None:
+            continue
         outlined, looked = _Outlined(segmenter), None if judge is None else _Looked(judge)
         try:
             found = _through_the_pipeline(one, outlined, looked)
         except Unreadable as error:
             refused[one.key] = error.reason
+            heads_refused += not extra
+            if not own and heads_refused > options.heads:
+                break
             continue
         if not extra:
             cases.append(_figures(one, found.mask_zyx, reported_ml=found.volume_ml))
@@ -104,12 +112,14 @@ def run(options: argparse.Namespace) -> int:
     pairs = [] if own else list(phantom_pairs(segmenter, count=options.pairs))
     told = Evaluation(
         model=f"{name}, {segmenter.description}",
-        judge=None if judge is None else f"{judge.name}, {judge.description}",
-        data=f"{options.data.name}, split {options.split}" if own else f"phantoms of seeds from {ACCEPTANCE_FROM_SEED}",
+        judge=f"no judge installed ({judge_name})" if judge is None else f"{judge.name}, {judge.description}",
+        data=_told_data(options) if own else f"phantoms of seeds from {ACCEPTANCE_FROM_SEED}",
         pipeline=segmentation_figures(cases),
         network=segmentation_figures(raw),
         expansion=expansion_figures(judged) if judged else None,
         unjudged=unjudged,
+        heads_refused=len(refused) if own else heads_refused,
+        scans_refused=len(refused),
         growth=growth_figures(pairs) if pairs else None,
         refused={**refused, **{f"pair {one.key}": one.refusal for one in pairs if one.refusal is not None}},
     )
@@ -117,19 +127,35 @@ def run(options: argparse.Namespace) -> int:
     write(told, Measured(cases=cases, judged=judged, pairs=pairs), goals=goals, out=options.out)
     if options.card:
         growth = {} if told.growth is None else {"growth": asdict(told.growth)}
-        figures = {**asdict(told.pipeline), "set": told.data, "network_alone": asdict(told.network), **growth}
+        figures = {
+            **asdict(told.pipeline),
+            "refused": told.heads_refused,
+            "set": told.data,
+            "network_alone": asdict(told.network),
+            **growth,
+        }
         into_card(models / f"{name}.json", figures)
         if told.expansion is not None:
             into_card(models / f"{judge_name}.json", {**asdict(told.expansion), "set": told.data})
     return 0 if all(goals.values()) else 1
 
 
-def _model(options: argparse.Namespace) -> tuple[Path, str]:
-    folder = options.models or MODELS
-    for suffix in ("own", "phantom"):
-        if (folder / f"{options.name}-{suffix}.onnx").exists():
-            return folder, f"{options.name}-{suffix}"
-    raise ConfigError(f"--models {folder}: neither {options.name}-own.onnx nor {options.name}-phantom.onnx")
+def _only_model(folder: Path, network: str) -> str:
+    cards = [load_model_card(path.stem, models=folder) for path in sorted(folder.glob(f"{network}-*.json"))]
+    names = [card.name for card in cards if card.facts.get("kind", "segmentation") == "segmentation"]
+    if len(names) != 1:
+        found = f"several ({', '.join(names)}): name one with --model" if names else "none"
+        raise ConfigError(f"--models {folder}: one network {network}-... that outlines is needed; {found}")
+    return names[0]
+
+
+def _told_data(options: argparse.Namespace) -> str:
+    seen = {
+        "train": "the network was TRAINED on all of them",
+        "val": "looked at while training",
+        "all": "among them those that the network was TRAINED on",
+    }
+    return ", ".join([options.data.name, f"split {options.split}", *filter(None, [seen.get(options.split)])])
 
 
 def _judge(name: str, *, models: Path, folder: Path) -> Classifier | None:
@@ -143,11 +169,9 @@ def _judge(name: str, *, models: Path, folder: Path) -> Classifier | None:
 
 
 def _phantoms(options: argparse.Namespace) -> Iterator[Labelled]:
-    """The first ``--heads`` as they come, then those with a haematoma; ends, should ever so few be judged."""
-    for index in range(options.heads + 5 * options.bleeds):
+    """Heads as they come; ends, should ever so many be refused or so few judged."""
+    for index in range(2 * options.heads + 5 * options.bleeds + 1):
         head = training_head(ACCEPTANCE_FROM_SEED + index)
-        if index >= options.heads and head.expands is None:
-            continue
         yield Labelled(
             key=str(head.seed),
             patient=str(head.seed),
@@ -158,17 +182,22 @@ def _phantoms(options: argparse.Namespace) -> Iterator[Labelled]:
         )
 
 
-def _own(options: argparse.Namespace) -> Iterator[Labelled]:
-    found = [c for c in user_data.find_cases(options.data) if options.split in (c.split, "all")]
-    if not found:
-        raise ConfigError(f"--split {options.split}: no case has it")
-    for case in found:
-        labelled = user_data.read_case(case, read_dicom=read_dicom)
+def _own(options: argparse.Namespace, refused: dict[str, str]) -> Iterator[Labelled]:
+    """The cases of the split; those that cannot be read go into `refused` with the reason."""
+    needed = () if options.split == "all" else (options.split,)
+    for case in user_data.find_cases(options.data, needed=needed):
+        if options.split not in (case.split, "all"):
+            continue
+        try:
+            labelled = user_data.read_case(case, read_dicom=read_dicom)
+        except ConfigError as error:
+            refused[case.name] = str(error).removeprefix(f"case {case.name}: ")
+            continue
         yield Labelled(
             key=case.name,
             patient=case.patient,
             volume=labelled.volume,
-            labels_zyx=labelled.mask_zyx.astype(np.uint8),
+            labels_zyx=ndimage.label(labelled.mask_zyx, structure=np.ones((3, 3, 3)))[0],
             expands=case.expands,
             law=None,
         )

@@ -20,7 +20,7 @@ from ichor.cli.training import say
 
 LEAST_HEADS, LEAST_BLEEDS, LEAST_PAIRS = 60, 200, 20
 GOAL_DICE, GOAL_WITHIN, GOAL_CLEAN, GOAL_AUC_BELOW_LAW, GOAL_LAW = 0.93, 0.9, 1 / 20, 0.05, 0.80
-GOAL_ATTENTION, GOAL_TIMES_UNIFORM, GOAL_GROWTH = 0.70, 1.2, 0.9
+GOAL_ATTENTION, GOAL_TIMES_UNIFORM, GOAL_GROWTH, GOAL_REFUSED = 0.70, 1.2, 0.9, 1 / 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +29,22 @@ class Evaluation:
 
     Attributes
     ----------
+    judge : that of expansion, or that there is none.
     unjudged : haematomas of known outcome that were not found, or in fewer than three slices.
-    refused : cases that could not be measured, and why.
+    heads_refused : how many could not be measured beside those that overlap and volumes are of; they are in no figure.
+    scans_refused : the same with the further ones that were to be judged for expansion.
+    refused : these scans, and pairs, and why.
     """
 
     model: str
-    judge: str | None
+    judge: str
     data: str
     pipeline: SegmentationFigures
     network: SegmentationFigures
     expansion: ExpansionFigures | None
     unjudged: int
+    heads_refused: int
+    scans_refused: int
     growth: GrowthFigures | None
     refused: Mapping[str, str]
 
@@ -62,6 +67,7 @@ def goals_of(told: Evaluation) -> dict[str, bool]:
     growth = told.growth
     return {
         f"at least {LEAST_HEADS} heads": figures.cases >= LEAST_HEADS,
+        "at most 1 of 6 heads refused": told.heads_refused <= GOAL_REFUSED * (figures.cases + told.heads_refused),
         f"median Dice of >= 3 mL at least {GOAL_DICE}": figures.median_dice.value >= GOAL_DICE,
         f"volume within 10 % or 1 mL for {GOAL_WITHIN:.0%}": figures.within_share.value >= GOAL_WITHIN,
         "a haematoma in at most 1 of 20 heads without": figures.clean_called <= GOAL_CLEAN * figures.clean_cases,
@@ -143,14 +149,14 @@ def _draw(told: Evaluation, one_by_one: Measured, *, out: Path) -> None:
 
 
 def _page(told: Evaluation, goals: Mapping[str, bool]) -> str:
-    lines = [f"{told.model}. RESEARCH, not for diagnosis", *([f"Expansion: {told.judge}"] if told.judge else [])]
-    lines.append(f"Data: {told.data}")
+    lines = [f"{told.model}. RESEARCH, not for diagnosis", f"Expansion: {told.judge}", f"Data: {told.data}"]
     lines.append("Values with 95 % intervals (bootstrap, 2,000 draws of patients)")
+    beside = f" + {told.heads_refused} refused" if told.heads_refused else ""
     for title, figures in (
         ("Through the pipeline (what a site gets; mesh volume)", told.pipeline),
         ("Network alone (threshold 0.5, nothing removed; voxel volume)", told.network),
     ):
-        lines += ["", f"{title}: {figures.cases} heads of {figures.patients} patients"]
+        lines += ["", f"{title}: {figures.cases} heads of {figures.patients} patients{beside}"]
         rows: list[tuple[str, object]] = [
             ("median Dice, heads with >= 3 mL", figures.median_dice),
             ("least Dice", f"{figures.least_dice:.3f}"),
@@ -165,7 +171,7 @@ def _page(told: Evaluation, goals: Mapping[str, bool]) -> str:
             ("heads without a haematoma that got one", f"{figures.clean_called} of {figures.clean_cases}"),
             ("made-up regions by mL", ", ".join(f"{size}: {n}" for size, n in figures.false_regions.items())),
         ]
-        lines += [f"  {name:<42}{value}" for name, value in rows]
+        lines += [f"  {name:<42}{value}{beside}" for name, value in rows]
     lines += _of_expansion(told) + _of_growth(told)
     if told.refused:
         lines += ["", f"Not measured: {len(told.refused)}"]
@@ -191,7 +197,8 @@ def _of_expansion(told: Evaluation) -> list[str]:
         ("median of the one over the other", one.attention.ratio),
         ("maps that are empty, not counted", f"{one.attention.empty} of {one.haematomas}"),
     ]
-    title = f"Expansion: {one.haematomas} haematomas, {one.expanded} expanded; {told.unjudged} more not judged"
+    left_out = f"{told.unjudged} more not judged, {told.scans_refused} scans refused"
+    title = f"Expansion: {one.haematomas} haematomas, {one.expanded} expanded; {left_out}"
     return ["", title, *(f"  {name:<42}{value}" for name, value in rows)]
 
 
