@@ -20,13 +20,15 @@ from pipelines import expansion, ich_score
 from pipelines.expansion import Expansion
 from pipelines.fitness import fit_space
 from pipelines.location import HeadFrame, Location
-from pipelines.midline import Midline
+from pipelines.midline import midlines
 from pipelines.regions import (
     FAINT_BELOW_ML,
     LEAST_ENCLOSED,
     LEAST_MEAN_PROBABILITY,
     LEAST_ML,
+    NOT_CERTAIN,
     PROBABILITY,
+    SEEN_NOT_CALLED,
     Lesion,
     Regions,
     find_regions,
@@ -40,13 +42,14 @@ from pipelines.terms import (
     HAEMORRHAGE,
     INTRACRANIAL_HAEMORRHAGE,
     NO_UNITS,
+    NOT_CALLED,
     PROBABILITY_MAP,
     SIDES,
     VOLUME,
 )
 from pipelines.volumes import Sampling
 
-NAME, VERSION = "haematoma", "1.1.0"
+NAME, VERSION = "haematoma", "1.2.0"
 ROLE, MODEL = "ncct_head", "haematoma-phantom"
 
 MAP_FLOOR = 0.01
@@ -67,8 +70,7 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
     Raises
     ------
     Unreadable
-        ``NO_BRAIN`` when none is there, or what else `pipelines.fitness` finds wrong; ``GAP`` when the scan lacks a slice and nothing was found in the others, since
-        a haematoma may lie in what is missing.
+        ``NO_BRAIN`` or what else `pipelines.fitness` finds wrong; ``GAP`` when nothing was found and a slice is missing.
     ValueError
         A probability that is not on the volume's grid or not a number somewhere.
     """
@@ -82,8 +84,12 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
     with timing(Stage.MEASURE):
         _check(probability, volume)
         regions = find_regions(probability, volume, space)
-        frame = HeadFrame.of(volume, space, Midline.of(volume, space))
-        lesions = sorted((measured(mask, volume, frame) for mask in regions.masks), key=lambda one: -one.voxel_ml)
+        frames = [HeadFrame.of(volume, space, midline) for midline in midlines(volume, space)]
+        counts = [*[1] * (len(regions.masks) - 1), regions.last]
+        lesions = sorted(
+            (measured(mask, volume, frames, regions=n) for mask, n in zip(regions.masks, counts, strict=False)),
+            key=lambda one: (one.regions > 1, -one.voxel_ml),
+        )
     if not lesions:
         return _none(volume, regions, engine)
     with timing(Stage.INFER):
@@ -105,7 +111,7 @@ def _none(volume: Volume, regions: Regions, engine: Engine) -> Findings:
         raise Unreadable(f"{Reason.GAP}: {'; '.join(volume.notes)}")
     return Findings(
         outcome="none", summary=(NONE_FOUND, *_left_out(regions)), algorithm=_algorithm(engine),
-        measurements=_volumes([], even=True), not_assessed=NOT_ASSESSED,
+        measurements=(*_volumes([], even=True), *_seen(regions)), not_assessed=NOT_ASSESSED,
     )  # fmt: skip
 
 
@@ -114,11 +120,12 @@ def _found(
     probability: Float32Array,
 ) -> Findings:  # fmt: skip
     even = Sampling.of(volume).even
+    whole = not volume.notes and not any(one.cut for one in lesions)
     first, *others = (_group(number, lesion, even=even) for number, lesion in enumerate(lesions, start=1))
     first = replace(
         first,
         measurements=(*first.measurements, *judged.measurements),
-        statements=(*first.statements, *ich_score.statements(lesions)),
+        statements=(*first.statements, *ich_score.statements(lesions, whole=whole)),
     )
     which = "the haematoma" if len(lesions) == 1 else "haematoma 1"
     unjudged = () if judged.reason is None else (f"probability of expansion: {judged.reason}",)
@@ -126,13 +133,13 @@ def _found(
         outcome="found",
         summary=(
             *_sentences(lesions), *judged.sentences(which=which),
-            f"Items of the ICH score: {'; '.join(ich_score.items(lesions))}", *_edge(lesions, volume), *_gap(volume),
+            *_side_words(lesions), f"Items of the ICH score: {'; '.join(ich_score.items(lesions, whole=whole))}", *_edge(lesions), *_gap(volume),
             *_left_out(regions),
         ),
         algorithm=_algorithm(engine, judged.parameters),
         groups=(first, *others),
         maps=(_map(probability), *judged.maps),
-        measurements=(*_volumes(lesions, even=even), *judged.measurements),
+        measurements=(*_volumes(lesions, even=even), *_seen(regions), *judged.measurements),
         not_assessed=(*NOT_ASSESSED, *unjudged),
     )  # fmt: skip
 
@@ -160,15 +167,15 @@ def _map(probability: Float32Array) -> ParametricMap:
 
 
 def _group(number: int, lesion: Lesion, *, even: bool) -> FindingGroup:
-    tracking_id = f"Haematoma {number}"
+    tracking_id = _named(number, lesion)
     x, y, z = lesion.centre_lps
     return FindingGroup(
         tracking_id=tracking_id,
         finding=INTRACRANIAL_HAEMORRHAGE,
         site=BRAIN,
-        laterality=SIDES[lesion.side],
+        laterality=SIDES.get(lesion.side),
         segmentation=Segmentation(
-            label=f"Intracerebral haematoma {number}", mask_zyx=lesion.mask_zyx, category=ABNORMAL, type=HAEMORRHAGE,
+            label=f"Intracerebral {tracking_id[0].lower()}{tracking_id[1:]}", mask_zyx=lesion.mask_zyx, category=ABNORMAL, type=HAEMORRHAGE,
             site=BRAIN, tracking_id=tracking_id,
         ),
         measurements=_volumes([lesion], even=even),
@@ -180,17 +187,38 @@ def _group(number: int, lesion: Lesion, *, even: bool) -> FindingGroup:
     )  # fmt: skip
 
 
+def _named(number: int, lesion: Lesion) -> str:
+    return f"Haematoma {number}" if lesion.regions == 1 else f"Haematoma: {lesion.regions} small regions together"
+
+
 def _volumes(lesions: Sequence[Lesion], *, even: bool) -> tuple[Measurement, ...]:
-    """Sums over lesions. On uneven slices no reader of the segmentation gets the voxel sum from one spacing: said so."""
+    """Sums over lesions. On uneven slices no reader of the segmentation gets the voxel sum from one spacing: said so.
+
+    ABC/2 of small regions together is none, nor then is that of all.
+    """
     by_voxels = "Sum of voxels" if even else "Sum of voxels, uneven slices"
+    abc2 = [one.abc2_ml for one in lesions if one.abc2_ml is not None]
     return tuple(
         Measurement(name=name, value=float(sum(parts)), unit="mL", code=VOLUME, method=method)
         for name, parts, method in (
             ("haematoma_volume", [one.mesh_ml for one in lesions], "Closed surface mesh"),
             ("haematoma_volume_voxel", [one.voxel_ml for one in lesions], by_voxels),
-            ("haematoma_volume_abc2", [one.abc2_ml for one in lesions], "ABC/2"),
+            ("haematoma_volume_abc2", abc2, "ABC/2"),
         )
+        if len(parts) == len(lesions)
     )
+
+
+def _seen(regions: Regions) -> tuple[Measurement, ...]:
+    """What a later comparison must not take for nothing."""
+    if not regions.specks_ml:
+        return ()
+    return (
+        Measurement(
+            name=SEEN_NOT_CALLED, value=float(sum(regions.specks_ml)), unit="mL", code=NOT_CALLED,
+            method="Sum of voxels",
+        ),
+    )  # fmt: skip
 
 
 def _sentences(lesions: list[Lesion]) -> list[str]:
@@ -199,24 +227,32 @@ def _sentences(lesions: list[Lesion]) -> list[str]:
         first = f"Intracerebral haematoma: {one.mesh_ml:.1f} mL (mesh), {_where(one)}"
         return [first, f"By voxels {one.voxel_ml:.1f} mL, by ABC/2 {one.abc2_ml:.1f} mL"]
     total = sum(one.mesh_ml for one in lesions)
-    return [f"{len(lesions)} intracerebral haematomas: {total:.1f} mL together (mesh)"] + [
+    count = sum(one.regions for one in lesions)
+    return [f"{count} intracerebral haematomas: {total:.1f} mL together (mesh)"] + [
         f"{n}: {one.mesh_ml:.1f} mL (mesh), {_where(one)}; voxels {one.voxel_ml:.1f} mL, ABC/2 {one.abc2_ml:.1f} mL"
+        if one.abc2_ml is not None
+        else f"The other {one.regions} together: {one.mesh_ml:.1f} mL (mesh); voxels {one.voxel_ml:.1f} mL"
         for n, one in enumerate(lesions, start=1)
     ]
 
 
 def _where(lesion: Lesion) -> str:
-    certain = lesion.location not in (Location.SUPRATENTORIAL, Location.UNCERTAIN)
-    return f"{lesion.side}, {lesion.location}" if certain else lesion.side
+    side = "side not certain" if lesion.side == NOT_CERTAIN else lesion.side
+    certain = lesion.location not in (Location.SUPRATENTORIAL, Location.UNCERTAIN, Location.UNKNOWN)
+    return f"{side}, {lesion.location}" if certain else side
 
 
-def _edge(lesions: list[Lesion], volume: Volume) -> list[str]:
-    """A haematoma on the first or last slice goes on where nothing was scanned."""
-    last = volume.array_zyx.shape[0] - 1
-    cut = [n for n, one in enumerate(lesions, start=1) if one.mask_zyx[0].any() or one.mask_zyx[last].any()]
+def _side_words(lesions: list[Lesion]) -> list[str]:
+    if not any(one.side == NOT_CERTAIN and one.regions == 1 for one in lesions):
+        return []
+    return ["Side not certain: which way the head is turned cannot be told from its outline"]
+
+
+def _edge(lesions: list[Lesion]) -> list[str]:
+    cut = [str(n) for n, one in enumerate(lesions, start=1) if one.cut]
     if not cut:
         return []
-    which = "The haematoma" if len(lesions) == 1 else f"Haematoma {', '.join(map(str, cut))}"
+    which = "The haematoma" if len(lesions) == 1 else f"Haematoma {', '.join(cut)}"
     return [f"{which} reaches the edge of the scan: its volume is of the part that was scanned"]
 
 
@@ -234,7 +270,8 @@ def _left_out(regions: Regions) -> list[str]:
         )
     if regions.specks_ml:
         sizes = ", ".join(f"{size:.1f}" for size in regions.specks_ml[:5])
-        said.append(f"Dense specks too small or too faint to call a haematoma were left out: {sizes} mL")
+        more = f" and {len(regions.specks_ml) - 5} smaller" if len(regions.specks_ml) > 5 else ""
+        said.append(f"Dense specks too small or too faint to call a haematoma were left out: {sizes} mL{more}")
     if regions.outside_ml >= TOLD_LEFT_OUT_ML:
         said.append(f"{regions.outside_ml:.1f} mL outside the skull looked like blood to the network and were left out")
     return said

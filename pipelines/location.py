@@ -34,11 +34,12 @@ class Location(StrEnum):
     INFRATENTORIAL = "infratentorial"
     SUPRATENTORIAL = "supratentorial, lobar or deep not certain"
     UNCERTAIN = "not certain, near the tentorium"
+    UNKNOWN = "not certain"
 
     @property
     def infratentorial(self) -> bool | None:
         """None where it is not certain."""
-        return None if self is Location.UNCERTAIN else self is Location.INFRATENTORIAL
+        return None if self in (Location.UNCERTAIN, Location.UNKNOWN) else self is Location.INFRATENTORIAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class HeadFrame:
 
     Attributes
     ----------
-    front, back : y of its ends at and above its longest level.
+    front, back : its ends at and above its longest level, as `Midline.behind` counts.
     top : z of its top; where the scan ends below, as an ellipsoid would go on.
     """
 
@@ -59,7 +60,7 @@ class HeadFrame:
     @classmethod
     def of(cls, volume: Volume, space: Intracranial, midline: Midline) -> HeadFrame:
         points = volume.to_lps(space.centres())
-        y, z = points[:, 1], points[:, 2]
+        y, z = midline.behind(points), points[:, 2]
         slabs = np.floor((z - z.min()) / SLAB_MM).astype(np.intp)
         lengths = [float(np.ptp(y[slabs == k])) if np.any(slabs == k) else 0.0 for k in range(int(slabs.max()) + 1)]
         longest = z.min() + (int(np.argmax(lengths)) + 0.5) * SLAB_MM
@@ -74,8 +75,9 @@ class HeadFrame:
         """(aside of the midline, back from the front, down from the top), each over the length."""
         point: Float64Array = np.asarray([point_lps])
         length = self.back - self.front
-        aside = abs(float(self.midline.left_of(point)[0]))
-        return aside / length, (point_lps[1] - self.front) / length, (self.top - point_lps[2]) / length
+        aside = abs(float(self.midline.left_of(point)[0])) / float(np.hypot(1.0, self.midline.turn))
+        behind = float(self.midline.behind(point)[0])
+        return aside / length, (behind - self.front) / length, (self.top - point_lps[2]) / length
 
     def locate(self, point_lps: tuple[float, float, float]) -> Location:
         """Of the centre of a region."""

@@ -12,8 +12,10 @@ import numpy as np
 from ichor.arrays import Float64Array, Volume
 from pipelines.brain import Intracranial
 
-MOST_SLOPE = 0.6  # a head turned or bent by more than 31 degrees is rather a wrong fit
+MOST_TURN = 1.0  # dx/dy: 45 degrees. An outline that is longer the other way is told from no head turned by more
+MOST_LEAN = 0.6  # a head bent aside by more than 31 degrees is rather a wrong fit
 LEAST_ELONGATION = 1.1  # a head is longer than wide; else its direction cannot be told from its outline
+TURNS = (-MOST_TURN, -0.5 * MOST_TURN, 0.0, 0.5 * MOST_TURN, MOST_TURN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,30 +26,41 @@ class Midline:
     turn: float
     lean: float
 
-    @classmethod
-    def of(cls, volume: Volume, space: Intracranial) -> Midline:
-        """Turn from the long axis of the outline, lean from where the middles of the cross-sections lie."""
-        points = volume.to_lps(space.centres())
-        centre: Float64Array = points.mean(axis=0)
-        x, y, z = (points - centre).T
-        turn = _long_axis_slope(x, y)
-        rest = x - turn * y
-        height = float(z @ z)
-        lean = float(rest @ z) / height if height > 0 else 0.0
-        return cls(centre=centre, turn=turn, lean=lean if abs(lean) <= MOST_SLOPE else 0.0)
-
     def left_of(self, points_lps: Float64Array) -> Float64Array:
         """(n,) distance along x from the plane, mm: positive on the patient's left."""
         x, y, z = (points_lps - self.centre).T
         distance: Float64Array = x - self.turn * y - self.lean * z
         return distance
 
+    def behind(self, points_lps: Float64Array) -> Float64Array:
+        """(n,) how far back along the direction of the head, mm, from its middle."""
+        x, y, _ = (points_lps - self.centre).T
+        distance: Float64Array = (self.turn * x + y) / np.hypot(1.0, self.turn)
+        return distance
 
-def _long_axis_slope(x: Float64Array, y: Float64Array) -> float:
-    """dx/dy of the long axis of centred points; 0 where it cannot be told."""
+
+def midlines(volume: Volume, space: Intracranial) -> tuple[Midline, ...]:
+    """The plane, or all that it may be: of every turn where the outline is too round to tell, none where it is odd.
+
+    The turn is that of the long axis of the outline, the lean where the middles of the cross-sections lie.
+    """
+    points = volume.to_lps(space.centres())
+    centre: Float64Array = points.mean(axis=0)
+    x, y, z = (points - centre).T
+    height = float(z @ z)
+    found = []
+    for turn in _turns(x, y):
+        lean = float((x - turn * y) @ z) / height if height > 0 else 0.0
+        if abs(lean) > MOST_LEAN:
+            return ()
+        found.append(Midline(centre=centre, turn=turn, lean=lean))
+    return tuple(found)
+
+
+def _turns(x: Float64Array, y: Float64Array) -> tuple[float, ...]:
+    """dx/dy of the long axis of centred points: the one, or all that are plausible, or none that is."""
     values, vectors = np.linalg.eigh(np.cov(np.stack([x, y])))
-    along = vectors[:, 1]
-    if values[1] < LEAST_ELONGATION**2 * values[0] or abs(along[1]) < 1e-6:
-        return 0.0
-    slope = float(along[0] / along[1])
-    return slope if abs(slope) <= MOST_SLOPE else 0.0
+    if values[1] < LEAST_ELONGATION**2 * values[0]:
+        return TURNS
+    along_x, along_y = (float(v) for v in vectors[:, 1])
+    return (along_x / along_y,) if abs(along_x) <= MOST_TURN * abs(along_y) else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,29 +25,42 @@ SPECK_ML = 0.2  # below: not even mentioned
 LEAST_ENCLOSED = 0.5  # share of a region's voxels that must lie inside the skull
 ONE_SIDED = 2 / 3
 MOST_SEGMENTS = 20  # each costs a mask of the whole volume; smaller ones share the last
+NOT_CERTAIN = "not certain"
+SEEN_NOT_CALLED = "haematoma_not_called"  # the measurement of the specks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesion:
-    """One region: its mask on the volume's grid, volumes in mL, centre (LPS, mm), side and place."""
+    """One region: its mask on the volume's grid, volumes in mL, centre (LPS, mm), side and place.
+
+    ``regions`` > 1: it is that many small ones, which have no side, place or ABC/2 together.
+    """
 
     mask_zyx: MaskArray
     mesh_ml: float
     voxel_ml: float
-    abc2_ml: float
+    abc2_ml: float | None
     centre_lps: tuple[float, float, float]
     side: str
     location: Location
+    regions: int = 1
+
+    @property
+    def cut(self) -> bool:
+        """On the first or last slice: it goes on where nothing was scanned."""
+        return bool(self.mask_zyx[0].any() or self.mask_zyx[-1].any())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regions:
     """``masks`` are kept, largest first; millilitres left out that lie outside the skull, or as small or faint specks.
 
+    ``last``: how many regions share the last mask, which need not be the smallest.
     ``unsure_ml``: those kept although the network is no surer of them than of a speck.
     """
 
     masks: list[MaskArray]
+    last: int = 1
     outside_ml: float = 0.0
     specks_ml: tuple[float, ...] = ()
     unsure_ml: tuple[float, ...] = ()
@@ -90,13 +104,16 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
             masks.append(np.zeros(above.shape, np.uint8))
         masks[-1][box][part] |= labels[part] == label
     return Regions(
-        masks=masks, outside_ml=outside, specks_ml=tuple(sorted(specks, reverse=True)),
+        masks=masks, last=max(1, len(found) - MOST_SEGMENTS + 1), outside_ml=outside, specks_ml=tuple(sorted(specks, reverse=True)),
         unsure_ml=tuple(sorted(unsure, reverse=True)),
     )  # fmt: skip
 
 
-def measured(mask_zyx: MaskArray, volume: Volume, frame: HeadFrame) -> Lesion:
-    """Volumes, centre, side and place of a mask, which is not empty."""
+def measured(mask_zyx: MaskArray, volume: Volume, frames: Sequence[HeadFrame], *, regions: int = 1) -> Lesion:
+    """Volumes, centre, side and place of a mask, which is not empty.
+
+    ``frames``: all that the head's may be. A side or place that is not the same by each is not certain.
+    """
     sampling = Sampling.of(volume)
     rows, columns = np.flatnonzero(mask_zyx.any(axis=(0, 2))), np.flatnonzero(mask_zyx.any(axis=(0, 1)))
     part = mask_zyx[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -104,14 +121,21 @@ def measured(mask_zyx: MaskArray, volume: Volume, frame: HeadFrame) -> Lesion:
     weights = volume.slice_extents[voxels[:, 0]]
     points: Float64Array = volume.to_lps(voxels)
     x, y, z = (float(v) for v in np.average(points, axis=0, weights=weights))
-    left = float(np.average(frame.midline.left_of(points) > 0, weights=weights))
-    side = "left" if left >= ONE_SIDED else "right" if left <= 1 - ONE_SIDED else "across the midline"
+    asked = frames if regions == 1 else ()
+    sides = {_side(float(np.average(one.midline.left_of(points) > 0, weights=weights))) for one in asked}
+    locations = {one.locate((x, y, z)) for one in asked}
     return Lesion(
         mask_zyx=mask_zyx,
         mesh_ml=mesh_volume_ml(part, sampling),
         voxel_ml=voxel_volume_ml(part, sampling),
-        abc2_ml=abc2_volume_ml(part, sampling),
+        abc2_ml=abc2_volume_ml(part, sampling) if regions == 1 else None,
         centre_lps=(x, y, z),
-        side=side,
-        location=frame.locate((x, y, z)),
+        side=sides.pop() if len(sides) == 1 else NOT_CERTAIN,
+        location=locations.pop() if len(locations) == 1 else Location.UNKNOWN,
+        regions=regions,
     )
+
+
+def _side(left: float) -> str:
+    """Of the share that lies on the left."""
+    return "left" if left >= ONE_SIDED else "right" if left <= 1 - ONE_SIDED else "across the midline"

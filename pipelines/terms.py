@@ -21,6 +21,7 @@ SIDES = {
     "right": Code(value="24028007", scheme="SCT", meaning="Right"),
     "across the midline": Code(value="51440002", scheme="SCT", meaning="Bilateral"),
 }
+NOT_CALLED = Code(value="NOT_CALLED", scheme="99ICHOR", meaning="Volume of what is too small or faint to call")
 GROWTH = Code(value="GROWTH", scheme="99ICHOR", meaning="Growth of haematoma since the earlier CT")
 GROWTH_PERCENT = Code(
     value="GROWTH_PERCENT", scheme="99ICHOR", meaning="Growth of haematoma since the earlier CT, relative"

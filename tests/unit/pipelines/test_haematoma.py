@@ -26,7 +26,9 @@ from ichor.arrays import Volume
 from ichor.errors import Unreadable
 from ichor.reasons import Reason
 from ichor.types import Findings
+from pipelines import ich_score
 from pipelines.haematoma import NONE_FOUND, PIPELINE
+from pipelines.regions import measured
 
 LEFT: Ball = ((35.0, -10.0, 20.0), 16.0)
 RIGHT: Ball = ((-38.0, 25.0, -15.0), 9.0)
@@ -68,7 +70,7 @@ def test_volume_centre_and_side_do_not_depend_on_how_the_head_is_stored(
     assert found == pytest.approx(ball[0], abs=1.5)
 
 
-@pytest.mark.parametrize("turn", [-20.0, 20.0])
+@pytest.mark.parametrize("turn", [-44.0, -34.0, -20.0, 20.0, 34.0, 44.0])
 @pytest.mark.parametrize("x", [-9.0, 9.0])
 def test_side_follows_a_turned_head(turn: float, x: float) -> None:
     """A bleed beside the midline in front lies on the other side of x = 0 when the head is turned."""
@@ -80,6 +82,37 @@ def test_side_follows_a_turned_head(turn: float, x: float) -> None:
     assert group.laterality.meaning == ("Left" if x > 0 else "Right")
     if x * turn < 0:
         assert np.sign(centre[0]) != np.sign(x)
+
+
+def turned(ball: Ball, turn_deg: float) -> Ball:
+    """Where a ball lies when the head is turned."""
+    (x, y, z), radius = ball
+    angle = np.deg2rad(turn_deg)
+    return (x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle), z), radius
+
+
+def wide(volume: Volume) -> Volume:
+    """The same head, 80 mm from the middle to the side in place of 68."""
+    rows, columns = volume.pixel_spacing
+    return replace(volume, pixel_spacing=(rows, columns * 80 / 68), origins_lps=volume.origins_lps * (80 / 68, 1, 1))
+
+
+@pytest.mark.parametrize("turn", [-70.0, 55.0])
+def test_of_a_head_turned_too_far_no_side_is_told(turn: float) -> None:
+    findings = run(head(blood=[turned(LEFT, turn)], turn_deg=turn))
+    assert findings.groups[0].laterality is None
+    assert "side not certain" in findings.summary[0]
+    assert any(line.startswith("Side not certain") for line in findings.summary)
+    assert not any("left" in line or "right" in line for line in findings.summary if "cannot be told" not in line)
+    assert "side: not certain" in [s.text for s in findings.groups[0].statements]
+
+
+def test_of_a_round_head_a_side_is_told_only_where_no_turn_could_make_it_another() -> None:
+    far, front = (run(wide(head(blood=[ball]))) for ball in (((-45.0, 0.0, 20.0), 12.0), ((-17.0, -55.0, 20.0), 9.0)))
+    assert [g.laterality.meaning for g in far.groups if g.laterality] == ["Right"]
+    assert "right" in far.summary[0]
+    assert front.groups[0].laterality is None
+    assert "side not certain" in front.summary[0]
 
 
 def test_a_bleed_on_the_midline_is_on_both_sides() -> None:
@@ -187,7 +220,7 @@ def test_parts_that_touch_at_corners_are_one_lesion() -> None:
     assert len(findings.groups) == 1
 
 
-def test_many_regions_share_the_last_segment() -> None:
+def test_many_regions_share_the_last_segment_and_are_told_as_many() -> None:
     """Memory is bounded: a mask of the whole volume for each of twenty, however many there are."""
     rng = np.random.default_rng(3)
     balls: list[Ball] = [
@@ -195,11 +228,19 @@ def test_many_regions_share_the_last_segment() -> None:
         for x in (-48, -28, 28, 48) for y in (-30, 0, 30) for z in (-20, 10, 40)
     ]  # fmt: skip
     rng.shuffle(balls)
-    findings = run(head(blood=balls))
+    judge = Judge()
+    findings = judged(head(blood=balls), judge)
     assert len(findings.groups) == 20
+    assert findings.summary[0].startswith("36 intracerebral haematomas: ")
     assert numbers(findings)["haematoma_volume_voxel"] == pytest.approx(36 * ball_ml(7.0), rel=0.5)
     inside = np.stack([g.segmentation.mask_zyx for g in findings.groups if g.segmentation]).sum(axis=0)
     assert inside.max() == 1
+    *each, last = findings.groups
+    assert last.tracking_id == "Haematoma: 17 small regions together"
+    assert last.laterality is None
+    assert max(g.measurements[0].value for g in each) < 2 * ball_ml(7.0) < last.measurements[0].value
+    assert not any(m.name.endswith("abc2") for m in (*last.measurements, *findings.measurements))
+    assert np.count_nonzero(judge.asked[0]) * 0.02 < 2 * ball_ml(7.0)
 
 
 def test_the_map_is_zero_below_one_percent_and_on_the_grid() -> None:
@@ -312,3 +353,19 @@ def test_items_of_the_ich_score_are_told_and_what_is_not_known_of_them() -> None
     assert ventricles.endswith("intraventricular: not assessed")
     small, _, _ = items(run(head(blood=[LEFT])))
     assert "30 mL or more: no" in small
+
+
+def test_an_infratentorial_haematoma_is_told_also_beside_a_larger_one_above() -> None:
+    low = (-12.0, 45.0, -42.0)
+    findings = run(head(blood=[LEFT, (low, 11.0)]))
+    assert any("location: infratentorial" in s.text for s in findings.groups[1].statements)
+    (items,) = (line for line in findings.summary if "ICH score" in line)
+    assert "infratentorial: yes, by a coarse rule (haematoma 2)" in items
+
+
+def test_a_volume_below_30_ml_is_not_rounded_to_it_and_that_of_a_part_decides_nothing() -> None:
+    lesion = measured(np.ones((3, 3, 3), np.uint8), head(Layout(rows=3, columns=3, z=(0.0, 5.0, 10.0))), ())
+    almost, more = (replace(lesion, mesh_ml=ml) for ml in (29.96, 30.0))
+    assert ich_score.items([almost], whole=True)[0] == "volume of 30 mL or more: no (29.9 mL, mesh)"
+    assert ich_score.items([almost], whole=False)[0].startswith("volume of 30 mL or more: not certain, part is missing")
+    assert "or more: yes" in ich_score.items([more], whole=False)[0]

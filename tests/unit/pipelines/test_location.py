@@ -14,12 +14,13 @@ from phantoms.bleeds import Bleed
 from phantoms.head import HeadModel, sample
 from pipelines.brain import intracranial_space
 from pipelines.location import HeadFrame, Location
-from pipelines.midline import Midline
+from pipelines.midline import midlines
 
 
 def frame(volume: Volume) -> HeadFrame:
     space = intracranial_space(volume)
-    return HeadFrame.of(volume, space, Midline.of(volume, space))
+    (midline,) = midlines(volume, space)
+    return HeadFrame.of(volume, space, midline)
 
 
 @cache
@@ -68,9 +69,17 @@ def test_a_scan_that_ends_below_the_vertex_moves_no_place_by_much() -> None:
 def test_between_the_limits_nothing_is_said() -> None:
     whole = frame(head())
     length = whole.back - whole.front
-    near_tentorium = (10.0, whole.front + 0.6 * length, whole.top - 0.53 * length)
+    ahead = whole.front + float(whole.midline.centre[1])
+    near_tentorium = (10.0, ahead + 0.6 * length, whole.top - 0.53 * length)
     assert whole.locate(near_tentorium) is Location.UNCERTAIN
     assert Location.UNCERTAIN.infratentorial is None
-    between = (10.0, whole.front + 0.64 * length, whole.top - 0.4 * length)
+    between = (10.0, ahead + 0.64 * length, whole.top - 0.4 * length)
     assert whole.locate(between) is Location.SUPRATENTORIAL
     assert Location.SUPRATENTORIAL.infratentorial is False
+
+
+def test_a_place_turns_with_the_head() -> None:
+    angle = np.deg2rad(40.0)
+    x, y, z = 28.0, -5.0, 5.0
+    turned = (x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle), z)
+    assert frame(head(turn_deg=40.0)).place(turned) == pytest.approx(frame(head()).place((x, y, z)), abs=0.03)
