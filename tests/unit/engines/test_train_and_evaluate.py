@@ -1,0 +1,76 @@
+"""`ichor train`, both stages, and `ichor evaluate` in one folder, as docs/training.md tells it; the networks are tiny."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from unit.engines.test_evaluation_command import write_case
+
+from engines import delivery, expansion_delivery
+from engines.networks import umamba, vit
+from engines.networks.umamba import UMambaConfig
+from engines.networks.vit import ViTConfig
+from ichor.cli import main
+from phantoms.acquisition import Grid
+from phantoms.bleeds import Bleed
+from phantoms.head import make_head
+
+TINY = UMambaConfig(
+    patch_zyx=(4, 32, 32),
+    features=(4, 6),
+    kernels=((1, 3, 3), (3, 3, 3)),
+    strides=((1, 1, 1), (2, 2, 2)),
+    blocks=(1, 1),
+    decoder_blocks=(1,),
+    stem_blocks=0,
+    mamba="none",
+    packed=True,
+    outputs=2,
+)
+CASES = {"a": ("train", 1), "b": ("train", 0), "c": ("val", 1), "d": ("test", 0)}
+
+
+def labelled_folder(folder: Path) -> None:
+    rows = ["case,split,expands"]
+    for seed, (name, (split, expands)) in enumerate(CASES.items()):
+        z = tuple(float(v) for v in range(-70, 80, 6))
+        grid = Grid(120, 104, 2.0, z, (6.0,) * len(z))
+        write_case(folder / name, make_head(seed, grid=grid, bleed=Bleed((40.0,), sites=("lobar",))))
+        rows.append(f"{name},{split},{expands}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_both_stages_and_the_evaluation_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # torch tells each step of an export
+    monkeypatch.setattr(umamba, "DEMO", TINY)
+    monkeypatch.setattr(vit, "DEMO", ViTConfig(size=224, patch=16, depth=1, width=16, heads=2, hidden=16))
+    data, out = tmp_path / "data", tmp_path / "out"
+    labelled_folder(data)
+    train = ["train", "haematoma", "--data", str(data), "--out", str(out), "--protocol", "demo", "--steps", "2"]
+    train += ["--precision", "f32", "--processes", "1", "--threads", "1"]
+    assert main(train) == 0
+    assert main([*train, "--stage", "expansion"]) == 0
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("pool-*/*")}
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"pool-3", "pool-3-expansion"}
+    assert json.loads((out / "haematoma-own.json").read_text())["data"].startswith("2 labelled scans of 2 patients")
+
+    evaluate = ["evaluate", "haematoma", "--data", str(data), "--models", str(out), "--out", str(tmp_path / "figures")]
+    assert main(evaluate) == 0
+    figures = json.loads((tmp_path / "figures" / "figures.json").read_text())
+    assert [case["key"] for case in figures["cases"]] == ["d"]
+    assert figures["model"].startswith("haematoma-own")
+    assert figures["judge"].startswith("haematoma-expansion-own")
+
+    # Each stage goes on from its own checkpoint, with what it prepared.
+    monkeypatch.setattr(delivery, "deliver", lambda *_, **__: Path())
+    monkeypatch.setattr(expansion_delivery, "deliver_expansion", lambda *_, **__: Path())
+    capsys.readouterr()
+    for stage in ("segmentation", "expansion"):
+        assert main([*train, "--stage", stage, "--resume"]) == 0
+        assert "resumed at step 2" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("pool-*/*")} == kept
