@@ -19,65 +19,62 @@ from ichor.encoding import Overlay
 from ichor.pipeline import Compared, Examined
 from ichor.types import FindingGroup, Findings, Measurement, Statement
 from pipelines.expansion import WITHIN_HOURS
+from pipelines.growth import RULE, Growth, earlier_by, unsure_words
 from pipelines.pair import side_by_side
+from pipelines.regions import SEEN_NOT_CALLED
 from pipelines.registration import Registration, index_of, register, sampled
 from pipelines.terms import BRAIN, FINDING, GROWTH, GROWTH_PERCENT, INTRACRANIAL_HAEMORRHAGE
 
-EXPANSION_ML, EXPANSION_PERCENT = 6.0, 33.0
-RULE = "more than 6 mL or more than 33 %"
 TRACKING_ID = "Change since the earlier CT"
 LEAST_COVERED = 0.95  # of a haematoma's voxels that the other scan must show
 AIR_HU = -1000.0
 SAME_HAEMATOMA = 0.1  # of the smaller one's voxels that lie in the other
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
-    """Volumes in mL, all haematomas together."""
-
-    before: float
-    now: float
-
-    @property
-    def ml(self) -> float:
-        return self.now - self.before
-
-    @property
-    def percent(self) -> float | None:
-        """Of what was there; None where nothing was."""
-        return 100 * self.ml / self.before if self.before > 0 else None
-
-    @property
-    def expansion(self) -> bool:
-        return self.ml > EXPANSION_ML or (self.percent is not None and self.percent > EXPANSION_PERCENT)
-
-
 def compare(now: Examined, earlier: Examined, *, hours: float) -> Compared:
     """Say how the haematomas of ``earlier`` changed, ``hours`` later; or why that cannot be said.
 
     The findings returned are those of ``now`` with what was compared added: measurements ``haematoma_growth`` (mL) and
-    ``haematoma_growth_percent`` (%; absent where there was none before), a group of statements, sentences.
+    ``haematoma_growth_percent`` (%; absent where there was none before), a group of statements, sentences. Without a
+    haematoma in either scan, a sentence. Of one that goes on beyond this scan neither number, and never "no expansion".
     """
-    growth = Growth(before=_volume(earlier.findings), now=_volume(now.findings))
-    this, that = _Side.of(now), _Side.of(earlier)
-    if not this.lesions and not that.lesions:
-        told = f"Nor was one found on the CT {hours:.1f} h earlier"
-        return Compared(findings=_with(now.findings, growth, sentences=[told], statements=[]))
+    growth = Growth(
+        before=_volume(earlier.findings), now=_volume(now.findings),
+        unsure_before=_volume(earlier.findings, SEEN_NOT_CALLED), unsure_now=_volume(now.findings, SEEN_NOT_CALLED),
+    )  # fmt: skip
+    this, that, when = _Side.of(now), _Side.of(earlier), earlier_by(hours)
     placed = register(now.volume, earlier.volume)
-    refusal = placed.refusal or _outside(this, that, placed)
+    refusal = placed.refusal or _outside(this, that, placed) or _not_measured(growth, this, that)
     if refusal is not None:
-        return Compared(findings=not_compared(now.findings, f"{hours:.1f} h earlier", reason=refusal))
+        return Compared(findings=not_compared(now.findings, when, reason=refusal))
+    if not this.lesions and not that.lesions:
+        return Compared(
+            findings=_with(now.findings, sentences=[f"Nor was one found on the CT {when}{unsure_words(growth)}"])
+        )
     statements = [
         f"expansion: {'yes' if growth.expansion else 'no'} (rule: growth by {RULE} within {WITHIN_HOURS:.0f} h)",
-        f"compared with the CT {hours:.1f} h earlier, {growth.before:.1f} mL then",
-        *_each(this, that, placed),
+        f"compared with the CT {when}, {growth.seen_before:.1f} mL then{unsure_words(growth)}",
+        *_each(this, that, placed, sure=not growth.unsure),
         f"rigid registration: overlap of the skulls {placed.overlap:.2f}, turned by {placed.turn_deg:.1f} degrees",
     ]
-    picture = _picture(
-        this, that, placed, captions=(f"{hours:.1f} h earlier: {growth.before:.1f} mL", f"now: {growth.now:.1f} mL")
+    picture = _picture(this, that, placed, captions=(f"{when}: {growth.before:.1f} mL", f"now: {growth.now:.1f} mL"))
+    whole = not (now.volume.notes or earlier.volume.notes)
+    sentences = _sentences(growth, when, whole=whole, cut=this.cut)
+    measurements = () if this.cut else _measurements(growth)
+    return Compared(
+        findings=_with(now.findings, sentences=sentences, statements=statements, measurements=measurements),
+        picture=picture,
     )
-    sentences = _sentences(growth, hours, whole=not (now.volume.notes or earlier.volume.notes))
-    return Compared(findings=_with(now.findings, growth, sentences=sentences, statements=statements), picture=picture)
+
+
+def _not_measured(growth: Growth, now: _Side, earlier: _Side) -> str | None:
+    if earlier.cut:
+        return "growth not measured, the earlier haematoma reaches the edge of its scan"
+    if not growth.certain:
+        return f"growth not measured{unsure_words(growth)}"
+    if now.cut and not growth.expansion:
+        return "growth not measured, the haematoma reaches the edge of this scan"
+    return None
 
 
 def not_compared(findings: Findings, which: str, *, reason: str) -> Findings:
@@ -93,23 +90,26 @@ def not_compared(findings: Findings, which: str, *, reason: str) -> Findings:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _volume(findings: Findings) -> float:
-    return next((m.value for m in findings.measurements if m.name == "haematoma_volume"), 0.0)
+def _volume(findings: Findings, name: str = "haematoma_volume") -> float:
+    return next((m.value for m in findings.measurements if m.name == name), 0.0)
 
 
 def _measurements(growth: Growth) -> tuple[Measurement, ...]:
+    method = (
+        "Difference of meshes, with what was not called" if growth.unsure else "Difference of closed surface meshes"
+    )
     rest = (("haematoma_growth_percent", growth.percent, "%", GROWTH_PERCENT),)
     return tuple(
-        Measurement(name=name, value=value, unit=unit, code=code, method="Difference of closed surface meshes")
+        Measurement(name=name, value=value, unit=unit, code=code, method=method)
         for name, value, unit, code in (("haematoma_growth", growth.ml, "mL", GROWTH), *rest)
         if value is not None
     )
 
 
 def _with(
-    findings: Findings, growth: Growth, *, sentences: Sequence[str], statements: Sequence[str]
+    findings: Findings, *, sentences: Sequence[str], statements: Sequence[str] = (),
+    measurements: tuple[Measurement, ...] = (),
 ) -> Findings:  # fmt: skip
-    measurements = _measurements(growth)
     group = FindingGroup(
         tracking_id=TRACKING_ID, finding=INTRACRANIAL_HAEMORRHAGE, site=BRAIN, measurements=measurements,
         statements=tuple(Statement(code=FINDING, text=text) for text in statements),
@@ -119,16 +119,18 @@ def _with(
         findings,
         # Directly after the answer: that it grew is what a reader must not miss.
         summary=(first, *sentences, *others),
-        groups=(*findings.groups, group),
+        groups=(*findings.groups, group) if statements else findings.groups,
         measurements=(*findings.measurements, *measurements),
     )
 
 
-def _sentences(growth: Growth, hours: float, *, whole: bool) -> list[str]:
+def _sentences(growth: Growth, when: str, *, whole: bool, cut: bool) -> list[str]:
     by = f"{growth.ml:+.1f} mL" + ("" if growth.percent is None else f" ({growth.percent:+.0f} %)")
+    if cut:
+        by = f"at least {growth.ml:+.1f} mL (the haematoma reaches the edge of this scan)"
     said = [
         f"{'Expansion' if growth.expansion else 'No expansion'} by the rule ({RULE}): "
-        f"{by} since the CT {hours:.1f} h earlier, {growth.before:.1f} mL then"
+        f"{by} since the CT {when}, {growth.seen_before:.1f} mL then{unsure_words(growth)}"
     ]
     if not whole:
         said.append("One of the two scans is not whole: the growth may be wrong")
@@ -160,6 +162,11 @@ class _Side:
     def of(cls, scan: Examined) -> _Side:
         return cls(volume=scan.volume, lesions=_lesions(scan), window=scan.findings.window)
 
+    @property
+    def cut(self) -> bool:
+        """Does a haematoma go on beyond the first or last slice?"""
+        return any(one.mask_zyx[0].any() or one.mask_zyx[-1].any() for one in self.lesions)
+
 
 def _lesions(scan: Examined) -> list[_Lesion]:
     return [
@@ -188,8 +195,11 @@ def _outside(now: _Side, earlier: _Side, placed: Registration) -> str | None:
     return None
 
 
-def _each(now: _Side, earlier: _Side, placed: Registration) -> list[str]:
-    """Which haematoma is which, where there are several; nothing where one is one."""
+def _each(now: _Side, earlier: _Side, placed: Registration, *, sure: bool) -> list[str]:
+    """Which haematoma is which, where there are several; nothing where one is one.
+
+    Without ``sure``, something was seen that was not called: none is said to be new or gone.
+    """
     back = placed.inverse()
     meets = np.array(
         [
@@ -207,11 +217,11 @@ def _each(now: _Side, earlier: _Side, placed: Registration) -> list[str]:
     for ours, row in zip(now.lesions, meets, strict=True):
         before = [theirs.ml for theirs, met in zip(earlier.lesions, row, strict=True) if met]
         if not before:
-            said.append(f"{ours.name} is new")
+            said.append(f"{ours.name} is new" if sure else f"{ours.name} was not called then")
         elif several:
             said.append(f"{ours.name}: {' + '.join(f'{ml:.1f}' for ml in before)} mL then, {ours.ml:.1f} mL now")
     gone = [theirs.ml for j, theirs in enumerate(earlier.lesions) if not meets[:, j].any()]
-    return said + [f"a haematoma of {ml:.1f} mL is no longer seen" for ml in gone]
+    return said + [f"a haematoma of {ml:.1f} mL is no longer {'seen' if sure else 'called one'}" for ml in gone]
 
 
 def _share(lesion: _Lesion, volume: Volume, points_lps: Float64Array) -> float:

@@ -18,7 +18,7 @@ from phantoms.ct_study import study_grid
 from phantoms.follow_up import followed_up
 from phantoms.head import Head, HeadModel, sample
 from pipelines import haematoma
-from pipelines.follow_up import Growth
+from pipelines.growth import Growth
 
 PAIRS_FROM_SEED = 40_000
 """Beyond those of the heads that are measured by themselves; nobody trains on them either."""

@@ -16,7 +16,8 @@ from phantoms.bleeds import Bleed
 from phantoms.ct_study import study_grid
 from phantoms.follow_up import followed_up
 from phantoms.head import Head, HeadModel, sample
-from pipelines.follow_up import TRACKING_ID, Growth, compare
+from pipelines.follow_up import TRACKING_ID, compare
+from pipelines.growth import Growth
 from pipelines.haematoma import MODEL, run
 
 CENTRE = (35.0, -10.0, 20.0)
@@ -99,11 +100,73 @@ def test_several_haematomas_are_told_apart_by_where_they_lie() -> None:
     assert f"Haematoma 2: {sizes[1][0]:.1f} mL then, {sizes[0][1]:.1f} mL now" in said(compared)
 
 
-def test_none_in_either_scan_is_zero_growth() -> None:
+def test_none_in_either_scan_is_a_sentence_and_no_number() -> None:
     compared = compare(ball(), ball(), hours=5.0)
-    assert numbers(compared.findings)["haematoma_growth"] == 0.0
+    assert "haematoma_growth" not in numbers(compared.findings)
     assert compared.findings.summary[1] == "Nor was one found on the CT 5.0 h earlier"
     assert compared.picture is None
+
+
+def test_none_in_either_of_two_heads_is_not_comparable() -> None:
+    wide = replace(ball().volume, pixel_spacing=(1.75, 2.4))
+    compared = compare(ball(), Examined(findings=ball().findings, volume=wide), hours=5.0)
+    assert compared.findings.algorithm.parameters["not_compared"]
+
+
+class Faint(ThresholdEngine):
+    """Unsure of all that it calls."""
+
+    def segment(self, volume: Volume) -> np.ndarray:
+        return super().segment(volume) * np.float32(0.7)
+
+
+@pytest.mark.parametrize(("before", "now", "faint"), [(5.5, 7.6, False), (8.5, 11.0, True)])
+def test_growth_that_hangs_on_blood_that_was_not_called_is_not_measured(before: float, now: float, faint: bool) -> None:
+    then = examined(head(blood=[(CENTRE, before)]), Faint() if faint else None)
+    assert then.findings.outcome == "none"
+    compared = compare(ball(now), then, hours=5.0)
+    assert not [name for name in numbers(compared.findings) if "growth" in name]
+    seen = numbers(then.findings)["haematoma_not_called"]
+    assert f"growth not measured, {seen:.1f} mL then seen but not called" in compared.findings.summary[-1]
+    assert not [g for g in compared.findings.groups if g.tracking_id == TRACKING_ID]
+    assert not any("xpansion by the rule" in line or "is new" in line for line in compared.findings.summary)
+
+
+def test_what_was_not_called_is_counted_where_it_changes_nothing_of_the_answer() -> None:
+    then = ball(5.5)
+    compared = compare(ball(19.0), then, hours=5.0)
+    told, seen = numbers(compared.findings), numbers(then.findings)["haematoma_not_called"]
+    assert told["haematoma_growth"] == pytest.approx(told["haematoma_volume"] - seen)
+    assert compared.findings.summary[1].startswith("Expansion by the rule")
+    assert f"{seen:.1f} mL then seen but not called" in compared.findings.summary[1]
+    assert "Haematoma 1 was not called then" in said(compared)
+    gone = compare(ball(5.5), ball(7.6), hours=5.0)
+    assert numbers(gone.findings)["haematoma_growth_percent"] > -90.0
+    assert not any("no longer seen" in text for text in said(gone))
+
+
+def cut_at(volume: Volume, end: int) -> Volume:
+    return replace(volume, array=volume.array[:end], origins_lps=volume.origins_lps[:end], sources=volume.sources[:end])
+
+
+def test_growth_of_a_haematoma_that_a_scan_cuts_off_is_expansion_at_least_or_not_told() -> None:
+    high = (30.0, -10.0, 25.0)
+    whole = examined(head(blood=[(high, 19.0)]))
+    part = examined(cut_at(whole.volume, 21))
+    assert any("edge of the scan" in line for line in part.findings.summary)
+    for now, then in ((part, whole), (whole, part)):
+        compared = compare(now, then, hours=5.0)
+        assert not [name for name in numbers(compared.findings) if "growth" in name]
+        assert not any("xpansion by the rule" in line for line in compared.findings.summary)
+        assert compared.findings.algorithm.parameters["not_compared"]
+    compared = compare(part, ball(), hours=5.0)
+    assert compared.findings.summary[1].startswith("Expansion by the rule")
+    assert "at least +" in compared.findings.summary[1]
+    assert not [name for name in numbers(compared.findings) if "growth" in name]
+
+
+def test_a_scan_of_minutes_before_is_so_many_minutes_earlier() -> None:
+    assert "2 min earlier" in compare(ball(16.0), ball(16.0), hours=1 / 30).findings.summary[1]
 
 
 def test_a_scan_that_ends_where_the_other_has_blood_is_not_comparable() -> None:
