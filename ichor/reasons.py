@@ -94,7 +94,8 @@ class Reason(StrEnum):
     EARLIER_OTHER_BIRTH_DATE = "the patients' birth dates differ"
     EARLIER_NO_BIRTH_DATE = "a patient's birth date is missing"
     EARLIER_NO_TIME = "an acquisition time is missing"
-    EARLIER_FAILED = "comparing them failed"
+    EARLIER_FAILED = "its own analysis failed"
+    EARLIER_GIVEN_UP = "two attempts that were to compare them failed"
     EARLIER_GONE = "its images are no longer stored"
     # of a delivery
     IDENTITY_MISMATCH = "the identity of the study changed after the result was made"

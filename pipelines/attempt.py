@@ -141,7 +141,7 @@ def _manifests(bench: Bench, refs: Mapping[str, ManifestRef]) -> dict[str, Manif
 def _follow_up(
     bench: Bench, spec: PipelineSpec, now: Examined, before: Earlier, *, result: ResultSet | None, watch: Stopwatch
 ) -> _Followed:
-    """The findings of ``now`` with what is to be said of the scan before; its images and results are cited."""
+    """The findings of ``now`` with what is to be said of the scan before; what was compared is cited."""
     assert spec.compare is not None
     if before.refusal is not None:
         return _Followed(findings=without_earlier(now.findings, before.refusal))
@@ -163,11 +163,13 @@ def _follow_up(
     images = [
         (i.study_instance_uid, i.series_instance_uid, i.sop_class_uid, i.sop_instance_uid) for i in examined.sources
     ]
-    # Another earlier scan, or the same under another identity or with another result, is another report.
-    which = uid_of(content_digest(examined.sources), examined.sources[0].identity_sha256, results)
+    # Another earlier scan, or the same under another identity, with another result or time, is another report.
+    which = uid_of(content_digest(examined.sources), examined.sources[0].identity_sha256, results, before.hours)
     algorithm = compared.findings.algorithm
+    # It may be another person's: nothing rests on what was not comparable.
+    pertinent = () if "not_compared" in algorithm.parameters else (*results, *images)
     findings = replace(
-        compared.findings, pertinent=(*results, *images),
+        compared.findings, pertinent=pertinent,
         algorithm=replace(algorithm, parameters={**algorithm.parameters, "compared_with": which}),
     )  # fmt: skip
     drawn = () if compared.picture is None else (compared.picture,)

@@ -5,6 +5,7 @@ doi:10.1038/s41746-025-02213-w: expansion is growth by more than 6 mL or 33 % on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,12 +17,17 @@ from ichor.types import Measurement, ParametricMap
 from pipelines.terms import EXPANSION, GRAD_CAM, NO_UNITS, UNSPECIFIED_CALCULATION
 
 WITHIN_HOURS = 72.0
+
+log = logging.getLogger(__name__)
+
 MODEL = "haematoma-expansion-phantom"
 MEASUREMENT = "expansion_probability"
 MAP_LABEL = "Attention for expansion"
 
 NO_MODEL = "no model"
 TOO_FEW_SLICES = "not classifiable, fewer than 3 contiguous slices"
+NOT_A_CLASSIFIER = "the installed model does not classify"
+BROKEN = "the network's answer is not usable"
 GAP_BETWEEN = "not classifiable, a slice is missing between its slices"
 GAP = 1.5  # times the usual distance of slices
 
@@ -84,8 +90,13 @@ def judge(mask_zyx: MaskArray, volume: Volume, engines: Mapping[str, Engine]) ->
     if engine is None:
         return Expansion(reason=NO_MODEL)
     if not isinstance(engine, ClassificationEngine):
-        raise TypeError(f"{MODEL} does not classify")
-    said = engine.classify(volume, mask_zyx)
+        return Expansion(reason=NOT_A_CLASSIFIER)
+    try:
+        said = engine.classify(volume, mask_zyx)
+    except ValueError as error:
+        # What was measured stands without it.
+        log.error("expansion is not judged: %s", error)
+        return Expansion(reason=BROKEN)
     if said is None:
         return Expansion(reason=TOO_FEW_SLICES)
     distances = np.abs(np.diff(volume.slice_positions[list(said.slices)]))

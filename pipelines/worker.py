@@ -234,9 +234,11 @@ class Worker:
     def _to_compare(self, job: Job, *, attempt: int) -> tuple[Job, ResultSet | None]:
         """The job and the result to cite. What goes wrong with another study must not cost this one its answer."""
         earlier = self._earlier(job)
-        failed = earlier is not None and earlier.state is JobState.FAILED
-        if job.earlier is not None and job.earlier.refusal is None and (failed or attempt > COMPARED_ATTEMPTS):
-            return replace(job, earlier=Earlier(refusal=Reason.EARLIER_FAILED)), None
+        if job.earlier is not None and job.earlier.refusal is None:
+            failed = earlier is not None and earlier.state is JobState.FAILED
+            if failed or attempt > COMPARED_ATTEMPTS:
+                reason = Reason.EARLIER_FAILED if failed else Reason.EARLIER_GIVEN_UP
+                return replace(job, earlier=Earlier(refusal=reason)), None
         return job, None if earlier is None or earlier.done is None else set_of(earlier.done, self._bench.blobs)
 
     def _remember(self, made: Made) -> None:

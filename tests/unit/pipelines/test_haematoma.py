@@ -24,6 +24,7 @@ from unit.pipelines.heads import (
 
 from ichor.arrays import Volume
 from ichor.errors import Unreadable
+from ichor.pipeline import Classification, Engine
 from ichor.reasons import Reason
 from ichor.types import Findings
 from pipelines import ich_score
@@ -334,6 +335,23 @@ def test_where_nothing_is_attended_to_there_is_a_probability_and_no_map() -> Non
     assert numbers(findings)["expansion_probability"] == pytest.approx(0.3)
     assert len(findings.maps) == 1
     assert any("no attention map" in line for line in findings.summary)
+
+
+class Nan(Judge):
+    def classify(self, volume: Volume, mask_zyx: npt.NDArray[np.uint8]) -> Classification | None:  # noqa: ARG002
+        raise ValueError("the network's answer is not a number everywhere")
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"), [(Nan(), "not usable"), (ThresholdEngine(), "does not classify")], ids=["nan", "kind"]
+)
+def test_a_judge_of_expansion_that_breaks_down_costs_no_answer(other: Engine, reason: str) -> None:
+    engines = {"haematoma-phantom": ThresholdEngine(), "haematoma-expansion-phantom": other}
+    findings = PIPELINE.run({"ncct_head": head(blood=[LEFT])}, engines, no_timing)
+    assert numbers(findings)["haematoma_volume"] > 10
+    assert "expansion_probability" not in numbers(findings)
+    assert any("expansion not assessed" in line and reason in line for line in findings.summary)
+    assert any(reason in what for what in findings.not_assessed)
 
 
 def test_none_found_asks_nobody_about_expansion() -> None:

@@ -32,7 +32,9 @@ class Patient(Place):
         )
         self.asked: list[Job] = []
 
-    def ask(self, first: Job | None = None, *, revision: int = 1, refusal: str | None = None) -> Job:
+    def ask(
+        self, first: Job | None = None, *, revision: int = 1, refusal: str | None = None, hours: float = 6.0
+    ) -> Job:  # fmt: skip
         """Order the second study's job, to be compared with the first one's."""
         job = self.order(revision, study=SECOND)
         # Its twin with the earlier scan is what the worker is to take.
@@ -45,7 +47,7 @@ class Patient(Place):
         taken.ack()
         inputs = first.inputs if first is not None else {}
         study = FIRST if first is not None else ""
-        full = replace(job, earlier=Earlier(study_instance_uid=study, inputs=inputs, hours=6.0, refusal=refusal))
+        full = replace(job, earlier=Earlier(study_instance_uid=study, inputs=inputs, hours=hours, refusal=refusal))
         self.bus.publish(
             jobs_topic("haematoma", Priority.ROUTINE),
             [seal(full, source="test", time=self.clock.time(), id=f"{full.job_id}-compared")],
@@ -118,6 +120,36 @@ def test_results_with_and_without_a_comparison_have_other_parameters(patient: Pa
     assert set(patient.findings().algorithm.parameters) - set(alone) == {"compared_with"}
 
 
+def test_another_time_of_the_earlier_scan_makes_another_report(patient: Patient) -> None:
+    first = patient.order(study=FIRST)
+    patient.step()
+    told = []
+    for revision, hours in ((1, 6.0), (2, 4.0)):
+        patient.ask(first, revision=revision, hours=hours)
+        patient.step()
+        assert f"{hours} h earlier" in patient.findings().summary[1]
+        told.append(patient.findings().algorithm.parameters["compared_with"])
+    assert told[0] != told[1]
+
+
+def test_of_another_head_under_the_same_patient_id_nothing_is_cited(patient: Patient) -> None:
+    first = patient.order(study=FIRST)
+    patient.step()
+    keep = patient.change
+
+    def change(volume: Volume) -> Volume:
+        kept = keep(volume)
+        other = volume.sources[0].study_instance_uid == FIRST
+        return replace(kept, pixel_spacing=(1.75, 2.4)) if other else kept
+
+    patient.change = change
+    patient.ask(first)
+    patient.step()
+    assert any(line.startswith("Not comparable") for line in patient.findings().summary)
+    assert patient.findings().pertinent == ()
+    assert "compared_with" in patient.findings().algorithm.parameters
+
+
 def test_a_disagreement_is_said_and_nothing_is_compared(patient: Patient) -> None:
     patient.ask(refusal=Reason.EARLIER_OTHER_BIRTH_DATE)
     patient.step()
@@ -167,7 +199,7 @@ def test_a_comparison_that_fails_costs_two_attempts_and_no_answer(
     for _ in range(3):
         patient.clock.advance(10.0)
         patient.step()
-    assert patient.findings().summary[-1].endswith(Reason.EARLIER_FAILED)
+    assert patient.findings().summary[-1].endswith(Reason.EARLIER_GIVEN_UP)
     assert patient.told(JobDone)[-1].study_instance_uid == SECOND
 
 
