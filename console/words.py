@@ -25,6 +25,7 @@ _MEASUREMENTS = {
     "haematoma_volume": "Haematoma volume",
     "haematoma_volume_voxel": "Haematoma volume, voxels",
     "haematoma_volume_abc2": "Haematoma volume, ABC/2",
+    "haematoma_not_called": "Too small or faint to call",
     "expansion_probability": "Probability of expansion",
     "haematoma_growth": "Growth since the earlier CT",
     "haematoma_growth_percent": "Growth since the earlier CT, relative",

@@ -16,12 +16,13 @@ from dicom_out.codes import plain
 from dicom_out.context import RESEARCH_NOTICE, ResultContext, cite
 from ichor.arrays import Volume
 from ichor.encoding import EncodedObject, Overlay
+from ichor.types import Instance
 
 KIND = "overlay"
 
 
 def encode_overlay(context: ResultContext, volume: Volume, overlay: Overlay, *, index: int) -> EncodedObject:
-    """One RGB image, with the CT image that it was drawn from as its source; all of a result lie in one series."""
+    """One RGB image, with the CT images that it was drawn from as its sources; all of a result lie in one series."""
     image = SCImage(
         pixel_array=overlay.rgb_yx,
         photometric_interpretation="RGB",
@@ -44,14 +45,17 @@ def encode_overlay(context: ResultContext, volume: Volume, overlay: Overlay, *, 
     image.BurnedInAnnotation = "NO"
     image.ImageComments = plain(f"{overlay.caption}. {RESEARCH_NOTICE}", 1024)
     image.DerivationDescription = plain(" ".join([*context.provenance(), RESEARCH_NOTICE]), 1024)
-    image.SourceImageSequence = [_source(volume, overlay.slice)]
+    image.SourceImageSequence = [_source(one) for one in (volume.sources[overlay.slice], *overlay.beside)]
+    if overlay.beside:
+        # Of two heads no direction is that of the picture: empty, as type 2C may be.
+        image.PatientOrientation = None
     cite(image, context.amended(KIND))
     return context.finish(image, kind=KIND, sop_class_uid=SecondaryCaptureImageStorage, index=index)
 
 
-def _source(volume: Volume, index: int) -> Dataset:
+def _source(instance: Instance) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID = volume.sources[index].sop_class_uid
-    item.ReferencedSOPInstanceUID = volume.sources[index].sop_instance_uid
+    item.ReferencedSOPClassUID = instance.sop_class_uid
+    item.ReferencedSOPInstanceUID = instance.sop_instance_uid
     item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)]
     return item

@@ -16,7 +16,7 @@ from engines.runtime import Arrays, Runtime
 
 F32 = npt.NDArray[np.float32]
 
-GATE_VERSION = 1
+GATE_VERSION = 1  # one more when the inputs change
 MOST_ERROR_OVER_STD = 1e-3
 LEAST_AGREEMENT = 0.999
 MOST_PROBABILITY_ERROR = 0.01
@@ -104,7 +104,8 @@ def compare(candidate: Runtime, reference: Runtime, *, processor: str) -> GateRe
 
 def compare_once(candidate: Runtime, reference: Runtime, *, processor: str, folder: Path) -> GateReport:
     """`compare`, or its stored report for the same model, runtimes, versions and processor in `folder`."""
-    key = [str(GATE_VERSION), candidate.sha256, _title(candidate), _title(reference), processor]
+    limits = f"{MOST_ERROR_OVER_STD} {LEAST_AGREEMENT} {MOST_PROBABILITY_ERROR}"
+    key = [str(GATE_VERSION), limits, candidate.sha256, _title(candidate), _title(reference), processor]
     digest = hashlib.sha256("\n".join(key).encode()).hexdigest()[:24]
     path = folder / f"gate-{digest}.json"
     stored = _read(path)

@@ -35,12 +35,14 @@ class Overlay:
     rgb_yx : uint8 (rows, columns, 3); the patient's right is on the left, the front up.
     slice : its index in the volume.
     middle : the one to show where there is room for one.
+    beside : images of another scan that is drawn beside it.
     """
 
     rgb_yx: npt.NDArray[np.uint8]
     slice: int
     middle: bool
     caption: str
+    beside: tuple[Instance, ...] = ()
 
 
 class Encoder(Protocol):

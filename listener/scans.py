@@ -56,9 +56,11 @@ def scan_of(
     images = tuple(instances)
     patients = {i.patient_sha256 for i in images if len(i.patient_sha256) == 64} - {NOBODY * 2}
     births = {i.birth_date_sha256 for i in images}
-    if len(patients) != 1 or len(births) > 1:
+    if len(patients) != 1 or len(births - {None}) > 1:
         return None
-    (patient,), (birth,) = patients, births
+    (patient,) = patients
+    # One that some images lack is missing: said, as any disagreement.
+    birth = None if None in births else next(iter(births))
     if patient[:32] == NOBODY:
         return None
     times = [i.acquired_at for i in images if i.acquired_at is not None]

@@ -168,8 +168,9 @@ def _follow_up(
     algorithm = compared.findings.algorithm
     # It may be another person's: nothing rests on what was not comparable.
     pertinent = () if "not_compared" in algorithm.parameters else (*results, *images)
+    later = () if results or not pertinent else ("The earlier CT had no report of its own yet that could be cited",)
     findings = replace(
-        compared.findings, pertinent=pertinent,
+        compared.findings, summary=(*compared.findings.summary, *later), pertinent=pertinent,
         algorithm=replace(algorithm, parameters={**algorithm.parameters, "compared_with": which}),
     )  # fmt: skip
     drawn = () if compared.picture is None else (compared.picture,)

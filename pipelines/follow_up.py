@@ -245,13 +245,16 @@ def _picture(now: _Side, earlier: _Side, placed: Registration, *, captions: tupl
     rows, columns = volume.array_zyx.shape[1:]
     y, x = np.mgrid[:rows, :columns]
     points = placed.apply(volume.to_lps(np.stack([np.full(x.size, k), y.ravel(), x.ravel()], axis=1)))
+    through = index_of(earlier.volume, points)[:, 0]
+    first, last = max(0, int(np.floor(through.min()))), max(0, int(np.ceil(through.max())))
 
     def seen(array_zyx: npt.NDArray[Any], outside: float) -> Float32Array:
         return sampled(earlier.volume, points, array_zyx, outside=outside).reshape(rows, columns)
 
-    return side_by_side(
+    both = side_by_side(
         volume, k, [one.mask_zyx[k] for one in now.lesions],
         earlier_yx=seen(earlier.volume.array_zyx, AIR_HU),
         earlier_masks_yx=[(seen(one.mask_zyx, 0.0) >= 0.5).astype(np.uint8) for one in earlier.lesions],
         window=now.window, captions=captions,
     )  # fmt: skip
+    return replace(both, beside=tuple(earlier.volume.sources[first : last + 1]))

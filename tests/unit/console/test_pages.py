@@ -61,8 +61,16 @@ def test_a_compared_study_leads_to_the_earlier_one(desk: Desk) -> None:
     assert "6.2 h before this one" in text
     assert f'href="/studies/{uid(2)}"' in text
     assert "Growth since the earlier CT" in text
-    assert "41.3 %" in text
+    assert ">+8.3 mL<" in text
+    assert ">+41.3 %<" in text
     assert "6.2 h earlier: 20.1 mL; now: 28.4 mL" in text
+
+
+def test_beside_an_earlier_scan_stands_why_it_was_not_compared(desk: Desk) -> None:
+    order = replace(job(1), earlier=Earlier(study_instance_uid=uid(2), hours=6.24))
+    said = "Not comparable with the CT 6.2 h earlier: the two skulls do not meet"
+    desk.tell(assembled(1, jobs=(order,)), started(1), replace(done(1), summary=("Intracerebral haematoma", said)))
+    assert f"<p>{said}</p>" in desk.client().get(f"/studies/{uid(1)}").text
 
 
 def test_a_scan_that_is_not_compared_is_said_with_its_reason(desk: Desk) -> None:

@@ -75,3 +75,21 @@ def test_dciodvfy_finds_no_error_in_a_report_that_cites(sample: Sample, tmp_path
         said = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60, check=False)
         lines = (said.stdout + said.stderr).splitlines()
         assert [line for line in lines if line.startswith("Error")] == []
+
+
+def test_a_picture_of_two_heads_names_the_images_of_both_and_no_direction(sample: Sample, tmp_path: Path) -> None:
+    others = tuple(replace(one, sop_instance_uid=f"2.25.77.9.{n}") for n, one in enumerate(sample.sources[:2], start=1))
+    both = replace(tiny_overlay(), beside=others)
+    encoded = encode(sample, compared(sample.findings), overlays=[both])["overlay"]
+    image = read(encoded)
+    assert [item.ReferencedSOPInstanceUID for item in image.SourceImageSequence] == [
+        sample.sources[both.slice].sop_instance_uid, "2.25.77.9.1", "2.25.77.9.2",
+    ]  # fmt: skip
+    assert not image.PatientOrientation
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
+    path = tmp_path / "both.dcm"
+    path.write_bytes(encoded.data)
+    said = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []

@@ -125,3 +125,11 @@ def test_images_of_nobody_or_of_several_are_no_scan_of_a_patient() -> None:
     assert scan_from({"patient_sha256": NOBODY + "i" * 32}) is None
     assert scan_from({}, {"patient_sha256": "q" * 64}) is None
     assert scan_from({"birth_date_sha256": "b"}, {"birth_date_sha256": "c"}) is None
+
+
+def test_a_birth_date_that_some_images_lack_is_missing_and_said() -> None:
+    found = scan_from({"birth_date_sha256": "b", "acquired_at": NOON}, {"birth_date_sha256": None})
+    assert found is not None
+    assert found.birth_date is None
+    later = scan("1.2.9", hours=6, patient="p" * 32, issuer="p" * 32)
+    assert link(later, found) == ("", Reason.EARLIER_NO_BIRTH_DATE)

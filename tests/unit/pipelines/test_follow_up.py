@@ -201,6 +201,10 @@ def test_both_scans_are_drawn_beside_each_other_at_the_same_place() -> None:
     middles = [(part.min(axis=0) + part.max(axis=0)) / 2 for part in (then, now)]
     assert np.linalg.norm(middles[0] - middles[1]) < 0.08 * height
     assert compared.picture.caption.startswith("5.0 h earlier")
+    # Both heads lie level: what is drawn of the earlier one is of one slice or two beside each other.
+    earlier = ball(16.0, layout=FINE, turn_deg=8.0).volume
+    assert 1 <= len(compared.picture.beside) <= 3
+    assert earlier.sources[compared.picture.slice] in compared.picture.beside
 
 
 @pytest.mark.parametrize("seed", [30_201, 30_204])

@@ -106,6 +106,8 @@ def test_a_scan_that_was_not_done_yet_is_examined_and_kept_for_its_own_job(patie
     patient.ask(first)
     patient.step()
     assert "haematoma_growth" in patient.numbers()
+    assert patient.findings().summary[-1] == "The earlier CT had no report of its own yet that could be cited"
+    assert {study for study, *_ in patient.findings().pertinent} == {FIRST}
     assert patient.engine.calls == 2
     patient.worker.handle(own)
     assert patient.engine.calls == 2
