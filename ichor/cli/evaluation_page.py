@@ -171,7 +171,9 @@ def _page(told: Evaluation, goals: Mapping[str, bool]) -> str:
             ("heads without a haematoma that got one", f"{figures.clean_called} of {figures.clean_cases}"),
             ("made-up regions by mL", ", ".join(f"{size}: {n}" for size, n in figures.false_regions.items())),
         ]
-        lines += [f"  {name:<42}{value}{beside}" for name, value in rows]
+        lines += [
+            f"  {name:<42}{value}{beside if isinstance(value, statistics.Interval) else ''}" for name, value in rows
+        ]
     lines += _of_expansion(told) + _of_growth(told)
     if told.refused:
         lines += ["", f"Not measured: {len(told.refused)}"]

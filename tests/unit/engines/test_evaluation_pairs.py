@@ -40,7 +40,7 @@ class Truth:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_pairs, "MATRIX", 128)
-    monkeypatch.setattr(evaluation_pairs, "SLICES", (28, 36))
+    monkeypatch.setattr(evaluation_pairs, "SLICES", (33, 36))
 
 
 @pytest.mark.usefixtures("small")
