@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from pathlib import Path
@@ -14,6 +15,7 @@ from engines.networks import umamba, vit
 from engines.networks.umamba import UMambaConfig
 from engines.networks.vit import ViTConfig
 from ichor.cli import main
+from ichor.cli.training import pool_folder
 from phantoms.acquisition import Grid
 from phantoms.bleeds import Bleed
 from phantoms.head import make_head
@@ -37,10 +39,26 @@ def labelled_folder(folder: Path) -> None:
     rows = ["case,split,expands"]
     for seed, (name, (split, expands)) in enumerate(CASES.items()):
         z = tuple(float(v) for v in range(-70, 80, 6))
-        grid = Grid(120, 104, 2.0, z, (6.0,) * len(z))
+        grid = Grid(80, 70, 3.0, z, (6.0,) * len(z))
         write_case(folder / name, make_head(seed, grid=grid, bleed=Bleed((40.0,), sites=("lobar",))))
         rows.append(f"{name},{split},{expands}")
     (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "name"),
+    [
+        ("segmentation", "demo", "pool-3"),
+        ("segmentation", "paper", "pool-3-paper"),
+        ("expansion", "demo", "pool-3-expansion"),
+        ("expansion", "paper", "pool-3-expansion"),
+    ],
+)
+def test_what_one_key_would_name_twice_lies_in_two_folders(stage: str, config: str, name: str) -> None:
+    options = argparse.Namespace(stage=stage, config=config, out=Path("out"), pool=None)
+    assert pool_folder(options) == Path("out", name)
+    options.pool = Path("kept")
+    assert pool_folder(options) == Path("kept", name)
 
 
 def test_both_stages_and_the_evaluation_share_a_folder(
