@@ -48,7 +48,7 @@ def encode_overlay(context: ResultContext, volume: Volume, overlay: Overlay, *, 
     image.SourceImageSequence = [_source(one) for one in (volume.sources[overlay.slice], *overlay.beside)]
     if overlay.beside:
         # Of two heads no direction is that of the picture: empty, as type 2C may be.
-        image.PatientOrientation = None
+        image.PatientOrientation = []
     cite(image, context.amended(KIND))
     return context.finish(image, kind=KIND, sop_class_uid=SecondaryCaptureImageStorage, index=index)
 
