@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ichor import metrics
+from ichor import heap, metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
 from ichor.errors import CannotStart, IchorError
@@ -309,6 +309,7 @@ class Relay:
             self._forget_at = now + _FORGET
             self._write_back()
             self._journal.forget_files(self._reader.forget(self._journal.cursors()))
+            heap.give_back()
         for lane, unread in self._reader.backlog().items():
             metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)
 
