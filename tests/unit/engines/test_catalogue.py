@@ -74,7 +74,9 @@ def test_the_shipped_model_is_whole_small_and_says_what_it_is() -> None:
     assert card.path.stat().st_size <= 10_000_000
     assert card.facts["use"] == "RESEARCH"
     assert card.facts["command"].startswith("ichor train haematoma ")
-    assert {"--seed", "--steps", "--heads"} <= set(card.facts["command"].split())  # with a clock it could not be repeated
+    assert {"--seed", "--steps", "--heads"} <= set(
+        card.facts["command"].split()
+    )  # with a clock it could not be repeated
     assert OnnxRuntime(card.path, threads=1).input_shapes == {"hu": (1, 1, 12, 224, 192)}
 
 
