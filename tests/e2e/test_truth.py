@@ -83,9 +83,9 @@ def _wrong_sides(model: HeadModel, head: Head, findings: Findings) -> int:
             continue
         for group in findings.groups:
             assert group.segmentation is not None
-            assert group.laterality is not None
-            if (group.segmentation.mask_zyx[head.mask_zyx == lesion.label]).any():
-                wrong += group.laterality.meaning == ("Right" if x > 0 else "Left")
+            told = group.laterality  # none where the side is not certain
+            if told is not None and (group.segmentation.mask_zyx[head.mask_zyx == lesion.label]).any():
+                wrong += told.meaning == ("Right" if x > 0 else "Left")
     return wrong
 
 
