@@ -42,7 +42,7 @@ def test_the_later_study_is_compared_in_whatever_order_they_come(
     checker = peer("dciodvfy", "dicom3tools")
     site.add_destination(0, name="pacs", ae_title=orthanc.ae_title, port=orthanc.dicom_port)
     site.start()
-    in_order, reversed_ = pair(tmp_path, seed=20_611), pair(tmp_path, seed=20_612)
+    in_order, reversed_ = pair(tmp_path, seed=20_614), pair(tmp_path, seed=20_612)
 
     site.push(in_order.first)
     site.wait_study(in_order.uids[0])
