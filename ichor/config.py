@@ -52,6 +52,12 @@ def _ae_title(value: str) -> str:
     return value.strip()
 
 
+def _store_url(value: str) -> str:
+    if not re.fullmatch(r"file:|(file:(//)?)?/[^/].*", value):
+        raise ValueError('"file:" (below data) or "file:/FOLDER", a folder that all machines share')
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
@@ -157,7 +163,18 @@ class BusSettings(_Table):
 
 
 class StoreSettings(_Table):
-    url: str = "file:"
+    """Where received objects and results lie: below ``data``, or in a folder that several machines share."""
+
+    url: Annotated[str, AfterValidator(_store_url)] = "file:"
+    # Of a shared store: what this receiver is called, and after how long without a sign one is taken for lost.
+    receiver: Annotated[str, Field(pattern=r"^([0-9A-Za-z][0-9A-Za-z_-]{0,39})?$")] = ""
+    lost_after: Annotated[Seconds, Field(ge=600)] = 3600.0
+
+    @property
+    def folder(self) -> Path | None:
+        """The shared folder; None when all lies below ``data``."""
+        path = self.url.removeprefix("file:")
+        return Path(path) if path else None
 
 
 class StudySettings(_Table):
@@ -277,6 +294,12 @@ class Settings(_Table):
         return self
 
     @model_validator(mode="after")
+    def _shared_bytes_can_be_seen(self) -> Settings:
+        if self.store.folder is not None and self.listener.durability != "instance":
+            raise ValueError('store.url: a shared store needs listener.durability = "instance"')
+        return self
+
+    @model_validator(mode="after")
     def _commitments_can_be_kept(self) -> Settings:
         if self.listener.commitment:
             if self.listener.durability != "instance":
@@ -388,11 +411,15 @@ def _refuse_not_built(tree: Mapping[str, Any]) -> None:
         for entry in table if isinstance(table, list) else [table]:
             if isinstance(entry, dict) and path[1] in entry and entry[path[1]] != allowed:
                 raise NotBuilt(f"{'.'.join(path)} = {entry[path[1]]!r}: not built in this version of Ichor")
-    for key, built in (("bus", ("sqlite:",)), ("store", ("file:",))):
+    for key, built in (("bus", ("sqlite:",)),):
         table = tree.get(key, {})
         url = table.get("url") if isinstance(table, dict) else None
         if isinstance(url, str) and url not in built:
             raise NotBuilt(f"{key}.url = {url!r}: not built in this version of Ichor (built: {built[0]!r})")
+    store = tree.get("store", {})
+    url = store.get("url") if isinstance(store, dict) else None
+    if isinstance(url, str) and url.startswith("s3:"):
+        raise NotBuilt(f"store.url = {url!r}: not built in this version of Ichor (built: 'file:', 'file:/FOLDER')")
 
 
 def _explain(error: Any) -> str:

@@ -198,7 +198,7 @@ def _settings(options: argparse.Namespace) -> config.Settings:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _checked(_settings(options), receives=True)
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=True)
     folder.share_metrics()
@@ -210,7 +210,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _role(options: argparse.Namespace) -> int:
     command = options.command
     settings = _checked(_settings(options), receives=command == "receive")
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=False)
     if len(COMMANDS[command]) > 1:
@@ -243,6 +243,7 @@ def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) ->
     from ichor.cli.supervisor import Supervisor
 
     roles.write_back(folder)
+    roles.register_receiver(settings, folder)
     names = roles.serving(settings, *commands)
     roles.preload(names)
     return Supervisor(roles.build_all(names, settings, folder, together=len(commands) > 1), folder.run).run()
@@ -310,7 +311,7 @@ def _array(options: argparse.Namespace) -> int:
 
 
 def _existing(settings: config.Settings) -> DataFolder:
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     if not folder.root.is_dir():
         raise IchorError(f"data folder {folder.root} does not exist (--data, --config or ICHOR_DATA name another)")
     folder.prepare()
@@ -360,4 +361,4 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _engine(options: argparse.Namespace) -> int:
     from ichor.cli.models import engine_command
 
-    return engine_command(options.verb, DataFolder(_settings(options).data))
+    return engine_command(options.verb, DataFolder.of(_settings(options)))

@@ -55,7 +55,7 @@ def doctor(settings: Settings) -> int:
 
     # What the library would say of each association is in the findings.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     count = dict.fromkeys(Level, 0)
     for finding in _examine(settings, folder, transport):
         todo = f" -> {finding.todo}" if finding.todo and finding.level is not Level.OK else ""
