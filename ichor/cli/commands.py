@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import COMMANDS
@@ -132,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("letter", nargs="?", metavar="ID")
     letters.set_defaults(run=_dlq)
 
+    told = commands.add_parser("told", parents=[settings], help="is all told that was received here? exit 0 or 1")
+    told.add_argument("--wait", type=_seconds, default=0.0, metavar="TIME", help='for it at most, e.g. "5m"')
+    told.set_defaults(run=_told)
+
     doctor = commands.add_parser("doctor", parents=[settings], help="is everything in place?")
     doctor.set_defaults(run=_doctor)
 
@@ -184,6 +190,10 @@ def _seed(text: str) -> int:
     if seed < 0:
         raise ValueError(text)
     return seed
+
+
+def _seconds(text: str) -> float:
+    return TypeAdapter(config.Seconds).validate_python(text)
 
 
 def _settings(options: argparse.Namespace) -> config.Settings:
@@ -338,6 +348,12 @@ def _dlq(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     return dlq(options.verb, options.letter, bus=open_folder_bus(settings, _existing(settings)))
+
+
+def _told(options: argparse.Namespace) -> int:
+    from ichor.cli.receiving import wait_until_told
+
+    return wait_until_told(_existing(_settings(options)), patience=options.wait)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -137,7 +138,7 @@ def preload(names: Sequence[str]) -> None:
 
 
 def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
-    return open_bus(settings.bus.url, folder.root, SystemClock())
+    return open_bus(settings.bus.url, folder.root, SystemClock(), kafka=settings.bus.kafka)
 
 
 def destinations(settings: Settings) -> tuple[Destination, ...]:
@@ -162,6 +163,15 @@ class JournalWhenThere:
             return reader.waiting() if reader is not None else Waiting(dict.fromkeys(Lane, 0), None)
         except (IchorError, OSError):
             return None
+
+    def is_all_told(self) -> bool:
+        """Whether the bus has all that was received; False when that cannot be read now."""
+        waiting = self.waiting()
+        try:
+            reader = self._there()
+            return waiting is not None and waiting.since is None and (reader is None or reader.is_all_told())
+        except (IchorError, OSError, sqlite3.Error):
+            return False
 
     def _there(self) -> JournalReader | None:
         if self._reader is None:

@@ -28,25 +28,41 @@ _SUCCEEDS_AFTER = 180.0  # seconds: several signs were missed
 
 
 def open_store(store: Path, data: Path) -> None:
-    """Make sure that ``store`` is what this data folder has seen there before; make a stamp in one that is new to all.
+    """`check_store`; one that is new to all gets its stamp, and this data folder remembers it.
 
     Raises
     ------
     CannotStart
         When it is not there, is another one, or cannot be written.
     """
-    seen = _read(data / _SEEN)
+    stamp, seen = check_store(store, data)
     try:
-        stamp = _read(store / _STAMP)
-        if not stamp and not seen:
+        if not stamp:
             _put_if_absent(store / _STAMP, secrets.token_hex(16))
             stamp = _read(store / _STAMP)
-        if not stamp or (seen and stamp != seen):
-            raise CannotStart(f"store {store}: {'another store' if stamp else 'not there'}; is the volume mounted?")
         if not seen:
             _replace(data / _SEEN, stamp)
     except OSError as error:
         raise CannotStart(f"store {store}: {error.strerror}") from error
+
+
+def check_store(store: Path, data: Path) -> tuple[str, str]:
+    """Stamp of the store, and what this data folder remembers; each empty where it is new.
+
+    Raises
+    ------
+    CannotStart
+        When the store is not there, or is not what this data folder has seen there before.
+    """
+    try:
+        stamp, seen = _read(store / _STAMP), _read(data / _SEEN)
+        if not store.is_dir() or (seen and not stamp):
+            raise CannotStart(f"store {store}: not there; is the volume mounted?")
+    except OSError as error:
+        raise CannotStart(f"store {store}: {error.strerror}") from error
+    if seen and stamp != seen:
+        raise CannotStart(f"store {store}: not the one that this data folder has used before")
+    return stamp, seen
 
 
 def register(store: Path, data: Path, *, site_name: str = "") -> str:
