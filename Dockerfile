@@ -21,8 +21,7 @@ ENV PATH=/opt/ichor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN mkdir -p /var/lib/ichor && chown 10001:10001 /var/lib/ichor
 WORKDIR /var/lib/ichor
 USER 10001:10001
-ENV ICHOR_DATA=/var/lib/ichor
 VOLUME /var/lib/ichor
 EXPOSE 11112 8080
 ENTRYPOINT ["ichor"]
-CMD ["serve"]
+CMD ["serve", "--data", "/var/lib/ichor"]
