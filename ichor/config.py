@@ -58,6 +58,12 @@ def _store_url(value: str) -> str:
     return value
 
 
+def _bus_url(value: str) -> str:
+    if re.fullmatch(r"sqlite:|kafka://[^,/\s]+:\d+(,[^,/\s]+:\d+)*", value) is None:
+        raise ValueError('"sqlite:" or "kafka://host:port,host:port"')
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
@@ -158,8 +164,47 @@ class ConsoleSettings(_Table):
     token_file: str = ""
 
 
+class KafkaSettings(_Table):
+    """How Kafka is reached and named; used where ``bus.url`` is ``kafka://``."""
+
+    # Of topics and consumer groups.
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = "ichor."
+    replication: Annotated[int, Field(ge=0)] = 0  # of topics that Ichor makes; 0: as the broker does
+    create_topics: bool = True
+    message_bytes: Annotated[Bytes, Field(ge=200_000, le=1_000_000_000)] = 16_000_000
+    timeout: Annotated[Seconds, Field(ge=1)] = 5.0  # of one request
+    # A name that stays when this process comes back: it then takes up its own jobs at once. Each process has its own.
+    member: Annotated[str, Field(max_length=128)] = ""
+    tls: bool = False
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    username: str = ""
+    password_file: str = ""
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+
+    @model_validator(mode="after")
+    def _whole(self) -> KafkaSettings:
+        if (self.ca or self.cert or self.key) and not self.tls:
+            raise ValueError("tls: must be true with ca, cert or key")
+        if bool(self.username) != bool(self.password_file):
+            raise ValueError("username: required with password_file, and password_file with it")
+        return self
+
+    def password(self) -> str | None:
+        """The password, read from its file; None when there is none.
+
+        Raises
+        ------
+        ConfigError
+            When the file cannot be read or is empty.
+        """
+        return _token(self.password_file, "bus.kafka.password_file")
+
+
 class BusSettings(_Table):
-    url: str = "sqlite:"
+    url: Annotated[str, AfterValidator(_bus_url)] = "sqlite:"
+    kafka: KafkaSettings = KafkaSettings()
 
 
 class StoreSettings(_Table):
@@ -411,11 +456,6 @@ def _refuse_not_built(tree: Mapping[str, Any]) -> None:
         for entry in table if isinstance(table, list) else [table]:
             if isinstance(entry, dict) and path[1] in entry and entry[path[1]] != allowed:
                 raise NotBuilt(f"{'.'.join(path)} = {entry[path[1]]!r}: not built in this version of Ichor")
-    for key, built in (("bus", ("sqlite:",)),):
-        table = tree.get(key, {})
-        url = table.get("url") if isinstance(table, dict) else None
-        if isinstance(url, str) and url not in built:
-            raise NotBuilt(f"{key}.url = {url!r}: not built in this version of Ichor (built: {built[0]!r})")
     store = tree.get("store", {})
     url = store.get("url") if isinstance(store, dict) else None
     if isinstance(url, str) and url.startswith("s3:"):
