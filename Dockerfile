@@ -3,8 +3,9 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
-# Packages from a mirror: --build-arg PIP_INDEX_URL=...; not in the final image.
+# Packages from a mirror, its authority in the base image: not in the final image's environment.
 ARG PIP_INDEX_URL
+ARG PIP_CERT
 ARG PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY requirements requirements
