@@ -100,11 +100,11 @@ def test_what_a_lost_receiver_acknowledged_is_told_by_another(
     assert len(sent) >= 20
     assert {receiver_of(segment) for segment, _ in FileSpool(store / "spool").segments()} == names(store)
 
-    other.stop()
+    other.kill()
     other.start()  # it looks at once
     assert other.journalled(STUDY) == len(kept)
     assert "lost" not in other.log()
-    other.stop()
+    other.kill()
     give_no_sign_since_long(store, name)
     other.start()
     other.until(lambda: set(told(other)) >= set(sent) | set(kept), what="what the other one acknowledged")
@@ -130,7 +130,7 @@ def test_a_receiver_that_lost_its_volume_tells_its_own_again(start: Callable[[st
 def test_without_the_store_nothing_starts_and_nothing_is_taken(start: Callable[[str], Receive], store: Path) -> None:
     receive = start("ct-0")
     sending(receive, 0, most=2)
-    receive.stop()
+    receive.kill()
     store.rename(store.with_name("elsewhere"))
     store.mkdir()
     done = receive.ichor("receive")
