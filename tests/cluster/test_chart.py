@@ -12,6 +12,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from ichor import config
 from ichor.cli.supervisor import COMMANDS
@@ -83,6 +84,13 @@ def test_awkward_values_reach_ichor_as_they_are(render: Render, tmp_path: Path) 
     assert settings.rules[0].usable[0].value == 120.5
     assert settings.listener.disk_low == 2_000_000_000
     assert settings.listener.tls is not None
+
+
+def test_a_long_release_name_still_names_receivers(helm: Tool) -> None:
+    release = "a-release.with-the-longest-name-that-helm-lets-any-1"
+    text = helm("template", release, CHART, "--kube-version", KUBERNETES, "--values", CHART / "ci" / "small.yaml")
+    name = named([o for o in yaml.safe_load_all(text) if o], "StatefulSet", "-receive")["metadata"]["name"]
+    assert config.load(environ={"ICHOR_STORE__RECEIVER": f"{name}-99"}).store.receiver == f"{name}-99"
 
 
 def test_every_file_that_the_settings_name_is_mounted(render: Render) -> None:
@@ -187,9 +195,10 @@ def test_what_keeps_state_has_a_volume_that_stays(render: Render) -> None:
 
 def test_a_receiver_has_time_to_tell_what_it_received(render: Render) -> None:
     pod = workloads(render("cluster"))["receive"]
-    *_, verb, seconds = container(pod)["lifecycle"]["preStop"]["exec"]["command"]
-    assert verb == "drain"
-    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + 10  # docs/contract.md: SIGTERM drains within 10 s
+    command = container(pod)["lifecycle"]["preStop"]["exec"]["command"][2]
+    pause, wait = re.fullmatch(r"sleep (\d+); ichor told --wait (\d+)s --config \S+ \|\| true", command).groups()  # type: ignore[union-attr]
+    # docs/contract.md: SIGTERM drains within 10 s
+    assert pod["terminationGracePeriodSeconds"] >= int(pause) + int(wait) + 10
 
 
 def test_keda_asks_for_the_lag_of_the_topics_that_workers_read(render: Render) -> None:

@@ -1,4 +1,4 @@
-"""What a pod needs beside its role, which serves no HTTP: /metrics, and the wait before it ends. No part of Ichor."""
+"""The /metrics of a pod whose role serves no HTTP, in a container beside it. No part of Ichor, and counts nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,8 +19,6 @@ from ichor.errors import IchorError
 from ichor.store.journal import JournalReader
 from ichor.store.receipts import Waiting
 
-_LEAVE_SERVICE = 5.0  # seconds until nobody connects any more
-
 
 def unread(folder: DataFolder) -> Waiting | None:
     """What the journal has not taken of the receipts log; None when that cannot be read now, or nothing was received."""
@@ -32,18 +29,6 @@ def unread(folder: DataFolder) -> Waiting | None:
             return reader.waiting()
     except (IchorError, OSError):
         return None
-
-
-def told(folder: DataFolder) -> bool:
-    """Is all that was received told to the bus? False also when that cannot be read now."""
-    try:
-        if not folder.journal.exists():
-            return not any(folder.receipts.glob("*.log"))
-        with closing(JournalReader(folder.journal, receipts=folder.receipts)) as reader:
-            behind = any(reader.waiting().bytes.values()) or reader.unassigned(limit=1)
-            return not (behind or reader.unpublished_batches())
-    except (IchorError, OSError):
-        return False
 
 
 class _Unread:
@@ -85,27 +70,12 @@ def serve(metrics: Path, folder: DataFolder, port: int) -> int:
     return start_http_server(port, registry=registry)[0].server_port
 
 
-def drain(folder: DataFolder, seconds: float) -> bool:
-    """Wait until all that was received is told; False when it was not in time (it stays on the volume)."""
-    deadline = time.monotonic() + seconds
-    time.sleep(min(_LEAVE_SERVICE, seconds))
-    while not told(folder):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
-
-
-def main(arguments: list[str]) -> int:
-    """``metrics FOLDER [PORT]`` or ``drain SECONDS``; the data folder is that of ICHOR_DATA, else the chart's."""
+def main(metrics: str, port: str = "9090") -> None:
+    """Serve until the end; the data folder is that of ICHOR_DATA, else the chart's."""
     folder = DataFolder(Path(os.environ.get("ICHOR_DATA", "/var/lib/ichor")))
-    if arguments[0] == "drain":
-        return 0 if drain(folder, float(arguments[1])) else 1
-    port = serve(Path(arguments[1]), folder, int(arguments[2]) if arguments[2:] else 9090)
-    print(f"metrics on port {port}", flush=True)
+    print(f"metrics on port {serve(Path(metrics), folder, int(port))}", flush=True)
     threading.Event().wait()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(*sys.argv[1:])

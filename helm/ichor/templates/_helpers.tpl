@@ -1,5 +1,6 @@
+{{/* 28 characters, so that a receiver's pod fits store.receiver (40). */}}
 {{- define "ichor.name" -}}
-{{- ternary .Release.Name (print .Release.Name "-" .Chart.Name) (contains .Chart.Name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- ternary .Release.Name (print .Release.Name "-" .Chart.Name) (contains .Chart.Name .Release.Name) | replace "." "-" | trunc 28 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* Of all objects of the release. */}}

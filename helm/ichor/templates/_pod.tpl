@@ -105,7 +105,8 @@ spec:
       {{- if $receives }}
       lifecycle:
         preStop:  # first out of the Service, then until all that was received is told
-          exec: {command: [python, /etc/ichor/pod.py, drain, {{ $values.drainSeconds | quote }}]}
+          exec:
+            command: [sh, -c, 'sleep 5; ichor told --wait {{ $values.drainSeconds }}s --config /etc/ichor/ichor.toml || true']
       {{- else if eq $role "console" }}
       lifecycle:
         preStop: {exec: {command: [sleep, "5"]}}
@@ -134,7 +135,7 @@ spec:
     - name: metrics  # a role alone serves no HTTP
       image: {{ $image }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-      command: [python, /etc/ichor/pod.py, metrics, /run/ichor-metrics]
+      command: [python, /etc/ichor/pod.py, /run/ichor-metrics]
       {{- include "ichor.security" . | nindent 6 }}
       ports:
         - {name: metrics, containerPort: 9090}
