@@ -120,15 +120,11 @@ def wait_until_told(folder: DataFolder, *, patience: float) -> int:
 
     journal, deadline = JournalWhenThere(folder), time.monotonic() + patience
     while True:
-        waiting = journal.waiting()
-        if waiting is not None and waiting.since is None:
+        if journal.is_all_told():
             print("all that was received is told")
             return 0
         if time.monotonic() >= deadline:
-            known = (
-                "receipts log or journal cannot be read" if waiting is None else f"{sum(waiting.bytes.values())} bytes"
-            )
-            print(f"ichor told: not yet: {known}", file=sys.stderr)
+            print("ichor told: not yet; `ichor doctor` says how much waits", file=sys.stderr)
             return 1
         time.sleep(_LOOK_AGAIN)
 

@@ -72,8 +72,10 @@ def register(store: Path, data: Path, *, site_name: str = "") -> str:
     """
     try:
         (store / _FOLDER).mkdir(exist_ok=True)
+        disk.sync_directory(store)
         name = receiver_of_folder(data)
-        if name and (store / _FOLDER / name).exists():
+        if name:
+            _put_if_absent(store / _FOLDER / name, "")  # somebody may have removed it
             if not (taken := _read(store / _FOLDER / name)) and site_name in ("", _site_name(name)):
                 return name
             if taken:

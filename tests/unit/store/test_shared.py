@@ -126,6 +126,14 @@ def test_a_receiver_that_is_called_otherwise_now_answers_for_what_it_was(store: 
     assert after.relay.answered_for() == {after.name, before.name}
 
 
+def test_a_receiver_whose_file_somebody_removed_is_there_again_at_its_next_start(store: Path, tmp_path: Path) -> None:
+    pod = Pod(store, tmp_path / "a")
+    pod.relay.close()
+    (store / "receivers" / pod.name).unlink()
+    assert Pod(store, tmp_path / "a").name == pod.name
+    assert [path.name for path in (store / "receivers").iterdir()] == [pod.name]
+
+
 def test_a_store_that_is_not_mounted_is_not_begun_anew(store: Path, tmp_path: Path) -> None:
     data = tmp_path / "a"
     data.mkdir()
