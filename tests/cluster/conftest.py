@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cluster: a real API server or image build; tests/cluster/README.md")
+    config.addinivalue_line("markers", "cluster: a real API server or image build; docs/cluster.md")
 
 
 @dataclass(frozen=True, slots=True)

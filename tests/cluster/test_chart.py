@@ -179,6 +179,10 @@ def test_probes_ask_for_ready_files_that_roles_write(render: Render) -> None:
         asked = re.search(r"in (.+?);", words)
         assert asked is not None
         assert tuple(asked[1].split()) == COMMANDS[role]
+        # Never a ready file of an earlier pod, whose number another process has now.
+        mounts = {m["mountPath"]: m["name"] for m in container(pod)["volumeMounts"]}
+        holder = mounts.get("/var/lib/ichor/run", mounts["/var/lib/ichor"])
+        assert holder in [v["name"] for v in pod["volumes"] if "emptyDir" in v]
 
 
 def test_what_keeps_state_has_a_volume_that_stays(render: Render) -> None:

@@ -124,6 +124,9 @@ spec:
         - {name: tmp, mountPath: /tmp}
         {{- if $counted }}
         - {name: metrics, mountPath: /run/ichor-metrics}
+        {{- if $own }}
+        - {name: run, mountPath: /var/lib/ichor/run}  # what a pod before this one left says nothing of this one's roles
+        {{- end }}
         {{- end }}
         {{- if include "ichor.store.volume" $root }}
         - {name: store, mountPath: /mnt/ichor}
@@ -189,6 +192,9 @@ spec:
     {{- end }}
     {{- if $counted }}
     - {name: metrics, emptyDir: {sizeLimit: 64Mi}}
+    {{- if $own }}
+    - {name: run, emptyDir: {sizeLimit: 64Mi}}
+    {{- end }}
     {{- end }}
     {{- if include "ichor.store.volume" $root }}
     - {name: store, persistentVolumeClaim: {claimName: {{ include "ichor.store.claim" $root }}}}
