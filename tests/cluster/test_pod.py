@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +19,7 @@ from ichor.cli.folder import DataFolder
 from ichor.store.journal import Journal
 from ichor.store.receipts import Lane, ReceiptWriter, Refused
 
-from .conftest import CHART
+from .conftest import CHART, Object, container, workloads
 
 
 @pytest.fixture
@@ -70,3 +72,33 @@ def test_what_a_receiver_has_not_told_is_scraped_though_no_relay_runs(pod: Modul
     waiting = re.search(r'ichor_receipts_unread_bytes\{lane="ROUTINE"\} (\S+)', text, re.IGNORECASE)
     assert waiting is not None
     assert float(waiting[1]) > 0
+
+
+def test_the_probe_follows_a_role_that_starts_and_ends(
+    pod: ModuleType, render: Callable[..., list[Object]], tmp_path: Path
+) -> None:
+    data, counted = tmp_path / "data", tmp_path / "metrics"
+    counted.mkdir()
+    *shell, text = container(workloads(render("small"))["assemble"])["readinessProbe"]["exec"]["command"]
+    probe = [*shell, text.replace("/var/lib/ichor", str(data))]
+
+    def ready() -> bool:
+        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+    assert not ready()
+    with (tmp_path / "log").open("wb") as log:
+        role = subprocess.Popen(
+            [sys.executable, "-m", "ichor", "assemble", "--data", data], stdout=log, stderr=log,
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(counted)},
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 600
+        while not ready():
+            assert role.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "ichor_objects_lost_total 0.0" in _scrape(pod.serve(counted, DataFolder(data), 0))
+    finally:
+        role.terminate()
+        assert role.wait(60) == 0
+    assert not ready()
