@@ -9,7 +9,6 @@ import ctypes
 import gc
 import importlib
 import os
-import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -170,7 +169,7 @@ class JournalWhenThere:
         try:
             reader = self._there()
             return waiting is not None and waiting.since is None and (reader is None or reader.is_all_told())
-        except (IchorError, OSError, sqlite3.Error):
+        except (IchorError, OSError):
             return False
 
     def _there(self) -> JournalReader | None:
