@@ -34,12 +34,14 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{control}
-listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{control}
-advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure}
+listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{control}
+advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{user}="{password}";
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
 user_{user}="{password}";
 ssl.keystore.type=PEM
 ssl.keystore.location={folder}/server.pem
@@ -64,7 +66,7 @@ class Broker:
     def __init__(self, folder: Path, *, java: str, classpath: str, free_port: Callable[[], int]) -> None:
         self.folder = folder
         self._java = (java, *_JAVA, "-cp", classpath)
-        self._port, self._secure = free_port(), free_port()
+        self._port, self._secure, self._sasl = free_port(), free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         pem = folder / "server.pem"
         _run(
@@ -76,7 +78,13 @@ class Broker:
         (folder / "password").write_text(PASSWORD)
         (folder / "server.properties").write_text(
             _PROPERTIES.format(
-                control=free_port(), plain=self._port, secure=self._secure, folder=folder, user=USER, password=PASSWORD
+                control=free_port(),
+                plain=self._port,
+                secure=self._secure,
+                sasl=self._sasl,
+                folder=folder,
+                user=USER,
+                password=PASSWORD,
             )
         )
         name = uuid.uuid4().hex[:22]
@@ -91,6 +99,11 @@ class Broker:
     def secure(self) -> str:
         """TLS by ``ca.pem``, SASL PLAIN with `USER` and the content of ``password``."""
         return f"127.0.0.1:{self._secure}"
+
+    @property
+    def sasl(self) -> str:
+        """As `secure`, without TLS."""
+        return f"127.0.0.1:{self._sasl}"
 
     def start(self) -> None:
         with (self.folder / "broker.log").open("ab") as log:

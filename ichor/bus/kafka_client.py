@@ -53,6 +53,32 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
+class _Causes(logging.Handler):
+    """Why the last connection failed: a client that cannot begin says only that it cannot, the cause goes to its log.
+
+    That log tells of every attempt for as long as Kafka is away; nobody but this sees it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: BaseException | None = None
+
+    def listen(self) -> None:
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        logger = logging.getLogger("kafka.net.manager")
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        if self not in logger.handlers:
+            logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        causes = [one for one in record.args or () if isinstance(one, BaseException)]
+        self.last = causes[0] if causes else self.last
+
+
+_CAUSES = _Causes()
+
+
 class Gone(IchorError):
     """A record that the log does not hold any more."""
 
@@ -87,8 +113,7 @@ class Cluster:
         self._producer: Any = None
         self._admin: Any = None
         self._fetcher: Any = None
-        # It logs every attempt to connect, for as long as Kafka is away: we say it once.
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        _CAUSES.listen()
 
     def append(self, topic: str, entries: Sequence[Entry]) -> list[int]:
         """Append durably; offsets. All or none, as long as they fit into ``message_bytes`` together.
@@ -274,7 +299,11 @@ class Cluster:
     def _told(self, what: str) -> Iterator[None]:
         where = f"Kafka at {self.servers}"
         try:
-            yield
+            _CAUSES.last = None
+            try:
+                yield
+            except errors.KafkaTimeoutError as error:
+                raise _CAUSES.last if isinstance(_CAUSES.last, errors.KafkaError) else error from error
         except _REFUSED as error:
             who = f"user {self.settings.username!r}" if self.settings.username else "an unnamed user"
             if isinstance(error, errors.AuthorizationError):
@@ -293,12 +322,28 @@ class Cluster:
             raise TransientError(f"{where} has no topic {self._name(what)}") from error
         except errors.OffsetOutOfRangeError:
             raise  # the tail's business
+        except errors.KafkaConnectionError as error:
+            # Over TLS a broker that refuses a password seems to hang up: kafka-python does not see its answer.
+            names = "tls, username, password_file, mechanism" if self.settings.username else "tls"
+            hint = f"; if it stays so, see bus.kafka.{names}" if "disconnected" in str(error) else ""
+            raise TransientError(f"{where}: {_line(error)}{hint}") from error
         except errors.KafkaError as error:
             raise TransientError(f"{where}: {_line(error)}") from error
         except (ssl.SSLError, OSError) as error:
             raise CannotStart(
                 f"{where}: bus.kafka.ca, cert or key cannot be used: {error.strerror or error}"
             ) from error
+
+    def _tls(self) -> ssl.SSLContext:
+        settings, key = self.settings, "ca"
+        try:
+            context = ssl.create_default_context(cafile=settings.ca or None)
+            key = "cert or key"
+            if settings.cert:
+                context.load_cert_chain(settings.cert, settings.key or None, password="")
+        except OSError as error:  # ssl.SSLError is one
+            raise CannotStart(f"bus.kafka.{key} cannot be used: {error.strerror or error}") from error
+        return context
 
     def _common(self) -> dict[str, Any]:
         settings = self.settings
@@ -312,11 +357,7 @@ class Cluster:
             "reconnect_backoff_max_ms": 1000,
         }
         if settings.tls:
-            common |= {
-                "ssl_cafile": settings.ca or None,
-                "ssl_certfile": settings.cert or None,
-                "ssl_keyfile": settings.key or None,
-            }
+            common["ssl_context"] = self._tls()
         if settings.username:
             common |= {
                 "sasl_mechanism": settings.mechanism,
@@ -329,5 +370,5 @@ class Cluster:
 
 def _line(error: BaseException) -> str:
     """The error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}{f': {text}' if text else ''}"[:300]
+    name, text = type(error).__name__, " ".join(str(error).split())
+    return (text if name in text else f"{name}: {text}")[:300]

@@ -131,13 +131,13 @@ class Tail:
 
     def _complain(self, error: Exception) -> None:
         told = error if isinstance(error, CannotStart) else TransientError(str(error) or type(error).__name__)
-        with self.replica.changed:
-            self.replica.error = told
-            self.replica.changed.notify_all()
         if str(told) != self._complaint:
             self._complaint = str(told)
             metrics.LOOP_ERRORS.labels("bus").inc()
             log.warning("the bus waits: %s", told, exc_info=None if isinstance(error, IchorError) else error)
+        with self.replica.changed:
+            self.replica.error = told
+            self.replica.changed.notify_all()
 
     def _assign(self, consumer: Any) -> None:
         """Follow the ledger and all topics from where the replica is."""
@@ -169,7 +169,6 @@ class Tail:
             if self._stop.is_set():
                 return
             known = len(replica.positions)
-            replica.error = None
             if found or self._entries:
                 replica.db.execute("BEGIN")
                 try:
@@ -179,6 +178,7 @@ class Tail:
                     self._begin()
                     raise
                 replica.db.execute("COMMIT")
+            replica.error = None
             replica.changed.notify_all()
             grown = len(replica.positions) > known
             letters, replica.buried = replica.buried, []
