@@ -30,6 +30,7 @@ _BACKOFF_MS = 50
 _LINGER_MS = 1000
 _SPARE_BYTES = 65536  # of a record's batch beside its value
 _REFUSED = (errors.SaslAuthenticationFailedError, errors.AuthorizationError)
+_LATE = (errors.KafkaTimeoutError, errors.RequestTimedOutError)
 _UNUSABLE = (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError, errors.KafkaConfigurationError)
 
 
@@ -72,8 +73,9 @@ class _Causes(logging.Handler):
             logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        causes = [one for one in record.args or () if isinstance(one, BaseException)]
-        self.last = causes[0] if causes else self.last
+        for one in record.args or ():
+            if isinstance(one, BaseException) and not isinstance(one, _LATE):
+                self.last = one
 
 
 _CAUSES = _Causes()
@@ -323,7 +325,7 @@ class Cluster:
         except errors.OffsetOutOfRangeError:
             raise  # the tail's business
         except errors.KafkaConnectionError as error:
-            # Over TLS a broker that refuses a password seems to hang up: kafka-python does not see its answer.
+            # A broker that refuses a password seems to hang up: kafka-python 3.0.12 does not see its answer.
             names = "tls, username, password_file, mechanism" if self.settings.username else "tls"
             hint = f"; if it stays so, see bus.kafka.{names}" if "disconnected" in str(error) else ""
             raise TransientError(f"{where}: {_line(error)}{hint}") from error
