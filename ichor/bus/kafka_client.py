@@ -164,7 +164,8 @@ class Cluster:
             absent = [self._name(topic) for topic in missing if self._name(topic) not in there]
             if absent and not self.settings.create_topics:
                 raise TransientError(
-                    f"Kafka has no topic {absent[0]}, and bus.kafka.create_topics is false: make it with one partition"
+                    f"Kafka has no topic {absent[0]}, and bus.kafka.create_topics is false: make it with one partition "
+                    "and retention.ms=-1"
                 )
             if absent:
                 made = {
