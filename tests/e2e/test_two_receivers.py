@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,13 +118,21 @@ def test_associations_of_one_process_outlive_the_other(start: Callable[..., Rece
     receiver.until(lambda: receiver.journalled(STUDY) == 6, what="what both have stored in the journal")
 
 
+def hang(process: int) -> None:
+    """Stop a process, and see all its threads stopped: one still on its way might take a connection with it."""
+    os.kill(process, signal.SIGSTOP)
+    tasks = Path(f"/proc/{process}/task")
+    while any((task / "stat").read_text().rpartition(")")[2].split()[0] != "T" for task in tasks.iterdir()):
+        time.sleep(0.01)
+
+
 def test_a_connection_that_was_given_to_a_process_that_hangs_is_served_by_the_first(
     start: Callable[..., Receive],
 ) -> None:
     receiver = start()
     second = receiver.receiving()["receive-2"]
     first = Scu(receiver.port)
-    os.kill(second, signal.SIGSTOP)
+    hang(second)
     more = [Scu(receiver.port) for _ in range(3)]  # the first of these comes back from the other's inbox
     assert [store(scu, n) for n, scu in enumerate([first, *more])] == [0] * 4
     assert held(receiver.receiving()["receive"], receiver.port) == 4
