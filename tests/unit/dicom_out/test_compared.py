@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,10 +64,10 @@ def test_both_scans_are_shown_also_where_nothing_is_left(sample: Sample) -> None
     assert list(objects) == ["report", "text_report", "overlay"]
 
 
-def test_dciodvfy_finds_no_error_in_a_report_that_cites(sample: Sample, tmp_path: Path) -> None:
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
+def test_dciodvfy_finds_no_error_in_a_report_that_cites(
+    sample: Sample, tmp_path: Path, peer: Callable[[str, str], str]
+) -> None:
+    program = peer("dciodvfy", "dicom3tools")
     objects = encode(sample, compared(sample.findings))
     for kind in ("report", "text_report"):
         path = tmp_path / f"{kind}.dcm"
@@ -77,7 +77,9 @@ def test_dciodvfy_finds_no_error_in_a_report_that_cites(sample: Sample, tmp_path
         assert [line for line in lines if line.startswith("Error")] == []
 
 
-def test_a_picture_of_two_heads_names_the_images_of_both_and_no_direction(sample: Sample, tmp_path: Path) -> None:
+def test_a_picture_of_two_heads_names_the_images_of_both_and_no_direction(
+    sample: Sample, tmp_path: Path, peer: Callable[[str, str], str]
+) -> None:
     others = tuple(replace(one, sop_instance_uid=f"2.25.77.9.{n}") for n, one in enumerate(sample.sources[:2], start=1))
     both = replace(tiny_overlay(), beside=others)
     encoded = encode(sample, compared(sample.findings), overlays=[both])["overlay"]
@@ -86,9 +88,7 @@ def test_a_picture_of_two_heads_names_the_images_of_both_and_no_direction(sample
         sample.sources[both.slice].sop_instance_uid, "2.25.77.9.1", "2.25.77.9.2",
     ]  # fmt: skip
     assert not image.PatientOrientation
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
+    program = peer("dciodvfy", "dicom3tools")
     path = tmp_path / "both.dcm"
     path.write_bytes(encoded.data)
     said = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60, check=False)
