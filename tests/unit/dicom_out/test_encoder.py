@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import highdicom
@@ -282,10 +282,10 @@ def test_overlays_are_pictures_of_one_series_that_cite_the_slices_they_show(samp
     assert {str(i.SOPInstanceUID) for i in images} <= listed
 
 
-def test_dciodvfy_finds_nothing_wrong_with_overlay_and_attention_map(sample: Sample, tmp_path: Path) -> None:
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
+def test_dciodvfy_finds_nothing_wrong_with_overlay_and_attention_map(
+    sample: Sample, tmp_path: Path, peer: Callable[[str, str], str]
+) -> None:
+    program = peer("dciodvfy", "dicom3tools")
     for number, encoded in enumerate(overlay_objects(sample)):
         if encoded.kind not in ("overlay", "parametric_map"):
             continue
