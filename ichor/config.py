@@ -52,6 +52,18 @@ def _ae_title(value: str) -> str:
     return value.strip()
 
 
+def _store_url(value: str) -> str:
+    if not re.fullmatch(r"file:|(file:(//)?)?/[^/].*", value):
+        raise ValueError('"file:" (below data) or "file:/FOLDER", a folder that all machines share')
+    return value
+
+
+def _bus_url(value: str) -> str:
+    if re.fullmatch(r"sqlite:|kafka://[^,/\s]+:\d+(,[^,/\s]+:\d+)*", value) is None:
+        raise ValueError('"sqlite:" or "kafka://host:port,host:port"')
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
@@ -152,12 +164,62 @@ class ConsoleSettings(_Table):
     token_file: str = ""
 
 
+class KafkaSettings(_Table):
+    """How Kafka is reached and named; used where ``bus.url`` is ``kafka://``."""
+
+    # Of topics and consumer groups.
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = "ichor."
+    replication: Annotated[int, Field(ge=0)] = 0  # of topics that Ichor makes; 0: as the broker does
+    create_topics: bool = True
+    message_bytes: Annotated[Bytes, Field(ge=200_000, le=1_000_000_000)] = 16_000_000
+    timeout: Annotated[Seconds, Field(ge=1)] = 5.0  # of one request
+    # A name that stays when this process comes back: it then takes up its own jobs at once. Each process has its own.
+    member: Annotated[str, Field(max_length=128)] = ""
+    tls: bool = False
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    username: str = ""
+    password_file: str = ""
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+
+    @model_validator(mode="after")
+    def _whole(self) -> KafkaSettings:
+        if (self.ca or self.cert or self.key) and not self.tls:
+            raise ValueError("tls: must be true with ca, cert or key")
+        if bool(self.username) != bool(self.password_file):
+            raise ValueError("username: required with password_file, and password_file with it")
+        return self
+
+    def password(self) -> str | None:
+        """The password, read from its file; None when there is none.
+
+        Raises
+        ------
+        ConfigError
+            When the file cannot be read or is empty.
+        """
+        return _token(self.password_file, "bus.kafka.password_file")
+
+
 class BusSettings(_Table):
-    url: str = "sqlite:"
+    url: Annotated[str, AfterValidator(_bus_url)] = "sqlite:"
+    kafka: KafkaSettings = KafkaSettings()
 
 
 class StoreSettings(_Table):
-    url: str = "file:"
+    """Where received objects and results lie: below ``data``, or in a folder that several machines share."""
+
+    url: Annotated[str, AfterValidator(_store_url)] = "file:"
+    # Of a shared store: what this receiver is called, and after how long without a sign one is taken for lost.
+    receiver: Annotated[str, Field(pattern=r"^([0-9A-Za-z][0-9A-Za-z_-]{0,39})?$")] = ""
+    lost_after: Annotated[Seconds, Field(ge=600)] = 3600.0
+
+    @property
+    def folder(self) -> Path | None:
+        """The shared folder; None when all lies below ``data``."""
+        path = self.url.removeprefix("file:")
+        return Path(path) if path else None
 
 
 class StudySettings(_Table):
@@ -277,6 +339,12 @@ class Settings(_Table):
         return self
 
     @model_validator(mode="after")
+    def _shared_bytes_can_be_seen(self) -> Settings:
+        if self.store.folder is not None and self.listener.durability != "instance":
+            raise ValueError('store.url: a shared store needs listener.durability = "instance"')
+        return self
+
+    @model_validator(mode="after")
     def _commitments_can_be_kept(self) -> Settings:
         if self.listener.commitment:
             if self.listener.durability != "instance":
@@ -388,11 +456,10 @@ def _refuse_not_built(tree: Mapping[str, Any]) -> None:
         for entry in table if isinstance(table, list) else [table]:
             if isinstance(entry, dict) and path[1] in entry and entry[path[1]] != allowed:
                 raise NotBuilt(f"{'.'.join(path)} = {entry[path[1]]!r}: not built in this version of Ichor")
-    for key, built in (("bus", ("sqlite:",)), ("store", ("file:",))):
-        table = tree.get(key, {})
-        url = table.get("url") if isinstance(table, dict) else None
-        if isinstance(url, str) and url not in built:
-            raise NotBuilt(f"{key}.url = {url!r}: not built in this version of Ichor (built: {built[0]!r})")
+    store = tree.get("store", {})
+    url = store.get("url") if isinstance(store, dict) else None
+    if isinstance(url, str) and url.startswith("s3:"):
+        raise NotBuilt(f"store.url = {url!r}: not built in this version of Ichor (built: 'file:', 'file:/FOLDER')")
 
 
 def _explain(error: Any) -> str:

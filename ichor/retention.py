@@ -35,6 +35,7 @@ from ichor.store.journal import Journal
 from ichor.store.protocol import Blobs
 from ichor.store.recovery import recover
 from ichor.store.segments import segment_of
+from ichor.store.shared import Receivers
 from ichor.store.spool import FileSpool
 from ichor.types import StudyState
 
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 _EVERY = 600.0  # seconds between two sweeps
 _SOON = 5.0  # seconds, while what dead receivers wrote is not in the journal yet
 _SETTLED = 600.0  # seconds since a segment was written to
+_SIGN = 60.0  # seconds between two signs to the other receivers of a store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +108,11 @@ def _remove_segments(study: str, *, journal: Journal, spool: FileSpool, now: flo
 def keep_tidy(
     open_bus: Callable[[], Bus], *, journal: Journal, spool: FileSpool, receipts: Path, blobs: Blobs, ages: Ages,
     job_topics: Sequence[str], clock: Clock, stop: threading.Event, wait: Callable[[float], object] | None = None,
+    receivers: Receivers | None = None,
 ) -> None:  # fmt: skip
     """Recover and sweep, now and every ten minutes until ``stop``. An error is logged and counted; it is tried again.
+
+    What a receiver stored that is taken over comes in at once.
 
     Parameters
     ----------
@@ -115,19 +120,25 @@ def keep_tidy(
         Called when it is first needed, and again after an error.
     receipts
         Folder of the receipts log.
+    receivers
+        Of a store that several share; this thread's from now on.
     """
     pause = wait or stop.wait
     topics = (INSTANCES, RESULTS, COMMITMENTS, *job_topics)
-    sweep_at = float("-inf")
+    recover_at = sweep_at = float("-inf")
     bus: Bus | None = None
     projection: Projection | None = None
     while not stop.is_set():
         waits = False
         try:
-            recovered = recover(journal=journal, spool=spool, receipts=receipts)
-            waits = recovered.waits
-            if recovered.torn:
-                log.info("retention: %d segments had a torn end", recovered.torn)
+            if receivers is None or receivers.look_round() or clock.monotonic() >= recover_at:
+                recover_at = clock.monotonic()  # again soon where it fails, or has to wait
+                known = receivers.answered_for() if receivers is not None else None
+                recovered = recover(journal=journal, spool=spool, receipts=receipts, receivers=known)
+                waits = recovered.waits
+                recover_at += 0.0 if waits else _EVERY
+                if recovered.torn:
+                    log.info("retention: %d segments had a torn end", recovered.torn)
             if clock.monotonic() >= sweep_at:
                 sweep_at = clock.monotonic() + _EVERY
                 if bus is None or projection is None:
@@ -142,4 +153,4 @@ def keep_tidy(
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")
-        pause(_SOON if waits else _EVERY)
+        pause(_SOON if waits else _EVERY if receivers is None else _SIGN)

@@ -53,7 +53,10 @@ def run_receiver(
     """
     refusals = Refusals(clock, receipts)
     pressure = DiskPressure(
-        spool.free_bytes, low=settings.listener.disk_low, full=settings.listener.disk_full, clock=clock
+        lambda: min(spool.free_bytes(), receipts.free_bytes()),
+        low=settings.listener.disk_low,
+        full=settings.listener.disk_full,
+        clock=clock,
     )
     reception = Reception(
         spool=spool, receipts=receipts, clock=clock, refusals=refusals, pressure=pressure,

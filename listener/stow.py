@@ -89,7 +89,8 @@ class StowServer:
         self._clock = clock
         self._refusals = Refusals(clock, receipts)
         self._pressure = DiskPressure(
-            spool.free_bytes, low=listener.disk_low, full=listener.disk_full, clock=clock
+            lambda: min(spool.free_bytes(), receipts.free_bytes()), low=listener.disk_low, full=listener.disk_full,
+            clock=clock,
         )  # fmt: skip
         self._reception = Reception(
             spool=spool, receipts=receipts, clock=clock, refusals=self._refusals, pressure=self._pressure,

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import COMMANDS
@@ -132,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("letter", nargs="?", metavar="ID")
     letters.set_defaults(run=_dlq)
 
+    told = commands.add_parser("told", parents=[settings], help="is all told that was received here? exit 0 or 1")
+    told.add_argument("--wait", type=_seconds, default=0.0, metavar="TIME", help='for it at most, e.g. "5m"')
+    told.set_defaults(run=_told)
+
     doctor = commands.add_parser("doctor", parents=[settings], help="is everything in place?")
     doctor.set_defaults(run=_doctor)
 
@@ -192,6 +198,10 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _seconds(text: str) -> float:
+    return TypeAdapter(config.Seconds).validate_python(text)
+
+
 def _settings(options: argparse.Namespace) -> config.Settings:
     flags: dict[str, object] = {"data": options.data}
     for pair in options.set:
@@ -204,7 +214,7 @@ def _settings(options: argparse.Namespace) -> config.Settings:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _checked(_settings(options), receives=True)
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=True)
     folder.share_metrics()
@@ -216,7 +226,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _role(options: argparse.Namespace) -> int:
     command = options.command
     settings = _checked(_settings(options), receives=command == "receive")
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=False)
     if len(COMMANDS[command]) > 1:
@@ -249,6 +259,7 @@ def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) ->
     from ichor.cli.supervisor import Supervisor
 
     roles.write_back(folder)
+    roles.register_receiver(settings, folder)
     names = roles.serving(settings, *commands)
     roles.preload(names)
     return Supervisor(roles.build_all(names, settings, folder, together=len(commands) > 1), folder.run).run()
@@ -316,7 +327,7 @@ def _array(options: argparse.Namespace) -> int:
 
 
 def _existing(settings: config.Settings) -> DataFolder:
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     if not folder.root.is_dir():
         raise IchorError(f"data folder {folder.root} does not exist (--data, --config or ICHOR_DATA name another)")
     folder.prepare()
@@ -345,6 +356,12 @@ def _dlq(options: argparse.Namespace) -> int:
     return dlq(options.verb, options.letter, bus=open_folder_bus(settings, _existing(settings)))
 
 
+def _told(options: argparse.Namespace) -> int:
+    from ichor.cli.receiving import wait_until_told
+
+    return wait_until_told(_existing(_settings(options)), patience=options.wait)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from ichor.cli.doctor import doctor
 
@@ -366,4 +383,4 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _engine(options: argparse.Namespace) -> int:
     from ichor.cli.models import engine_command
 
-    return engine_command(options.verb, DataFolder(_settings(options).data))
+    return engine_command(options.verb, DataFolder.of(_settings(options)))

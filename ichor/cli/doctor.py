@@ -18,7 +18,7 @@ from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level, check_machine, existing
-from ichor.cli.receiving import check_receiving, check_relay, check_watermarks, size_on_disk
+from ichor.cli.receiving import check_receiving, check_relay, check_store, check_watermarks, least_room, size_on_disk
 from ichor.cli.supervisor import all_ready
 from ichor.config import Settings
 from ichor.errors import IchorError
@@ -55,7 +55,7 @@ def doctor(settings: Settings) -> int:
 
     # What the library would say of each association is in the findings.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    folder = DataFolder(settings.data)
+    folder = DataFolder.of(settings)
     count = dict.fromkeys(Level, 0)
     for finding in _examine(settings, folder, transport):
         todo = f" -> {finding.todo}" if finding.todo and finding.level is not Level.OK else ""
@@ -71,7 +71,8 @@ def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iter
     yield check_roles(settings, folder)
     yield from check_certificate(settings, now=time.time())
     yield check_listener(settings, folder, dialogue)
-    yield check_watermarks(settings.listener, existing(folder.spool))
+    yield from check_store(folder)
+    yield check_watermarks(settings.listener, least_room(existing(folder.spool), existing(folder.receipts)))
     yield _check_folder_relay(folder)
     yield check_console(settings, folder)
     if all_ready(folder.run, ["console"])[0]:
@@ -252,7 +253,8 @@ def _check_folder_relay(folder: DataFolder) -> Finding:
 def _check_folder_bus(settings: Settings, folder: DataFolder) -> Iterator[Finding]:
     from ichor.cli.roles import open_folder_bus
 
-    if not folder.bus.exists():
+    embedded = settings.bus.url == "sqlite:"
+    if embedded and not folder.bus.exists():
         yield Finding(Level.OK, "bus", "not there yet; the first start makes it")
         return
     try:
@@ -262,7 +264,8 @@ def _check_folder_bus(settings: Settings, folder: DataFolder) -> Iterator[Findin
         finally:
             bus.close()
     except IchorError as error:
-        yield Finding(Level.FAIL, "bus", str(error), "restore bus.sqlite from a copy, or free its disk")
+        todo = "restore bus.sqlite from a copy, or free its disk" if embedded else "see [bus.kafka]"
+        yield Finding(Level.FAIL, "bus", str(error), todo)
 
 
 def check_bus(bus: Bus) -> Iterator[Finding]:

@@ -9,17 +9,24 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ichor.config import Settings
 from ichor.errors import CannotStart
 from ichor.store.disk import sync_directory
+from ichor.store.shared import open_store
 
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Where everything durable lies."""
+    """Where everything durable lies. ``store``: where spool and blobs do, when that is shared with others."""
 
     root: Path
+    store: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> DataFolder:
+        return cls(settings.data, settings.store.folder)
 
     @property
     def bus(self) -> Path:
@@ -35,7 +42,7 @@ class DataFolder:
 
     @property
     def spool(self) -> Path:
-        return self.root / "spool"
+        return (self.store or self.root) / "spool"
 
     @property
     def receipts(self) -> Path:
@@ -43,7 +50,7 @@ class DataFolder:
 
     @property
     def blobs(self) -> Path:
-        return self.root / "blobs"
+        return (self.store or self.root) / "blobs"
 
     @property
     def engines(self) -> Path:
@@ -74,10 +81,12 @@ class DataFolder:
         Raises
         ------
         CannotStart
-            When it cannot be made or written, or a newer version of Ichor wrote it.
+            When it cannot be made or written, or a newer version of Ichor wrote it; when the shared store is not there.
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.store is not None:
+                open_store(self.store, self.root)
             for part in (self.spool, self.blobs, self.engines, self.run, self.metrics):
                 part.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"

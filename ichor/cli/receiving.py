@@ -1,4 +1,4 @@
-"""What `ichor doctor` asks of the receive path: watermarks, which loop reads C-STOREs, how far the relay is behind.
+"""What `ichor doctor` asks of the receive path: store, watermarks, which loop reads C-STOREs, is all told (`ichor told`).
 
 Asks the file system, the receipts log against the journal, and the text of /metrics. Changes nothing.
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level
 from ichor.config import ListenerSettings
+from ichor.errors import CannotStart
 from ichor.store.receipts import Waiting
+from ichor.store.shared import check_store as check_stamp
+from ichor.store.shared import try_volume
 
 _MIB = 2**20
 _SOON = 2  # times `disk_low`: little is left
+_LOOK_AGAIN = 0.5  # seconds
 _LONG_UNTOLD, _TOO_LONG_UNTOLD = 30.0, 300.0  # seconds
 # Some 24,000 objects, ten seconds of the relay's work: more is there after a burst only, or when it does not keep up.
 _MUCH_UNREAD = 10 * _MIB
@@ -25,8 +32,7 @@ _MUCH_UNREAD = 10 * _MIB
 
 def check_watermarks(listener: ListenerSettings, place: Path) -> Finding:
     """Free space at ``place`` against ``disk_low`` and ``disk_full``."""
-    space = os.statvfs(place)
-    free = space.f_bavail * space.f_frsize
+    free = _free(place)
     known = f"{free // _MIB} MiB free; disk_low {listener.disk_low // _MIB}, disk_full {listener.disk_full // _MIB} MiB"
     todo = "make room or shorten `retention.spool`; it ends by itself"
     if free < listener.disk_full:
@@ -35,6 +41,35 @@ def check_watermarks(listener: ListenerSettings, place: Path) -> Finding:
         return Finding(Level.FAIL, "watermarks", f"no association is taken: {known}", todo)
     level = Level.WARN if free < _SOON * listener.disk_low else Level.OK
     return Finding(level, "watermarks", known, "make room before senders are rejected")
+
+
+def check_store(folder: DataFolder) -> Iterator[Finding]:
+    """Of a store that is shared: is it there, can its volume do what it must? Nothing of one below the data folder."""
+    if folder.store is None:
+        return
+    try:
+        check_stamp(folder.store, folder.root)
+    except CannotStart as error:
+        yield Finding(Level.FAIL, "shared store", str(error), "mount it: without it nothing starts")
+        return
+    if not os.access(folder.store, os.R_OK | os.W_OK | os.X_OK):
+        todo = "give it, and what is in it, to the user that runs Ichor, on every machine"
+        yield Finding(Level.FAIL, "shared store", f"{folder.store} cannot be written", todo)
+    elif lack := try_volume(folder.store):
+        todo = "use a volume with locks and hard links across machines: NFSv4, CephFS, EFS"
+        yield Finding(Level.FAIL, "shared store", f"{folder.store} {lack}", todo)
+    else:
+        yield Finding(Level.OK, "shared store", f"{folder.store} syncs, locks and links, from here")
+
+
+def least_room(*places: Path) -> Path:
+    """Where watermarks are met first: of spool and receipts log, which may lie on two volumes."""
+    return min(places, key=_free)
+
+
+def _free(place: Path) -> int:
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize
 
 
 def size_on_disk(folder: Path) -> int:
@@ -77,6 +112,21 @@ def check_relay(waiting: Waiting | None, *, on_disk: int, receives: bool, relays
     level = Level.WARN if age > _LONG_UNTOLD or unread > _MUCH_UNREAD else Level.OK
     todo = "wait after a burst; if it grows without one, look for errors of the relay in the log"
     return Finding(level, "relay", text, todo)
+
+
+def wait_until_told(folder: DataFolder, *, patience: float) -> int:
+    """0 once the bus has all that was received, 1 when that did not come within ``patience`` seconds. For scale-in."""
+    from ichor.cli.roles import JournalWhenThere
+
+    journal, deadline = JournalWhenThere(folder), time.monotonic() + patience
+    while True:
+        if journal.is_all_told():
+            print("all that was received is told")
+            return 0
+        if time.monotonic() >= deadline:
+            print("ichor told: not yet; `ichor doctor` says how much waits", file=sys.stderr)
+            return 1
+        time.sleep(_LOOK_AGAIN)
 
 
 def check_receiving(exposition: str) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalReader
 from ichor.store.receipts import Lane, ReceiptWriter, Waiting
 from ichor.store.restore import restore_at_start
+from ichor.store.shared import Receivers, receiver_of_folder, register
 from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
@@ -66,6 +67,12 @@ def write_back(folder: DataFolder) -> None:
         restore_at_start(folder.receipts, folder.spool, folder.journal)
     finally:
         os.close(handle)
+
+
+def register_receiver(settings: Settings, folder: DataFolder) -> None:
+    """Before they are forked: where the store is shared, what receives here has a name there."""
+    if folder.store is not None:
+        register(folder.store, folder.root, site_name=settings.store.receiver)
 
 
 def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
@@ -130,7 +137,7 @@ def preload(names: Sequence[str]) -> None:
 
 
 def open_folder_bus(settings: Settings, folder: DataFolder) -> Bus:
-    return open_bus(settings.bus.url, folder.root, SystemClock())
+    return open_bus(settings.bus.url, folder.root, SystemClock(), kafka=settings.bus.kafka)
 
 
 def destinations(settings: Settings) -> tuple[Destination, ...]:
@@ -155,6 +162,15 @@ class JournalWhenThere:
             return reader.waiting() if reader is not None else Waiting(dict.fromkeys(Lane, 0), None)
         except (IchorError, OSError):
             return None
+
+    def is_all_told(self) -> bool:
+        """Whether the bus has all that was received; False when that cannot be read now."""
+        waiting = self.waiting()
+        try:
+            reader = self._there()
+            return waiting is not None and waiting.since is None and (reader is None or reader.is_all_told())
+        except (IchorError, OSError):
+            return False
 
     def _there(self) -> JournalReader | None:
         if self._reader is None:
@@ -198,7 +214,12 @@ def _taking_in(settings: Settings, folder: DataFolder, stop: threading.Event) ->
     """A process's own log of receipts and its spool; segments bear the name of the log (`ichor.store.recovery`)."""
     level = settings.listener.durability
     receipts = ReceiptWriter(folder.receipts, durable=level != "none")
-    spool = FileSpool(folder.spool, durability=level, writer=receipts.name)
+    # What the log carries is on this machine's own volume alone until it is settled.
+    apart = folder.store is not None or folder.spool.stat().st_dev != folder.receipts.stat().st_dev
+    spool = FileSpool(
+        folder.spool, durability=level, writer=receipts.name, carries=not apart,
+        receiver=receiver_of_folder(folder.root) if folder.store is not None else "",
+    )  # fmt: skip
     threading.Thread(target=_seal_idle, args=(spool, stop), daemon=True).start()
     return receipts, spool
 
@@ -219,8 +240,13 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
         restore_at_start(folder.receipts, folder.spool, folder.journal)
         journal = Journal(folder.journal, durable=settings.listener.durability != "none")
         spool = FileSpool(folder.spool)
+        receivers: Receivers | None = None
+        if folder.store is not None:
+            name = receiver_of_folder(folder.root)
+            receivers = Receivers(folder.store, name, lost_after=settings.store.lost_after)
         # The journal has one writing process, so retention lives where it is written.
-        threading.Thread(target=_keep_tidy, args=(settings, folder, spool, journal, stop), daemon=True).start()
+        tidying = (settings, folder, spool, journal, receivers, stop)
+        threading.Thread(target=_keep_tidy, args=tidying, daemon=True).start()
         run_relay(
             settings=settings,
             receipts=folder.receipts,
@@ -236,8 +262,9 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
 
 
 def _keep_tidy(
-    settings: Settings, folder: DataFolder, spool: FileSpool, journal: Journal, stop: threading.Event
-) -> None:
+    settings: Settings, folder: DataFolder, spool: FileSpool, journal: Journal, receivers: Receivers | None,
+    stop: threading.Event,
+) -> None:  # fmt: skip
     keep_tidy(
         lambda: open_folder_bus(settings, folder),
         journal=journal,
@@ -250,6 +277,7 @@ def _keep_tidy(
         ),
         clock=SystemClock(),
         stop=stop,
+        receivers=receivers,
     )
 
 

@@ -115,6 +115,20 @@ class JournalReader:
         )
         return [self._rows("WHERE published = 0 AND batch = ? ORDER BY seq", name) for (name,) in names]
 
+    def is_all_told(self) -> bool:
+        """Whether the bus has all that was taken, ends of associations too; one that is open has none yet.
+
+        Raises
+        ------
+        OSError
+            When it cannot be read now.
+        """
+        untold = "EXISTS (SELECT 1 FROM objects WHERE published = 0) OR EXISTS (SELECT 1 FROM associations WHERE ended_at > 0)"
+        try:
+            return not any(value for (value,) in self._query(f"SELECT {untold}"))
+        except sqlite3.Error as error:
+            raise OSError(errno.EIO, f"the journal cannot be read ({error})") from error
+
     def open_associations(self) -> list[AssociationRow]:
         """Associations whose end has not been told to the bus, in the order in which they stored first."""
         rows = self._query(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
@@ -45,6 +46,7 @@ class ReceiptWriter:
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self.name = f"{time.time_ns():016x}{secrets.token_hex(4)}"  # names sort by start
         self._durable = durable
+        self._folder = folder
         self._lanes: dict[Lane, LaneLog] = {}
         try:
             if not folder.is_dir():
@@ -100,6 +102,11 @@ class ReceiptWriter:
         if self._durable:
             for log in self._lanes.values():
                 log.sync_all()
+
+    def free_bytes(self) -> int:
+        """Free bytes for us where the log lies."""
+        space = os.statvfs(self._folder)
+        return space.f_bavail * space.f_frsize
 
     def close(self) -> None:
         """Sync what was appended without waiting and let go. Safe to call twice; later appends are refused.

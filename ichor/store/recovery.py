@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from ichor.store.filemeta import names_in
 from ichor.store.journal import Journal
 from ichor.store.receipt_tail import NAME, is_held
 from ichor.store.receipts import RECOVERED, Ended, Lane, ReceiptWriter, Stored
-from ichor.store.segments import end_of, location_of, writer_of
+from ichor.store.segments import end_of, location_of, receiver_of, writer_of
 from ichor.store.spool import FileSpool
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ class Recovered(NamedTuple):
     waits: bool = False
 
 
-def recover(*, journal: Journal, spool: FileSpool, receipts: Path) -> Recovered:
+def recover(
+    *, journal: Journal, spool: FileSpool, receipts: Path, receivers: Collection[str] | None = None
+) -> Recovered:
     """Bring in what is whole and unknown, cut what is torn; next to nothing to do when all is known.
 
     Only for the process that holds the journal; other threads of it may write meanwhile.
@@ -51,6 +53,8 @@ def recover(*, journal: Journal, spool: FileSpool, receipts: Path) -> Recovered:
     ----------
     receipts
         Folder of the receipts log.
+    receivers
+        Whose segments this journal answers for, where several receivers share the spool (`ichor.store.shared`).
 
     Raises
     ------
@@ -65,7 +69,9 @@ def recover(*, journal: Journal, spool: FileSpool, receipts: Path) -> Recovered:
     unknown = [
         (segment, size)
         for segment, size in there
-        if (size > ends.get(segment, 0) or segment in gaps) and writer_of(segment) not in writers
+        if (size > ends.get(segment, 0) or segment in gaps)
+        and writer_of(segment) not in writers
+        and (receivers is None or receiver_of(segment) in receivers)
     ]
     if not unknown:
         return Recovered()

@@ -1,9 +1,9 @@
 """The form of the spool on disk: names of segments, locations in them, footers of objects. Writes nothing.
 
 A segment is an append-only file ``<study>/<series>/<writer>-<n>.seg`` of objects, one behind the other: a Part 10 file
-(PS3.10), then a footer, by which its objects are found from the end when nothing else knows of them. A location says
-segment, offset and length of the Part 10 file: ``<study>/<series>/<writer>-<n>.seg@<offset>+<length>``. Older data
-folders have a file per object, ``<study>/<series>/<sop>.<16 hex>.dcm``: their location is their path.
+(PS3.10), then a footer, by which its objects are found from the end when nothing else knows of them. Where several
+receivers share a store, ``<writer>.<receiver>-<n>.seg`` (`ichor.store.shared`). A location says segment, offset and
+length of the Part 10 file: ``<study>/<series>/<writer>-<n>.seg@<offset>+<length>``. Older data folders have a file per object, ``<study>/<series>/<sop>.<16 hex>.dcm``: their location is their path.
 """
 
 from __future__ import annotations
@@ -70,6 +70,15 @@ def end_of(location: str, length: int) -> int:
 
 def writer_of(segment: str) -> str:
     """The writer id that a segment is named by; empty for an old file."""
+    return _author(segment).partition(".")[0]
+
+
+def receiver_of(segment: str) -> str:
+    """The receiver whose journal answers for a segment; empty where a store is one receiver's own."""
+    return _author(segment).partition(".")[2]
+
+
+def _author(segment: str) -> str:
     name = segment.rpartition("/")[2]
     return name.rpartition("-")[0] if name.endswith(".seg") else ""
 

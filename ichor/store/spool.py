@@ -26,7 +26,7 @@ from ichor.store.receipt_records import Carried
 from ichor.uids import is_valid_uid
 
 LEVELS = ("instance", "association", "none")
-_WRITER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,99}")
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,54}")
 _READ_AHEAD = 1 << 16
 MOST_CARRIED = 256 << 10  # bytes: a longer object costs more to write twice than its own sync takes
 
@@ -61,15 +61,25 @@ class FileSpool:
         ``association``: when `sync` returns. ``none``: never; an object survives a crash of Ichor, not of the machine.
     writer
         What segments are named by: unique for ever, also after a restart. Made up when empty.
+    receiver
+        They are named by it, too, where several receivers share ``root`` (`ichor.store.shared`).
+    carries
+        Whether a ``confirm`` may be asked to keep an object until it is synced.
     """
 
-    def __init__(self, root: Path, *, durability: str = "instance", writer: str = "") -> None:
+    def __init__(
+        self, root: Path, *, durability: str = "instance", writer: str = "", receiver: str = "", carries: bool = True
+    ) -> None:
         if durability not in LEVELS:
             raise ValueError(f"durability {durability!r}: one of {', '.join(LEVELS)}")
         writer = writer or secrets.token_hex(8)
-        if not _WRITER.fullmatch(writer):
+        if not _NAME.fullmatch(writer):
             raise ValueError(f"not a writer id: {writer!r}")
+        if receiver and not _NAME.fullmatch(receiver):
+            raise ValueError(f"not a receiver's name: {receiver!r}")
+        writer = f"{writer}.{receiver}" if receiver else writer
         self.root = root
+        self._carries = carries
         self._level = durability
         self._volume: int | None = None  # st_dev
         self._pool = Pool(root, writer=writer, deferred=durability == "association", synced=durability != "none")
@@ -90,7 +100,7 @@ class FileSpool:
             raise DataSetMismatch(Reason.INVALID_UID)
         head = file_meta(sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax)
         settle = self._settle if self._level == "instance" else None
-        return Incoming(self._pool, (study, series), head, settle=settle)
+        return Incoming(self._pool, (study, series), head, settle=settle, carries=self._carries)
 
     def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
         """`begin` and `Incoming.finish` in one."""
@@ -273,9 +283,12 @@ class FileSpool:
 class Incoming:
     """One object under way; one thread. After an error, or `discard`, nothing of it stays."""
 
-    __slots__ = ("_head", "_key", "_length", "_over", "_pool", "_segment", "_settle")
+    __slots__ = ("_carries", "_head", "_key", "_length", "_over", "_pool", "_segment", "_settle")
 
-    def __init__(self, pool: Pool, key: Key, head: bytes, *, settle: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, pool: Pool, key: Key, head: bytes, *, settle: Callable[[int], None] | None, carries: bool
+    ) -> None:
+        self._carries = carries
         self._pool = pool
         self._key = key
         self._head = head
@@ -325,7 +338,8 @@ class Incoming:
             location = f"{segment.name}@{segment.end}+{length}"
             end = segment.end + length + segments.FOOTER_SIZE
             carried: Carried | None = None
-            if self._settle is not None and confirm is not None and not self._length and length <= MOST_CARRIED:
+            small = self._carries and not self._length and length <= MOST_CARRIED
+            if self._settle is not None and confirm is not None and small:
                 carried = Carried(parts, self._pool.losses, self._settle)
             segment.append([*parts, segments.footer(location, length)])
             if self._settle is not None and carried is None:

@@ -15,7 +15,7 @@ from ichor.clock import Clock, ManualClock
 from ichor.messages import Envelope
 from ichor.types import Priority
 
-LONG = 30.0  # seconds of real time that a wake-up may take before a test fails; never waited for when all is well
+LONG = 60.0  # seconds of real time that a wake-up may take before a test fails; never waited for when all is well
 
 
 @pytest.fixture
@@ -23,11 +23,12 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def bus(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[Bus]:
+@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.xdist_group("kafka"))])
+def bus(request: pytest.FixtureRequest, tmp_path: Path, prefix: str, clock: ManualClock) -> Iterator[Bus]:
     backends: dict[str, Callable[[Clock], Bus]] = {
         "memory": lambda c: MemoryBus(clock=c),
         "sqlite": lambda c: SqliteBus(tmp_path / "bus.sqlite", clock=c),
+        "kafka": lambda c: request.getfixturevalue("kafka_bus")(prefix, clock=c),
     }
     made = backends[request.param](clock)
     yield made

@@ -22,15 +22,19 @@ from ichor.store.spool import FileSpool
 
 
 class Receive:
-    """The receiver in ``folder``, with its settings in a file; ``listener`` are further ones of that table."""
+    """The receiver in ``folder``, with its settings in a file; ``listener`` and ``store`` are further ones of these tables."""
 
-    def __init__(self, folder: Path, port: int, *, listener: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, folder: Path, port: int, *, listener: Mapping[str, object] | None = None,
+        store: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port, self.data = folder, port, folder / "data"
         self.process: subprocess.Popen[bytes] | None = None
         self._under: tuple[str, ...] = ()
         lines = [f'data = "{self.data}"', "[listener]", f"port = {port}"]
         lines += [f"{key} = {_toml(value)}" for key, value in (listener or {}).items()]
+        lines += ["[store]", *(f"{key} = {_toml(value)}" for key, value in (store or {}).items())]
         self._settings = folder / "ichor.toml"
         self._settings.write_text("\n".join(lines) + "\n")
 
@@ -126,6 +130,11 @@ class Receive:
             name, data_set = data_set_of(path)
             kept.setdefault(name, []).append(data_set)
         return kept
+
+    def ichor(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command with the same settings."""
+        command = [*ICHOR, *arguments, "--config", str(self._settings)]
+        return subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=600)
 
     def journalled(self, *studies: str) -> int:
         """Rows of these studies in the journal; 0 while it is not there yet."""

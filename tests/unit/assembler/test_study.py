@@ -122,6 +122,18 @@ def test_a_count_from_a_proven_sender_starts_the_job_at_once_and_is_counted_by_t
     assert len(play.jobs) == 1
 
 
+def test_what_is_told_once_more_as_its_receiver_was_lost_changes_nothing() -> None:
+    play = Play()
+    play.bring(head())
+    play.release()
+    play.bring(head(), "recovered")
+    play.release("recovered", released=False)
+    play.wait(2 * LONGEST_QUIET)
+    assert play.grade() is Grade.REGULAR
+    assert len(play.jobs) == 1
+    assert view_of(play.study, now=play.now).open is False
+
+
 def test_a_cut_off_series_is_counted_only_after_the_longest_quiet_time() -> None:
     play = Play(dict(PROVEN))
     play.bring(make_slice(number=n + 1, count=12) for n in range(12))

@@ -9,7 +9,8 @@ import pytest
 from ichor.bus.memory import MemoryBus
 from ichor.bus.opening import open_bus
 from ichor.clock import ManualClock
-from ichor.errors import CannotStart, ConfigError, IchorError, NotBuilt
+from ichor.config import KafkaSettings
+from ichor.errors import CannotStart, ConfigError, TransientError
 
 
 def test_sqlite_lies_in_the_data_folder(tmp_path: Path) -> None:
@@ -22,11 +23,16 @@ def test_memory_touches_no_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("url", "error"), [("kafka://host:9092", NotBuilt), ("amqp://host", ConfigError), ("", ConfigError)]
-)
-def test_another_bus_is_refused_naming_the_setting(url: str, error: type[IchorError], tmp_path: Path) -> None:
-    with pytest.raises(error, match=r"bus\.url"):
+def test_kafka_is_not_asked_before_it_is_used(tmp_path: Path) -> None:
+    bus = open_bus("kafka://nowhere.invalid:9092", tmp_path, ManualClock(), kafka=KafkaSettings(timeout=1.0))
+    with pytest.raises(TransientError, match=r"nowhere\.invalid:9092"):
+        bus.lag()
+    bus.close()
+
+
+@pytest.mark.parametrize("url", ["amqp://host", ""])
+def test_another_bus_is_refused_naming_the_setting(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bus\.url"):
         open_bus(url, tmp_path, ManualClock())
 
 

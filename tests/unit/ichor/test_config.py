@@ -155,7 +155,6 @@ def test_storage_commitment_is_refused_where_it_could_not_be_kept_or_told(
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        ({"bus.url": "kafka://h:9092"}, "bus.url"),
         ({"store.url": "s3://b/p"}, "store.url"),
         ({"destinations": [{"name": "a", "ae_title": "A", "host": "h", "port": 1, "commitment": True}]}, "commitment"),
     ],
@@ -217,3 +216,31 @@ def _written(folder: Path, text: str) -> Path:
     file = folder / "ichor.toml"
     file.write_text(text)
     return file
+
+
+def test_kafka_is_named_by_its_servers_and_reached_as_its_table_says(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    flags = {
+        "bus.url": "kafka://a:9092,b:9092",
+        "bus.kafka": {"username": "ichor", "password_file": str(tmp_path / "password"), "message_bytes": "8MB"},
+    }
+    bus = config.load(environ={"ICHOR_BUS__KAFKA__PREFIX": "site1."}, flags=flags | {"bus.kafka.tls": True}).bus
+    assert (bus.url, bus.kafka.tls, bus.kafka.message_bytes) == ("kafka://a:9092,b:9092", True, 8_000_000)
+    assert bus.kafka.password() == "secret"
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({"bus.url": "kafka://host"}, "bus.url"),
+        ({"bus.url": "amqp://host:1"}, "bus.url"),
+        ({"bus.kafka.prefix": "a/b"}, "bus.kafka.prefix"),
+        ({"bus.kafka.ca": "ca.pem"}, "tls"),
+        ({"bus.kafka.username": "ichor"}, "password_file"),
+        ({"bus.kafka.mechanism": "GSSAPI"}, "bus.kafka.mechanism"),
+    ],
+)
+def test_a_bus_that_cannot_be_reached_so_is_refused_naming_the_setting(flags: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ={}, flags=flags)
+    assert name in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -16,8 +17,9 @@ from ichor.messages import EVENTS, DeliveryChanged, JobDone, StudyAssembled, sea
 from ichor.retention import Ages, Swept, keep_tidy, sweep
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
-from ichor.store.receipts import ReceiptWriter
+from ichor.store.receipts import Lane, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.segments import segment_of
+from ichor.store.shared import Receivers, register
 from ichor.store.spool import Address, FileSpool, Placed
 from ichor.types import Job, Priority, ResultObject
 
@@ -328,3 +330,34 @@ def test_an_absent_bus_and_an_absent_log_do_not_end_retention(place: Place, tmp_
     )  # fmt: skip
     assert (len(asked), waited) == (2, [600.0] * 3)
     assert place.journal.by_study(STUDY) == []
+
+
+def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(place: Place, tmp_path: Path) -> None:
+    for data in ("own", "lost"):
+        (tmp_path / data).mkdir()
+    own, lost = (register(tmp_path, data) for data in (tmp_path / "own", tmp_path / "lost"))
+    spool = FileSpool(place.spool.root, durability="none", receiver=lost)
+    stored = spool.put(place.address, [b"\1" * 64])
+    spool.close()
+    receivers = Receivers(tmp_path, own, lost_after=3600.0)
+    stop, waited = threading.Event(), []
+    found: list[set[str]] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        place.clock.advance(seconds)
+        with contextlib.closing(ReceiptReader(tmp_path / "receipts")) as reader:
+            records = [receipt.record for receipt in reader.read(Lane.ROUTINE, limit=100)]
+        found.append({record.location for record in records if isinstance(record, Stored)} - {place.location})
+        if len(waited) == 2:
+            os.utime(tmp_path / "receivers" / lost, (0, 0))
+        if len(waited) == 4:
+            stop.set()
+
+    keep_tidy(
+        lambda: place.bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "receipts",
+        blobs=place.blobs, ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
+    )  # fmt: skip
+    receivers.close()
+    assert found == [set(), set(), {stored.location}, {stored.location}]
+    assert waited == [60.0, 60.0, 60.0, 60.0]

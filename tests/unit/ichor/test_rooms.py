@@ -31,6 +31,7 @@ ALONE = {
     "onnxruntime": ("engines/",),
     "starlette": ("console/",),
     "uvicorn": ("console/",),
+    "kafka": ("ichor/bus/",),
     "sqlite3": ("ichor/bus/", "ichor/store/", "listener/"),
 }
 

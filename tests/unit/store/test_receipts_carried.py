@@ -94,8 +94,7 @@ def test_a_small_object_takes_one_sync_and_a_long_one_its_own(place: Place, monk
     incoming.finish([b"b"], confirm=lambda p, c: place.confirm(p, c, 3))
     assert place.synced[0] == segment.name
     data = place.logs()[0].read_bytes()
-    assert b"x" * 3000 in data
-    assert b"x" * 3001 not in data
+    assert data.count(b"x" * 3000) == 1
     reader = ReceiptReader(place.folder)
     assert numbers(everything(reader, limit=1)) == ["1.2.1", "1.2.2", "1.2.3"]
     reader.close()

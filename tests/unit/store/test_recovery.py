@@ -308,3 +308,28 @@ def test_a_gap_is_filled_once_also_with_what_retention_let_go_of(site: Site) -> 
     assert {row.stored.location for row in site.rows()} > {first.location}
     site.journal.forget(site.rows())
     assert site.recover() == Recovered()
+
+
+def test_of_a_spool_that_several_share_only_those_segments_are_looked_at_that_one_answers_for(site: Site) -> None:
+    spools = {
+        name: FileSpool(site.spool.root, durability="none", receiver=name) for name in ("b_00000001", "c_00000002")
+    }
+    placed = {
+        name: spool.put(Address(STUDY, SERIES, f"1.2.9.{number}", CT, EXPLICIT), [b"x" * 64])
+        for number, (name, spool) in enumerate(spools.items())
+    }
+    for spool in spools.values():
+        spool.close()
+    torn = site.spool.root / segment_of(placed["c_00000002"].location)
+    with torn.open("ab") as file:
+        file.write(b"torn")
+
+    def recover_for(*names: str) -> Recovered:
+        return recover(journal=site.journal, spool=site.spool, receipts=site.folder / "receipts", receivers=names)
+
+    assert recover_for("a_00000000") == Recovered()
+    assert recover_for("a_00000000", "b_00000001") == Recovered(objects=1)
+    site.relay()
+    assert [row.stored.location for row in site.rows()] == [placed["b_00000001"].location]
+    assert torn.read_bytes().endswith(b"torn")
+    assert recover_for("c_00000002") == Recovered(objects=1, torn=1)

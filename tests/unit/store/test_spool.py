@@ -15,7 +15,7 @@ import pytest
 
 from ichor.errors import DataSetMismatch, OutOfResources, Unreadable
 from ichor.store import disk, pool
-from ichor.store.segments import end_of, segment_of, writer_of
+from ichor.store.segments import end_of, receiver_of, segment_of, writer_of
 from ichor.store.spool import Address, FileSpool, Placed
 
 ADDRESS = Address(
@@ -353,6 +353,33 @@ def test_segments_are_named_by_their_writer(tmp_path: Path) -> None:
     for wrong in ("../x", "a/b", ".x", "a b", "x" * 101):
         with pytest.raises(ValueError, match="writer"):
             FileSpool(tmp_path, writer=wrong)
+
+
+def test_segments_of_a_shared_spool_are_named_by_their_receiver_too(tmp_path: Path) -> None:
+    placed = FileSpool(tmp_path, writer="5a77", receiver="ct-0_0123abcd").put(ADDRESS, [b"x"])
+    segment = segment_of(placed.location)
+    assert (writer_of(segment), receiver_of(segment)) == ("5a77", "ct-0_0123abcd")
+    assert FileSpool(tmp_path).read_range(placed.location, placed.length - 1, 1) == b"x"
+    assert receiver_of(segment_of(FileSpool(tmp_path).put(ADDRESS, [b"x"]).location)) == ""
+    with pytest.raises(ValueError, match="receiver"):
+        FileSpool(tmp_path, receiver="a.b")
+
+
+def test_a_small_object_is_synced_and_not_carried_where_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = disk.sync
+    monkeypatch.setattr(disk, "sync", lambda fd: (real(fd), synced.append(os.readlink(f"/proc/self/fd/{fd}"))))
+    seen: list[tuple[int, object]] = []
+    for carries in (True, False):
+        spool = FileSpool(tmp_path, carries=carries)
+        synced.clear()
+        spool.begin(ADDRESS).finish([b"x"], confirm=lambda _, carried: seen.append((len(synced), carried)))
+    (first, carried), (then, nothing) = seen
+    assert (first, nothing) == (0, None)
+    assert carried is not None
+    assert then >= 4  # the segment, and the folders that lead to it
 
 
 def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:

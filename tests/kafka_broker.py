@@ -1,0 +1,217 @@
+"""A real Apache Kafka broker for the tests: one node, KRaft, from Maven artifacts. Not a fake, and no container.
+
+``ICHOR_TEST_KAFKA=host:port`` names another broker to test against, with any of its topics under a prefix of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ichor.bus.kafka import KafkaBus
+    from ichor.clock import Clock
+
+PATIENCE = 300.0  # seconds of a machine that does much else; never waited for when all is well
+USER, PASSWORD = "ichor", "only for tests"
+_POM = Path(__file__).with_name("kafka_pom.xml")
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ichor-kafka"
+# Little work before it serves, and little memory: it lives for seconds.
+_JAVA = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{control}
+listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{control}
+advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{user}="{password}";
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{user}="{password}";
+ssl.keystore.type=PEM
+ssl.keystore.location={folder}/server.pem
+log.dir={folder}/log
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.cleaner.dedupe.buffer.size=2097152
+broker.session.timeout.ms=60000
+"""
+
+
+class Broker:
+    """A broker on ports of its own that can be stopped and started again; what it has been told stays."""
+
+    def __init__(self, folder: Path, *, java: str, classpath: str, free_port: Callable[[], int]) -> None:
+        self.folder = folder
+        self._java = (java, *_JAVA, "-cp", classpath)
+        self._port, self._secure, self._sasl = free_port(), free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        pem = folder / "server.pem"
+        _run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"),
+             "-out", str(folder / "ca.pem")]
+        )  # fmt: skip
+        pem.write_text((folder / "key.pem").read_text() + (folder / "ca.pem").read_text())
+        (folder / "password").write_text(PASSWORD)
+        (folder / "server.properties").write_text(
+            _PROPERTIES.format(
+                control=free_port(),
+                plain=self._port,
+                secure=self._secure,
+                sasl=self._sasl,
+                folder=folder,
+                user=USER,
+                password=PASSWORD,
+            )
+        )
+        name = uuid.uuid4().hex[:22]
+        _run([*self._java, "kafka.tools.StorageTool", "format", "--standalone", "-t", name,
+              "-c", str(folder / "server.properties")])  # fmt: skip
+
+    @property
+    def servers(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def secure(self) -> str:
+        """TLS by ``ca.pem``, SASL PLAIN with `USER` and the content of ``password``."""
+        return f"127.0.0.1:{self._secure}"
+
+    @property
+    def sasl(self) -> str:
+        """As `secure`, without TLS."""
+        return f"127.0.0.1:{self._sasl}"
+
+    def start(self) -> None:
+        with (self.folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._java, "kafka.Kafka", str(self.folder / "server.properties")], stdout=log, stderr=log
+            )
+        until = time.monotonic() + PATIENCE
+        while not _listens(self._port):
+            assert self._process.poll() is None, (self.folder / "broker.log").read_text(errors="replace")[-2000:]
+            assert time.monotonic() < until, "the broker does not start"
+            time.sleep(0.1)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(PATIENCE)
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def make_broker(
+    peer: Callable[[str, str], str], free_port: Callable[[], int]
+) -> Iterator[Callable[[], Broker]]:  # fmt: skip
+    """``make_broker()``: a broker that is not started yet; skips without Java or Maven."""
+    made: list[Broker] = []
+
+    def make() -> Broker:
+        java, classpath = peer("java", "openjdk-17-jre-headless"), _classpath(peer("mvn", "maven"))
+        # In memory where it can be: the controller syncs all the time, and a busy disk would stop it.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        folder = Path(tempfile.mkdtemp(prefix="ichor-kafka-", dir=memory))
+        broker = Broker(folder, java=java, classpath=classpath, free_port=free_port)
+        made.append(broker)
+        return broker
+
+    yield make
+    for broker in made:
+        broker.stop(signal.SIGKILL)
+        shutil.rmtree(broker.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def broker(make_broker: Callable[[], Broker]) -> Broker:
+    """One that serves all tests."""
+    made = make_broker()
+    made.start()
+    return made
+
+
+@pytest.fixture(scope="session")
+def kafka_servers(request: pytest.FixtureRequest) -> str:
+    """``host:port`` of a broker that runs."""
+    named = os.environ.get("ICHOR_TEST_KAFKA")
+    if named:
+        return named
+    running: Broker = request.getfixturevalue("broker")
+    return running.servers
+
+
+@pytest.fixture(scope="session")
+def kafka_bus(
+    kafka_servers: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., KafkaBus]:  # fmt: skip
+    """``kafka_bus(prefix, clock=..., **settings)``: a bus whose topics nobody else has."""
+    from ichor.bus.kafka import KafkaBus
+    from ichor.config import KafkaSettings
+
+    folder = tmp_path_factory.mktemp("kafka")
+
+    def open_bus(
+        prefix: str, *, clock: Clock | None = None, servers: str = kafka_servers, **settings: object
+    ) -> KafkaBus:
+        made = KafkaSettings(prefix=prefix, **{"timeout": 60.0, **settings})
+        return KafkaBus(f"kafka://{servers}", made, folder, clock=clock)
+
+    return open_bus
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}."
+
+
+def _classpath(mvn: str) -> str:
+    """Paths of the broker's jars, which Maven resolves once."""
+    kept = _CACHE / f"{hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]}.classpath"
+    if kept.exists() and all(Path(jar).exists() for jar in kept.read_text().strip().split(":")):
+        return kept.read_text().strip()
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+        found = Path(scratch) / "classpath"
+        done = subprocess.run(
+            [mvn, "-q", "-B", "-f", str(_POM), "dependency:build-classpath", "-DincludeScope=runtime",
+             f"-Dmdep.outputFile={found}"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0 or not found.exists():
+            message = f"Maven could not fetch Apache Kafka: {(done.stdout + done.stderr).strip()[-300:]}"
+            pytest.fail(message) if os.environ.get("REQUIRE_PEERS") == "1" else pytest.skip(message)
+        found.replace(kept)
+    return kept.read_text().strip()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,137 @@
+"""A store that is shared: what `ichor doctor` says of it, what is asked before scale-in, and that nothing is carried."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ichor.cli import roles
+from ichor.cli.folder import DataFolder
+from ichor.cli.machine import Level
+from ichor.cli.receiving import check_store, least_room, wait_until_told
+from ichor.config import Settings
+from ichor.errors import CannotStart
+from ichor.store.journal import Journal, StoredObject
+from ichor.store.receipts import Carried, Ended, Lane, ReceiptWriter
+from ichor.store.segments import receiver_of, segment_of
+from ichor.store.spool import Address, Placed
+
+ADDRESS = Address("1.2.200", "1.2.100", "1.2.1", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "store").mkdir()
+    return Settings.model_validate({"data": str(tmp_path / "data"), "store": {"url": f"file:{tmp_path / 'store'}"}})
+
+
+@pytest.fixture
+def folder(settings: Settings) -> DataFolder:
+    return DataFolder.of(settings)
+
+
+def test_images_and_results_lie_in_the_store_and_all_else_in_the_data_folder(folder: DataFolder) -> None:
+    folder.prepare()
+    assert folder.store is not None
+    assert {folder.spool.parent, folder.blobs.parent} == {folder.store}
+    assert {path.parent for path in (folder.journal, folder.receipts, folder.assembly, folder.run)} == {folder.root}
+    assert not (folder.root / "spool").exists()
+
+
+def carried_by(settings: Settings, folder: DataFolder) -> tuple[Placed, Carried | None]:
+    """What a receiving process would ask its log to keep of a small object."""
+    seen: list[Carried | None] = []
+    stop = threading.Event()
+    receipts, spool = roles._taking_in(settings, folder, stop)
+    placed = spool.begin(ADDRESS).finish([b"x"], confirm=lambda _, carried: seen.append(carried))
+    stop.set()
+    spool.close()
+    receipts.close()
+    return placed, seen[0]
+
+
+def test_nothing_is_carried_where_the_store_is_shared(settings: Settings, folder: DataFolder) -> None:
+    folder.prepare()
+    roles.register_receiver(settings, folder)
+    placed, carried = carried_by(settings, folder)
+    assert carried is None
+    (file,) = (folder.spool.parent / "receivers").iterdir()
+    assert receiver_of(segment_of(placed.location)) == file.name
+
+
+def test_small_objects_are_carried_where_spool_and_log_lie_side_by_side(tmp_path: Path) -> None:
+    alone = Settings.model_validate({"data": str(tmp_path / "data")})
+    folder = DataFolder.of(alone)
+    folder.prepare()
+    placed, carried = carried_by(alone, folder)
+    assert carried is not None
+    assert receiver_of(segment_of(placed.location)) == ""
+
+
+def test_a_store_that_is_there_is_ok_and_one_that_is_not_fails(folder: DataFolder) -> None:
+    folder.prepare()
+    assert folder.store is not None
+    (good,) = check_store(folder)
+    assert good.level is Level.OK
+    folder.store.rename(folder.store.with_name("elsewhere"))
+    for _ in range(2):  # gone, then the bare mount point
+        (bad,) = check_store(folder)
+        assert (bad.level, "mounted" in bad.text) == (Level.FAIL, True)
+        with pytest.raises(CannotStart, match="mounted"):
+            folder.prepare()
+        folder.store.mkdir(exist_ok=True)
+
+
+def test_a_volume_that_cannot_lock_fails_by_name(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.prepare()
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("ichor.store.shared.fcntl.flock", flock)
+    (finding,) = check_store(folder)
+    assert finding.level is Level.FAIL
+    assert "cannot lock files (flock): No locks available" in finding.text
+
+
+def test_nothing_is_said_of_a_store_where_there_is_none(tmp_path: Path) -> None:
+    assert list(check_store(DataFolder(tmp_path))) == []
+
+
+def test_the_fuller_volume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs(tmp_path)
+    rooms = {tmp_path / "a": 5, tmp_path / "b": 3}
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real[:4], rooms[path], *real[5:])))
+    assert least_room(*rooms) == tmp_path / "b"
+
+
+def test_told_is_what_the_bus_has(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "data")
+    folder.prepare()
+    assert wait_until_told(folder, patience=0.0) == 0  # nothing was received
+    receipts = ReceiptWriter(folder.receipts)
+    receipts.append(Lane.ROUTINE, Ended("a", True, 1.0))
+    assert wait_until_told(folder, patience=0.0) == 1  # in the log
+    (file,) = folder.receipts.glob("*.routine.log")
+    stored = StoredObject(
+        sop_instance_uid="1.2.1", sop_class_uid="1.2", series_instance_uid="1.2.100", study_instance_uid="1.2.200",
+        transfer_syntax_uid="1.2", location="1.2.200/1.2.100/w-0.seg@0+10", length=10, file_sha256="f",
+        association="a", calling_ae="CT1", called_ae="ICHOR", sender_priority=None, called_priority=None,
+        command_priority_high=False, received_at=1.0,
+    )  # fmt: skip
+    journal = Journal(folder.journal)
+    end = {file.name: file.stat().st_size}
+    rows = journal.take([(stored, "w")], cursors=end)
+    assert wait_until_told(folder, patience=0.0) == 1  # in the journal
+    journal.mark_published(rows)
+    assert wait_until_told(folder, patience=0.0) == 0
+    journal.take([(Ended("a", True, 2.0), "w")], cursors=end)
+    assert wait_until_told(folder, patience=0.0) == 1  # the association's end
+    journal.forget_association("a")
+    assert wait_until_told(folder, patience=0.0) == 0
+    journal.close()
+    receipts.close()
