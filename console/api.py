@@ -16,7 +16,7 @@ from starlette.routing import Route
 from console.exposition import CONTENT_TYPE, Exposition
 from console.sources import Sources
 from ichor.clock import rfc3339
-from ichor.history import Study, as_json, why
+from ichor.history import Study, as_json
 from ichor.types import StudyState
 from ichor.uids import accession_digest, is_valid_uid
 
@@ -61,7 +61,7 @@ def routes(sources: Sources) -> list[Route]:
             raise HTTPException(404, "this picture is not kept any more") from None
 
     def ask_why(request: Request) -> Response:
-        answer = why(request.path_params["uid"], bus=sources.bus, journal=sources, search=False)
+        answer = sources.why(request.path_params["uid"])
         if answer is None:
             raise HTTPException(404, "nothing is known of this UID")
         return JSONResponse(answer)

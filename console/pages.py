@@ -21,7 +21,6 @@ from console.guard import COOKIE, page_cookie, same
 from console.sources import Sources
 from ichor import __version__
 from ichor.history import Study
-from ichor.history.why import why
 from ichor.types import StudyState
 from ichor.uids import accession_digest, is_valid_uid
 
@@ -94,7 +93,7 @@ class Pages:
     def study(self, request: Request) -> Response:
         """One study with its steps, evidence, results and history."""
         study = known_study(self._sources, request)
-        answer = why(study.study_instance_uid, bus=self._sources.bus, journal=self._sources, search=False)
+        answer = self._sources.why(study.study_instance_uid)
         events = answer["events"] if answer else []
         return self._page("study.html", study=study, events=events, steps=words.steps(study))
 

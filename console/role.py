@@ -36,6 +36,7 @@ def run_console(
     clock: Clock,
     stop: threading.Event,
     on_ready: Callable[[], None],
+    shards: int = 1,
 ) -> None:
     """Serve page, REST and metrics on ``host:port`` until ``stop`` is set.
 
@@ -52,7 +53,8 @@ def run_console(
     listening = _listen(host, port)
     projection = Projection(bus)
     sources = Sources(
-        projection=projection, bus=bus, blobs=blobs, journal=journal, ready=ready, waiting=waiting, clock=clock
+        projection=projection, bus=bus, blobs=blobs, journal=journal, ready=ready, waiting=waiting, clock=clock,
+        shards=shards,
     )  # fmt: skip
     # One thread of this process serves: signals belong to the role, and uvicorn leaves them alone off the main thread.
     server = uvicorn.Server(

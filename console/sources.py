@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
-from ichor.history import Lookup, Projection
+from ichor.history import Lookup, Projection, why
 from ichor.store.protocol import Blobs
 from ichor.store.receipts import Waiting
 
@@ -18,7 +19,8 @@ LONG_UNTOLD = 30.0  # seconds; the relay tells within milliseconds, and of a bur
 class Sources:
     """``ready`` says whether all roles work and which do not; ``journal`` is None while nothing was received.
 
-    ``waiting`` asks the receipts log itself what is not told, so that a relay that is gone shows.
+    ``waiting`` asks the receipts log itself what is not told, so that a relay that is gone shows. Studies are divided
+    into ``shards``.
     """
 
     projection: Projection
@@ -28,6 +30,11 @@ class Sources:
     ready: Callable[[], tuple[bool, str]]
     waiting: Callable[[], Waiting | None]
     clock: Clock
+    shards: int = 1
+
+    def why(self, uid: str) -> dict[str, Any] | None:
+        """`ichor.history.why`, without a search through the whole log."""
+        return why(uid, bus=self.bus, journal=self, search=False, shards=self.shards)
 
     def state(self) -> tuple[bool, str]:
         """``ready``, unless what was received waits so long that the relay does not do its work, running or not."""

@@ -228,6 +228,13 @@ class StudySettings(_Table):
     not_analysed_report: bool = True
 
 
+class AssembleSettings(_Table):
+    """How studies are divided among assemblers."""
+
+    # Each shard is owned by one `ichor assemble` at a time. The same for every role; fixed once there is state.
+    shards: Annotated[int, Field(ge=1, le=256)] = 1
+
+
 class RetentionSettings(_Table):
     spool: Seconds = 7 * 86400.0
     results: Seconds = 30 * 86400.0
@@ -314,6 +321,7 @@ class Settings(_Table):
     bus: BusSettings = BusSettings()
     store: StoreSettings = StoreSettings()
     study: StudySettings = StudySettings()
+    assemble: AssembleSettings = AssembleSettings()
     retention: RetentionSettings = RetentionSettings()
     destinations: tuple[DestinationSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ichor.errors import UnknownMessage
-from ichor.types import Instance, Job, Priority, ResultObject, SeriesStatus
+from ichor.types import Instance, Job, Priority, ResultObject, Scan, SeriesStatus
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def jobs_topic(pipeline: str, priority: Priority) -> str:
     return f"jobs.{pipeline}.{priority.lane}"
 
 
-# --- topic `instances`: from the receiver to the assembler, in order per association ---------------------------------
+# --- topic `instances`, or one for each shard (`ichor.shards`): to the assembler, in order per association -------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,16 @@ class ContentAnnounced:
     calling_ae: str
     sop_instance_uids: tuple[str, ...]  # of this study, as the journal knows them
     unknown: int  # objects of the same request that the journal does not know, of whatever study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanChanged:
+    """From the shard of a study to all others: what later studies of the patient may be compared with now."""
+
+    study_instance_uid: str
+    pipeline: str
+    change: int  # counts those of this study and pipeline; an older one than is known says nothing
+    scan: Scan | None  # None: nothing any more
 
 
 # --- topic `results`: the outbox; one consumer group per destination -------------------------------------------------
@@ -207,7 +217,7 @@ class DeliveryChanged:
 
 
 Data = (
-    InstancesReceived | AssociationClosed | ContentAnnounced | ResultReady | CommitmentAsked | CommitmentDecided
+    InstancesReceived | AssociationClosed | ContentAnnounced | ScanChanged | ResultReady | CommitmentAsked | CommitmentDecided
     | ReceiveRefused | StudyAssembled | JobStarted | JobSuperseded | JobDone | JobFailed | DeliveryChanged | Job
 )  # fmt: skip
 
@@ -215,6 +225,7 @@ _TYPES: dict[str, type] = {
     "ichor.instances.received.v1": InstancesReceived,
     "ichor.association.closed.v1": AssociationClosed,
     "ichor.content.announced.v1": ContentAnnounced,
+    "ichor.scan.changed.v1": ScanChanged,
     "ichor.result.ready.v1": ResultReady,
     "ichor.commitment.asked.v1": CommitmentAsked,
     "ichor.commitment.decided.v1": CommitmentDecided,

@@ -45,6 +45,12 @@ TLS_CERTIFICATE_EXPIRES = Gauge(
 STOW_REQUESTS = Counter("ichor_stow_requests_total", "Store transactions (STOW-RS) that ended", ["status"])
 SERIES_DECIDED = Counter("ichor_series_decided_total", "Series that left the open state", ["grade"])
 SERIES_AMENDED = Counter("ichor_series_amended_total", "Complete series that a late image reopened", ["grade"])
+ASSEMBLY_SHARDS = Gauge(
+    "ichor_assembly_shards", "Shards into which studies are divided among assemblers", multiprocess_mode="mostrecent"
+)
+ASSEMBLY_SHARDS_OWNED = Gauge(
+    "ichor_assembly_shards_owned", "Shards that this assembler owns", multiprocess_mode="livesum"
+)
 INSTANCE_DEFECTS = Counter("ichor_instance_defects_total", "Stored objects that cannot be measured", ["reason"])
 JOBS = Counter("ichor_jobs_total", "Jobs that ended", ["pipeline", "outcome"])
 JOB_ATTEMPTS_FAILED = Counter("ichor_job_attempts_failed_total", "Attempts at a job that failed", ["pipeline"])

@@ -30,7 +30,8 @@ from ichor import metrics
 from ichor.bus import Bus
 from ichor.clock import Clock
 from ichor.history import Projection
-from ichor.messages import COMMITMENTS, INSTANCES, RESULTS
+from ichor.messages import COMMITMENTS, RESULTS
+from ichor.shards import shards as all_shards
 from ichor.store.journal import Journal
 from ichor.store.protocol import Blobs
 from ichor.store.recovery import recover
@@ -108,7 +109,7 @@ def _remove_segments(study: str, *, journal: Journal, spool: FileSpool, now: flo
 def keep_tidy(
     open_bus: Callable[[], Bus], *, journal: Journal, spool: FileSpool, receipts: Path, blobs: Blobs, ages: Ages,
     job_topics: Sequence[str], clock: Clock, stop: threading.Event, wait: Callable[[float], object] | None = None,
-    receivers: Receivers | None = None,
+    receivers: Receivers | None = None, shards: int = 1,
 ) -> None:  # fmt: skip
     """Recover and sweep, now and every ten minutes until ``stop``. An error is logged and counted; it is tried again.
 
@@ -122,9 +123,11 @@ def keep_tidy(
         Folder of the receipts log.
     receivers
         Of a store that several share; this thread's from now on.
+    shards
+        Into how many studies are divided.
     """
     pause = wait or stop.wait
-    topics = (INSTANCES, RESULTS, COMMITMENTS, *job_topics)
+    topics = (*(shard.topic for shard in all_shards(shards)), RESULTS, COMMITMENTS, *job_topics)
     recover_at = sweep_at = float("-inf")
     bus: Bus | None = None
     projection: Projection | None = None

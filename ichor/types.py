@@ -7,7 +7,7 @@ fields only; what stays inside one worker (``Findings``) carries numpy arrays, o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -363,6 +363,37 @@ class Earlier:
     inputs: Mapping[str, ManifestRef] = field(default_factory=dict)  # role -> manifest
     hours: float = 0.0
     refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What one study has for one pipeline, for a later study of the same patient to be compared with.
+
+    Attributes
+    ----------
+    patient, issuer : digests; zeros where the header has none.
+    birth_date : digest, None where it is missing.
+    acquired_at : by the scanner's clock (`ichor.types.Instance.acquired_at`), None where no image says it.
+    acquired_until : the same of its last image.
+    received_at : stands in for that, to tell whether it matters that it is missing.
+    about : digest of content and identity: with another one it is to be compared anew.
+    """
+
+    study_instance_uid: str
+    pipeline: str
+    patient: str
+    issuer: str
+    birth_date: str | None
+    acquired_at: float | None
+    received_at: float
+    about: str
+    inputs: Mapping[str, ManifestRef]
+    acquired_until: float | None = None
+
+    @property
+    def told(self) -> Scan:
+        """What others depend on: a new job on the same content under the same identity changes nothing for them."""
+        return replace(self, inputs={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The assembler's loop: facts from the bus in, jobs and the view of each study out. Decisions are `listener.study`'s.
+"""The loop of one shard: facts from the bus in, jobs and the view of each study out. Decisions are `listener.study`'s.
 
 One message is one transaction of `listener.assembly_store`; it is acknowledged when that is on disk. There is no tick:
 the loop sleeps until a message comes or something is due.
@@ -11,21 +11,21 @@ import logging
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ichor import metrics
-from ichor.bus.protocol import Bus, Delivery
+from ichor.bus.protocol import Bus, Delivery, Subscription
 from ichor.clock import Clock
 from ichor.errors import TransientError, UnknownMessage
 from ichor.messages import (
     EVENTS,
-    INSTANCES,
     AssociationClosed,
     ContentAnnounced,
     Envelope,
     InstancesReceived,
+    ScanChanged,
     jobs_topic,
     open_envelope,
     seal,
@@ -35,8 +35,10 @@ from ichor.reasons import Reason
 from ichor.series.evidence import Sender
 from ichor.series.manifest import put_manifest
 from ichor.series.rules import RULES, Rule
+from ichor.shards import WHOLE, Shard
+from ichor.store.ownership import ShardLost
 from ichor.store.protocol import Blobs
-from ichor.types import Job, Stage
+from ichor.types import Job, Scan, Stage
 from listener.assembly_store import AssemblyStore
 from listener.pauses import Pauses
 from listener.scans import changes
@@ -45,12 +47,12 @@ from listener.view import identities_of, view_of
 
 _LOG = logging.getLogger(__name__)
 _SOURCE = "assembler"
-_GROUP = "assembler"
 _LONGEST_SLEEP = 0.5  # seconds, so that a stop is seen
 _PROGRESS = 1.0  # seconds between announcements that only say that more images came
 _IN_MEMORY = 64  # studies
 _RETRY = 1.0
 _AWAY = (OSError, sqlite3.Error, TransientError)  # the disk or the bus, no fault of a message or a study
+_LET_GO = (sqlite3.Error, ShardLost)  # the state itself
 
 
 def run_assembler(
@@ -64,8 +66,11 @@ def run_assembler(
     clock: Clock,
     stop: threading.Event,
     on_ready: Callable[[], None],
+    shard: Shard = WHOLE,
+    shared: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Assemble until ``stop``. State lies in ``state_path``; a second start goes on where the first was cut off.
+    """Assemble a shard until ``stop``. State lies in ``state_path``; a second start goes on where the first was cut off.
 
     Parameters
     ----------
@@ -73,13 +78,24 @@ def run_assembler(
         Longest wait, in seconds, for an open series that would be a better input.
     rules
         Rules of routing, the site's own among them.
+    shared, check
+        Of `AssemblyStore`.
+
+    Raises
+    ------
+    sqlite3.Error
+        When the state cannot be read or written: who owns the shard may open it anew, or another one.
+    ShardLost
+        When another one owns it by now.
     """
-    store = AssemblyStore(state_path)
-    subscription = bus.subscribe([INSTANCES], _GROUP)
-    assembler = Assembler(
-        bus=bus, blobs=blobs, store=store, pipelines=pipelines, study_wait=study_wait, clock=clock, rules=rules
-    )  # fmt: skip
+    store = AssemblyStore(state_path, shared=shared, check=check)
+    subscription: Subscription | None = None
     try:
+        subscription = bus.subscribe([shard.topic], shard.group, member=shard.group)
+        assembler = Assembler(
+            bus=bus, blobs=blobs, store=store, pipelines=pipelines, study_wait=study_wait, clock=clock, rules=rules,
+            shard=shard,
+        )  # fmt: skip
         on_ready()
         while not stop.is_set():
             try:
@@ -88,13 +104,16 @@ def run_assembler(
                 if delivery is not None:
                     _handle(assembler, delivery)
                 assembler.run_due(heard=delivery.envelope.time if delivery is not None else None)
+            except _LET_GO:
+                raise
             except Exception as error:  # noqa: BLE001 - the loop's edge: logged, counted, and on with the next
                 metrics.LOOP_ERRORS.labels("assemble").inc()
                 _LOG.exception("assembler: %s", type(error).__name__)
                 assembler.forget()
                 stop.wait(_RETRY)
     finally:
-        subscription.close()
+        if subscription is not None:
+            subscription.close()
         store.close()
 
 
@@ -108,6 +127,8 @@ def _handle(assembler: Assembler, delivery: Delivery) -> None:
         assembler.take(delivery.envelope)
     except UnknownMessage as error:
         delivery.reject(str(error))
+    except _LET_GO:
+        raise  # to leave the group hands the message back
     except _AWAY as error:
         assembler.forget()
         delivery.retry(_RETRY, reason=type(error).__name__, count=False)
@@ -145,7 +166,7 @@ class _Senders(dict[str, Sender]):
 
 
 class Assembler:
-    """All studies: takes messages in, looks again when something is due, keeps both on disk."""
+    """All studies of a shard: takes messages in, looks again when something is due, keeps both on disk."""
 
     def __init__(
         self,
@@ -157,7 +178,9 @@ class Assembler:
         study_wait: float,
         clock: Clock,
         rules: Sequence[Rule] = RULES,
+        shard: Shard = WHOLE,
     ) -> None:
+        self._shard = shard
         self._bus = bus
         self._blobs = blobs
         self._store = store
@@ -177,11 +200,25 @@ class Assembler:
         """Take a message in; durable when it returns."""
         message = open_envelope(envelope)
         now = self._clock.time()
+        if isinstance(message, ScanChanged):
+            self._take_scan(message, now)
+            return
         held = self._taken(message, now)
         if held.study.series:
             self._look_or_pause(held, now, message)
 
+    def _take_scan(self, told: ScanChanged, now: float) -> None:
+        """What other studies may be compared with, of another shard's study: as if it were one of ours that changed."""
+        known, was = self._store.scan(told.study_instance_uid, told.pipeline)
+        if told.change > known:
+            again = self._to_compare({told.pipeline: (was, told.scan)})
+            self._store.keep_scan(told, again=(now, again))
+            self._look_again(again, now)
+
     def _taken(self, message: object, now: float) -> _Held:
+        uid = getattr(message, "study_instance_uid", "")
+        if not self._shard.has(uid):
+            raise UnknownMessage(f"study {uid} does not belong to shard {self._shard.number} of {self._shard.of}")
         if isinstance(message, InstancesReceived):
             held = self._hold(message.study_instance_uid)
             held.study.receive(message.instances, association=message.association, now=now)
@@ -318,16 +355,14 @@ class Assembler:
 
     def _save(self, held: _Held, *, due: float | None, outgoing: list[tuple[str, Envelope]]) -> None:
         study, now = held.study, self._clock.time()
-        again = self._to_compare(study)
+        again = self._to_compare(study.moved)
+        changes = self._tell_others(study, now, outgoing)
         self._store.save(
             study, due=due, announcements=held.announcements, outgoing=outgoing, senders=self._senders.changed,
-            again=(now, again),
+            again=(now, again), changes=changes,
         )  # fmt: skip
         self._senders.changed.clear()
-        for uid in again:
-            if uid in self._held:
-                self._held[uid].study.reconsider()
-            self._wait(uid, min(now, self._due.get(uid, now)))
+        self._look_again(again, now)
         if due is None:
             self._due.pop(study.uid, None)
         else:
@@ -336,18 +371,44 @@ class Assembler:
             self._to_publish = True
             self.publish()
 
-    def _to_compare(self, study: StudyAssembly) -> set[str]:
-        """Later studies of the patient whose reports are to speak of another scan than before, or of none, now."""
+    def _tell_others(
+        self, study: StudyAssembly, now: float, outgoing: list[tuple[str, Envelope]]
+    ) -> dict[str, int]:  # fmt: skip
+        """Add to ``outgoing`` what other shards are to know of its scans; by pipeline, how often each has changed."""
+        if not self._shard.others:
+            return {}
+        changes = {}
+        for pipeline in study.moved:
+            change = changes[pipeline] = self._store.scan(study.uid, pipeline)[0] + 1
+            told = ScanChanged(
+                study_instance_uid=study.uid, pipeline=pipeline, change=change, scan=study.scans.get(pipeline)
+            )  # fmt: skip
+            envelope = seal(told, source=_SOURCE, time=now, id=f"scan-{study.uid}-{pipeline}-{change}")
+            outgoing += [(shard.topic, envelope) for shard in self._shard.others]
+        return changes
+
+    def _look_again(self, studies: Collection[str], now: float) -> None:
+        for uid in studies:
+            if uid in self._held:
+                self._held[uid].study.reconsider()
+            self._wait(uid, min(now, self._due.get(uid, now)))
+
+    def _to_compare(self, moved: Mapping[str, tuple[Scan | None, Scan | None]]) -> set[str]:
+        """Later studies of the patient whose reports are to speak of another scan than before, or of none, now.
+
+        Those of this shard. ``moved``: by pipeline, a scan as it was and as it is now.
+        """
         found: set[str] = set()
         for pipeline in self._pipelines:
-            hours, (was, now) = pipeline.follow_up_hours, study.moved.get(pipeline.name, (None, None))
+            hours, (was, now) = pipeline.follow_up_hours, moved.get(pipeline.name, (None, None))
             if (was and was.told) == (now and now.told):
                 continue
             later = {o.study_instance_uid: o for s in (was, now) if s for o in self._store.scans_after(s, hours)}
             found |= {
                 uid
                 for uid, other in later.items()
-                if changes(other, self._store.scans_before(other, hours), was=was, now=now, hours=hours)
+                if self._shard.has(uid)
+                and changes(other, self._store.scans_before(other, hours), was=was, now=now, hours=hours)
             }
         return found
 

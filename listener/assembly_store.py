@@ -6,9 +6,10 @@ telling repeats the telling, never the deciding.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +17,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, TypeAdapter
 
 from ichor.errors import CannotStart
-from ichor.messages import Envelope
+from ichor.messages import Envelope, ScanChanged
 from ichor.series.evidence import Decision
 from ichor.series.senders import Lesson, Sender
-from ichor.types import Grade, Instance, Job
-from listener.scans import Scan
+from ichor.types import Grade, Instance, Job, Scan
 from listener.series_state import Member, SeriesState
 from listener.study import StudyAssembly
 
@@ -47,6 +47,8 @@ CREATE TABLE IF NOT EXISTS scans (
   scan TEXT NOT NULL, PRIMARY KEY (study, pipeline)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS scans_acquired ON scans (patient, pipeline, acquired);
 CREATE INDEX IF NOT EXISTS scans_received ON scans (patient, pipeline, received);
+CREATE TABLE IF NOT EXISTS scan_changes (
+  study TEXT NOT NULL, pipeline TEXT NOT NULL, change INTEGER NOT NULL, PRIMARY KEY (study, pipeline)) WITHOUT ROWID;
 """
 
 
@@ -91,7 +93,14 @@ _MOST_AFTER = 256  # more than any patient has; whoever sends more must not stop
 
 
 class AssemblyStore:
-    """State of all studies. One process at a time uses it.
+    """State of all studies of a shard. One process at a time uses it.
+
+    Parameters
+    ----------
+    shared
+        The file lies on a volume of several machines: no memory is mapped, and its lock is kept.
+    check
+        Raises when somebody else may have the file by now. Asked before every commit and before anything is told.
 
     Raises
     ------
@@ -99,10 +108,26 @@ class AssemblyStore:
         When a newer version of Ichor wrote the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False, check: Callable[[], None] = lambda: None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._check = check
         self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        try:
+            self._prepare(shared)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, shared: bool) -> None:
+        if shared:
+            # docs/decisions/0024: an index of a WAL in shared memory is one machine's.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = PERSIST")
+            self._db.execute("PRAGMA cache_spill = OFF")  # nothing of a transaction reaches the file before its check
+        else:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        # Without a WAL NORMAL may leave a damaged file after a power cut.
+        self._relaxed = "FULL" if shared else "NORMAL"
         self._db.execute("PRAGMA synchronous = FULL")
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version > _VERSION:
@@ -153,6 +178,19 @@ class AssemblyStore:
         )
         return [_SCAN.validate_json(text) for (text,) in (*timed, *untimed)]
 
+    def scan(self, study_instance_uid: str, pipeline: str) -> tuple[int, Scan | None]:
+        """How often the scan of any shard's study has changed, and what it is now."""
+        key = (study_instance_uid, pipeline)
+        changed = self._db.execute("SELECT change FROM scan_changes WHERE study = ? AND pipeline = ?", key).fetchone()
+        row = self._db.execute("SELECT scan FROM scans WHERE study = ? AND pipeline = ?", key).fetchone()
+        return changed[0] if changed else 0, _SCAN.validate_json(row[0]) if row else None
+
+    def keep_scan(self, told: ScanChanged, *, again: tuple[float, Collection[str]]) -> None:
+        """Write what another shard said of a scan; ``again`` as in `save`."""
+        with self._transaction():
+            self._keep_scan(told.study_instance_uid, told.pipeline, told.scan, change=told.change)
+            self._due_again(*again)
+
     def load(self, study: StudyAssembly) -> int | None:
         """Fill a new `StudyAssembly` from disk; how many announcements it had, None when the study is not known."""
         row = self._db.execute("SELECT announcements, state FROM studies WHERE uid = ?", (study.uid,)).fetchone()
@@ -195,14 +233,15 @@ class AssemblyStore:
         outgoing: Sequence[tuple[str, Envelope]],
         senders: Collection[str],
         again: tuple[float, Collection[str]] = (0.0, ()),
+        changes: Mapping[str, int] | None = None,
     ) -> None:
         """Write what changed of a study, what was learned of ``senders``, and what is to be published, as one.
 
-        ``again``: a time at which these other studies are due.
+        ``again``: a time at which these other studies are due. ``changes``: by pipeline, how often its scan has changed
+        with this time, where other shards are told.
         """
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             db.execute(
                 "INSERT INTO studies VALUES (?, ?, ?, ?) ON CONFLICT (uid) DO UPDATE SET due = excluded.due, "
                 "announcements = excluded.announcements, state = excluded.state",
@@ -231,26 +270,13 @@ class AssemblyStore:
                 [(ae, _SENDER.dump_json(study.senders[ae]).decode()) for ae in senders],
             )
             for pipeline in study.moved:
-                scan = study.scans.get(pipeline)
-                if scan is None:
-                    db.execute("DELETE FROM scans WHERE study = ? AND pipeline = ?", (study.uid, pipeline))
-                else:
-                    row = (study.uid, pipeline, scan.patient, scan.acquired_at, scan.received_at)
-                    text = _SCAN.dump_json(scan).decode()
-                    db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?)", (*row, text))
-            db.executemany(
-                "UPDATE studies SET due = min(coalesce(due, ?), ?) WHERE uid = ?",
-                [(again[0], again[0], uid) for uid in again[1]],
-            )
+                change = (changes or {}).get(pipeline)
+                self._keep_scan(study.uid, pipeline, study.scans.get(pipeline), change=change)
+            self._due_again(*again)
             db.executemany(
                 "INSERT INTO outbox (topic, envelope) VALUES (?, ?)",
                 [(topic, envelope.model_dump_json()) for topic, envelope in outgoing],
             )
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
         study.changed.clear()
         study.moved.clear()
         study.announced.changed.clear()
@@ -259,6 +285,8 @@ class AssemblyStore:
     def publish_outbox(self, publish: Callable[[str, list[Envelope]], None]) -> None:
         """Hand everything that waits to ``publish``, in order; what it raises leaves the rest waiting."""
         rows = self._db.execute("SELECT seq, topic, envelope FROM outbox ORDER BY seq").fetchall()
+        if rows:
+            self._check()
         told = None
         try:
             for seq, topic, text in rows:
@@ -267,12 +295,39 @@ class AssemblyStore:
         finally:
             if told is not None:
                 # No sync of its own: a repetition has the same id and is ignored.
-                self._db.execute("PRAGMA synchronous = NORMAL")
+                self._db.execute(f"PRAGMA synchronous = {self._relaxed}")
                 self._db.execute("DELETE FROM outbox WHERE seq <= ?", (told,))
                 self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
         self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._check()
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._check()
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _keep_scan(self, study: str, pipeline: str, scan: Scan | None, *, change: int | None) -> None:
+        if scan is None:
+            self._db.execute("DELETE FROM scans WHERE study = ? AND pipeline = ?", (study, pipeline))
+        else:
+            row = (study, pipeline, scan.patient, scan.acquired_at, scan.received_at, _SCAN.dump_json(scan).decode())
+            self._db.execute("INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?)", row)
+        if change is not None:
+            self._db.execute("INSERT OR REPLACE INTO scan_changes VALUES (?, ?, ?)", (study, pipeline, change))
+
+    def _due_again(self, at: float, studies: Collection[str]) -> None:
+        self._db.executemany(
+            "UPDATE studies SET due = min(coalesce(due, ?), ?) WHERE uid = ?", [(at, at, uid) for uid in studies]
+        )
 
     @staticmethod
     def _member(study: StudyAssembly, sop: str) -> tuple[str, str, str, str, str, int, int]:

@@ -18,13 +18,13 @@ from ichor.clock import Clock
 from ichor.errors import OutOfResources, TransientError, UnknownMessage
 from ichor.messages import (
     COMMITMENTS,
-    INSTANCES,
     CommitmentAsked,
     CommitmentDecided,
     ContentAnnounced,
     open_envelope,
     seal,
 )
+from ichor.shards import by_topic
 from ichor.store.journal import Journal
 from ichor.store.protocol import SpoolReader
 from ichor.store.receipt_reader import Unread
@@ -61,11 +61,13 @@ class Commitments:
         By calling AE title; who is not in it was told at once that nothing is committed, and gets no report.
     enabled
         False: nothing is committed, and every instance is reported as failed.
+    shards
+        Into how many studies are divided: each shard's assembler is told of its own.
     """
 
     def __init__(
         self, *, journal: Journal, receipts: Path, spool: SpoolReader, bus: Bus, clock: Clock,
-        addresses: Mapping[str, ReportAddress], enabled: bool, send: Send = send_report,
+        addresses: Mapping[str, ReportAddress], enabled: bool, send: Send = send_report, shards: int = 1,
     ) -> None:  # fmt: skip
         self._journal = journal
         self._receipts = receipts
@@ -74,6 +76,7 @@ class Commitments:
         self._clock = clock
         self._addresses = addresses
         self._enabled = enabled
+        self._shards = shards
         self._reporter = Reporter(addresses=addresses, clock=clock, send=send)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -205,8 +208,8 @@ class Commitments:
             )
             for study, instances in known.studies.items()
         ]  # fmt: skip
-        if envelopes:
-            self._bus.publish(INSTANCES, envelopes)
+        for topic, some in by_topic(envelopes, self._shards).items():
+            self._bus.publish(topic, some)
 
     def _commit(self, asked: CommitmentAsked) -> list[_Pair]:
         """Those of the objects that are here and will be kept, durably."""

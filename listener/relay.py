@@ -18,7 +18,8 @@ from ichor import heap, metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
 from ichor.errors import CannotStart, IchorError
-from ichor.messages import EVENTS, INSTANCES, Envelope, ReceiveRefused, seal
+from ichor.messages import EVENTS, Envelope, ReceiveRefused, seal
+from ichor.shards import by_topic
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, Refused, Stored
 from ichor.types import Instance
@@ -71,11 +72,14 @@ class Relay:
     restore
         Writes back what the log of dead writers carries (`ichor.store.restore`): before it is read, and before it goes.
         While it fails, what it could not write back waits in the log; everything else is told.
+    shards
+        Into how many studies are divided: each shard's assembler is told of its own.
     """
 
     def __init__(
         self, *, reader: ReceiptReader, journal: Journal, spool: RelaySpool, bus: Bus, clock: Clock,
         read_facts: ReadFacts, commitments: TakesRequests, restore: Callable[[], object] = lambda: None,
+        shards: int = 1,
     ) -> None:  # fmt: skip
         self._reader = reader
         self._journal = journal
@@ -84,6 +88,7 @@ class Relay:
         self._clock = clock
         self._commitments = commitments
         self._restore = restore
+        self._shards = shards
         self._restored: frozenset[str] | None = None  # files that waited for it when it was last tried
         self._complaint = ""
         self._unread: dict[Lane, deque[Receipt]] = {lane: deque() for lane in Lane}
@@ -264,8 +269,8 @@ class Relay:
             row = ended.pop(0) if ended else None
             if row is not None:
                 envelopes += closing(row, self._journal.stored_by(row.association), now=self._clock.time())
-            if envelopes:
-                self._bus.publish(INSTANCES, envelopes)
+            for topic, some in by_topic(envelopes, self._shards).items():
+                self._bus.publish(topic, some)
             if self._pending:
                 self._journal.mark_published([row for one in self._pending for row in one.rows])
                 self._pending.clear()

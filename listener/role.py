@@ -90,12 +90,13 @@ def run_relay(
     commitments = Commitments(
         journal=journal, receipts=receipts, spool=spool, bus=bus, clock=clock,
         addresses=report_addresses(settings.senders), enabled=settings.listener.commitment,
+        shards=settings.assemble.shards,
     )  # fmt: skip
     reader = ReceiptReader(receipts, cursors=journal.cursors())
     relay = Relay(
         reader=reader, journal=journal, spool=spool, bus=bus, clock=clock, commitments=commitments,
         read_facts=lambda file, stored: facts.read(file, stored=stored),
-        restore=lambda: restore(receipts, spool.root, journal.path),
+        restore=lambda: restore(receipts, spool.root, journal.path), shards=settings.assemble.shards,
     )  # fmt: skip
     commitments.start()
     on_ready()

@@ -9,43 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
 from ichor.reasons import Reason
-from ichor.types import Earlier, Instance, ManifestRef
+from ichor.types import Earlier, Instance, ManifestRef, Scan
 
 NOBODY = "0" * 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
-    """What one study has for one pipeline.
-
-    Attributes
-    ----------
-    patient, issuer : digests; zeros where the header has none.
-    birth_date : digest, None where it is missing.
-    acquired_at : by the scanner's clock (`ichor.types.Instance.acquired_at`), None where no image says it.
-    acquired_until : the same of its last image.
-    received_at : stands in for that, to tell whether it matters that it is missing.
-    about : digest of content and identity: with another one it is to be compared anew.
-    """
-
-    study_instance_uid: str
-    pipeline: str
-    patient: str
-    issuer: str
-    birth_date: str | None
-    acquired_at: float | None
-    received_at: float
-    about: str
-    inputs: Mapping[str, ManifestRef]
-    acquired_until: float | None = None
-
-    @property
-    def told(self) -> Scan:
-        """What others depend on: a new job on the same content under the same identity changes nothing for them."""
-        return replace(self, inputs={})
 
 
 def scan_of(

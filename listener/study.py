@@ -17,11 +17,11 @@ from ichor.reasons import Reason
 from ichor.series.evidence import Announced, Sender
 from ichor.series.manifest import build_manifest
 from ichor.series.rules import RULES, Rule
-from ichor.types import Earlier, Grade, Instance, Job, Manifest, ManifestRef, Priority
+from ichor.types import Earlier, Grade, Instance, Job, Manifest, ManifestRef, Priority, Scan
 from ichor.uids import content_digest, job_id_of
 from listener import lessons
 from listener.announced import AnnouncedObjects
-from listener.scans import Scan, before, scan_of
+from listener.scans import before, scan_of
 from listener.series_state import Associations, Member, SeriesState, contradict
 
 PutManifest = Callable[[Manifest], ManifestRef]

@@ -81,21 +81,21 @@ class KafkaBus:
         )
 
     def subscribe(
-        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5
+        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5, member: str = ""
     ) -> KafkaSubscription:
         with self._lock:
-            taken = {member.name for member in self._members if member.group == group}
-            name = next(name for n in itertools.count() if (name := f"{self.me}/{n}") not in taken)
-            member = KafkaSubscription(self, tuple(topics), group, name, lease, max_attempts)
-            self._members.append(member)
+            taken = {joined.name for joined in self._members if joined.group == group}
+            name = next(name for n in itertools.count() if (name := f"{member or self.me}/{n}") not in taken)
+            joined = KafkaSubscription(self, tuple(topics), group, name, lease, max_attempts)
+            self._members.append(joined)
         try:
-            member.join()
+            joined.join()
         except TransientError as error:
             log.warning("group %s joins when the bus is there: %s", group, error)
         except BaseException:
-            self.forget(member)
+            self.forget(joined)
             raise
-        return member
+        return joined
 
     def read(
         self, topic: str, *, after: int = 0, limit: int = 1000, subject: str | None = None, wait: float = 0.0

@@ -85,8 +85,9 @@ class MemoryBus:
             self.changed.notify_all()
 
     def subscribe(
-        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5
-    ) -> MemorySubscription:
+        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5,
+        member: str = "",  # noqa: ARG002 - who dies here takes the bus along
+    ) -> MemorySubscription:  # fmt: skip
         with self.changed:
             for topic in topics:
                 groups = self._groups.setdefault(topic, set())
@@ -95,9 +96,9 @@ class MemoryBus:
                     for message in self._log:
                         if message.topic == topic:
                             self._hand_to(group, message)
-            member = MemorySubscription(self, tuple(topics), group, lease, max_attempts)
-            self._members.append(member)
-            return member
+            joined = MemorySubscription(self, tuple(topics), group, lease, max_attempts)
+            self._members.append(joined)
+            return joined
 
     def read(
         self, topic: str, *, after: int = 0, limit: int = 1000, subject: str | None = None, wait: float = 0.0

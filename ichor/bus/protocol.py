@@ -99,9 +99,13 @@ class Bus(Protocol):
         """Append durably, all or none."""
 
     def subscribe(
-        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5
+        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5, member: str = ""
     ) -> Subscription:
-        """Join ``group`` on ``topics``; topics need not exist yet."""
+        """Join ``group`` on ``topics``; topics need not exist yet.
+
+        ``member``: a name that one process bears at a time, and then another. A backend that cannot tell that a process
+        died ends the leases of the one before it, who bore the name.
+        """
 
     def read(
         self, topic: str, *, after: int = 0, limit: int = 1000, subject: str | None = None, wait: float = 0.0

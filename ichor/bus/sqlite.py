@@ -74,17 +74,18 @@ class SqliteBus:
         notify(self._wakes, [_readers(topic), *(team for (team,) in teams)])
 
     def subscribe(
-        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5
-    ) -> SqliteSubscription:
+        self, topics: Sequence[str], group: str, *, lease: float = 30.0, max_attempts: int = 5,
+        member: str = "",  # noqa: ARG002 - who died is noticed at once
+    ) -> SqliteSubscription:  # fmt: skip
         with self._transaction() as db:
             for topic in topics:
                 made = db.execute("INSERT INTO subscription VALUES (?, ?) ON CONFLICT DO NOTHING", (group, topic))
                 if made.rowcount:
                     db.execute(schema.HAND_HISTORY_TO_GROUP, {"team": group, "topic": topic})
-        member = SqliteSubscription(self, tuple(topics), group, lease, max_attempts)
+        joined = SqliteSubscription(self, tuple(topics), group, lease, max_attempts)
         with self._lock:
-            self._members.append(member)
-        return member
+            self._members.append(joined)
+        return joined
 
     def read(
         self, topic: str, *, after: int = 0, limit: int = 1000, subject: str | None = None, wait: float = 0.0

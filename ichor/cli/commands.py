@@ -306,7 +306,8 @@ def _why(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     folder = _existing(settings)
-    answer = why(options.uid, bus=open_folder_bus(settings, folder), journal=JournalWhenThere(folder))
+    bus, journal = open_folder_bus(settings, folder), JournalWhenThere(folder)
+    answer = why(options.uid, bus=bus, journal=journal, shards=settings.assemble.shards)
     if answer is None:
         print(f"ichor why: {options.uid}: nothing is known of it", file=sys.stderr)
         return 1

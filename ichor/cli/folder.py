@@ -12,6 +12,7 @@ from pathlib import Path
 from ichor.config import Settings
 from ichor.errors import CannotStart
 from ichor.store.disk import sync_directory
+from ichor.store.ownership import divide
 from ichor.store.shared import open_store
 
 VERSION = 1
@@ -19,14 +20,15 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Where everything durable lies. ``store``: where spool and blobs do, when that is shared with others."""
+    """Where everything durable lies. ``store``: where spool, blobs and open series do, when that is shared with others."""
 
     root: Path
     store: Path | None = None
+    shards: int = 1
 
     @classmethod
     def of(cls, settings: Settings) -> DataFolder:
-        return cls(settings.data, settings.store.folder)
+        return cls(settings.data, settings.store.folder, settings.assemble.shards)
 
     @property
     def bus(self) -> Path:
@@ -38,7 +40,13 @@ class DataFolder:
 
     @property
     def assembly(self) -> Path:
-        return self.root / "assembly.sqlite"
+        """Which assembler owns which shard, and their state but that of a single shard of one machine."""
+        return (self.store or self.root) / "assembly"
+
+    def assembly_state(self, shard: int) -> Path:
+        if self.store is None and self.shards == 1:
+            return self.root / "assembly.sqlite"
+        return self.assembly / f"{shard}.sqlite"
 
     @property
     def spool(self) -> Path:
@@ -81,12 +89,15 @@ class DataFolder:
         Raises
         ------
         CannotStart
-            When it cannot be made or written, or a newer version of Ichor wrote it; when the shared store is not there.
+            When it cannot be made or written, or a newer version of Ichor wrote it; when the shared store is not there;
+            when studies are divided into another number of shards.
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.store is not None:
                 open_store(self.store, self.root)
+            used = self.store is None and (self.journal.exists() or (self.root / "assembly.sqlite").exists())
+            divide(self.assembly, self.shards, unstamped=1 if used else None)
             for part in (self.spool, self.blobs, self.engines, self.run, self.metrics):
                 part.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"

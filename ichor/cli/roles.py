@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ _PRELOADED = {
     "receive": ("listener.role",),
     "relay": ("listener.role",),
     "stow": ("listener.stow",),
-    "assemble": ("listener.assembler",),
+    "assemble": ("listener.assemblers", "listener.assembler"),
     "work": ("highdicom", "dicom_out.encoder", "pipelines.haematoma", "pipelines.worker"),
     "send": ("dicom_out.sender",),
     "console": ("console.role",),
@@ -278,21 +279,30 @@ def _keep_tidy(
         clock=SystemClock(),
         stop=stop,
         receivers=receivers,
+        shards=settings.assemble.shards,
     )
 
 
 def _assemble(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
         from listener.assembler import run_assembler
+        from listener.assemblers import run_assemblers
 
-        run_assembler(
+        assemble = partial(
+            run_assembler,
             bus=open_folder_bus(settings, folder),
             blobs=FileBlobs(folder.blobs),
-            state_path=folder.assembly,
             pipelines=tuple(installed()),
             study_wait=settings.study.wait,
             rules=settings.routing(),
             clock=SystemClock(),
+            shared=folder.store is not None,
+        )
+        run_assemblers(
+            assemble,
+            folder=folder.assembly,
+            state_path=folder.assembly_state,
+            shards=folder.shards,
             stop=stop,
             on_ready=on_ready,
         )
@@ -369,6 +379,7 @@ def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) ->
             clock=SystemClock(),
             stop=stop,
             on_ready=on_ready,
+            shards=settings.assemble.shards,
         )
 
     return run

@@ -9,8 +9,9 @@ from ichor.clock import rfc3339
 from ichor.history.projection import events, log, study_from
 from ichor.history.story import Line, story
 from ichor.history.study import Study, images, sentences, short
-from ichor.messages import EVENTS, INSTANCES, Data, InstancesReceived, ReceiveRefused
+from ichor.messages import EVENTS, Data, InstancesReceived, ReceiveRefused
 from ichor.reasons import Reason
+from ichor.shards import shard_of
 from ichor.types import SeriesStatus
 from ichor.uids import is_valid_uid
 
@@ -25,7 +26,7 @@ class Lookup(Protocol):
         """
 
 
-def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> dict[str, Any] | None:
+def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True, shards: int = 1) -> dict[str, Any] | None:
     """``{uid, level, state, reason, events: [{time, stage, text}]}`` of docs/contract.md, or None for an unknown UID.
 
     ``state`` of a study is its state, of a series its grade, of an instance ``stored`` (or its delivery states, when
@@ -41,6 +42,8 @@ def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> d
         Knows series and objects that were received; None: only what events name is found.
     search
         Look through the whole log for a UID that neither knows (a result's).
+    shards
+        Into how many studies are divided (`assemble.shards`).
     """
     if not is_valid_uid(uid):
         return None
@@ -52,7 +55,7 @@ def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True) -> d
         return None
     level, study_uid, series_uid = place
     history = history or list(events(bus, study_uid))
-    arrivals = list(events(bus, study_uid, topic=INSTANCES))
+    arrivals = list(events(bus, study_uid, topic=shard_of(study_uid, shards).topic))
     lines = story([*history, *arrivals])
     study = study_from(history)
     if level == "study":

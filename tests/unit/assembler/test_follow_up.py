@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from ichor.clock import ManualClock
 from ichor.messages import AssociationClosed, InstancesReceived, open_envelope, seal
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
+from ichor.shards import shard_of, shards
 from ichor.store.blobs import FileBlobs
-from ichor.types import Findings, Instance, Job
+from ichor.types import Findings, Instance, Job, Scan
 from listener.assembler import Assembler
 from listener.assembly_store import AssemblyStore
-from listener.study import StudyAssembly
 
 HOUR = 3600.0
 EARLIER, LATER = "1.2.1", "1.2.2"
@@ -31,19 +32,27 @@ PIPELINE = PipelineSpec(name="haematoma", version="1", requires=("ncct_head",), 
 
 
 class Place:
-    """An assembler on a folder; ``again`` is a second start."""
+    """An assembler for each shard on a folder; ``again`` is a second start of all."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.clock = folder, ManualClock()
+    def __init__(self, folder: Path, *, of: int) -> None:
+        self.folder, self.clock, self.shards = folder, ManualClock(), shards(of)
         self.bus, self.blobs = MemoryBus(clock=self.clock), FileBlobs(folder / "blobs")
         self.taker = self.bus.subscribe(["jobs.haematoma.routine"], "worker")
+        self.told = [self.bus.subscribe([shard.topic], shard.group) for shard in self.shards]
+        self.stores: list[AssemblyStore] = []
         self.again()
 
     def again(self) -> None:
-        store = AssemblyStore(self.folder / "assembly.sqlite")
-        self.assembler = Assembler(
-            bus=self.bus, blobs=self.blobs, store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=self.clock
-        )
+        for store in self.stores:
+            store.close()
+        self.stores = [AssemblyStore(self.folder / f"{shard.number}.sqlite") for shard in self.shards]
+        self.assemblers = [
+            Assembler(
+                bus=self.bus, blobs=self.blobs, store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=self.clock,
+                shard=shard,
+            )
+            for shard, store in zip(self.shards, self.stores, strict=True)
+        ]  # fmt: skip
 
     def bring(self, instances: list[Instance], *, association: str = "a1") -> None:
         study, series = instances[0].study_instance_uid, instances[0].series_instance_uid
@@ -56,14 +65,20 @@ class Place:
         )  # fmt: skip
         for message in (received, closed):
             self.clock.advance(1.0)
-            self.assembler.take(seal(message, source="test", time=self.clock.time()))
+            number = shard_of(study, len(self.shards)).number
+            self.assemblers[number].take(seal(message, source="test", time=self.clock.time()))
         self.settle()
 
     def settle(self) -> None:
         """Let pass whatever waits for silence."""
         for _ in range(60):
-            self.assembler.run_due(heard=None)
-            self.assembler.publish()
+            for assembler, told in zip(self.assemblers, self.told, strict=True):
+                assembler.publish()
+                while (delivery := told.receive(0)) is not None:
+                    assembler.take(delivery.envelope)
+                    delivery.ack()
+                assembler.run_due(heard=None)
+                assembler.publish()
             self.clock.advance(1.0)
 
     def jobs(self) -> list[Job]:
@@ -76,9 +91,10 @@ class Place:
         return found
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+@pytest.fixture(params=[1, 4], ids="{} shards".format)
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    """The same, however many shards the studies lie in."""
+    return Place(tmp_path, of=request.param)
 
 
 def head(study: str, *, hours: float | None, born: str | None = "b" * 32, **how: object) -> list[Instance]:
@@ -168,17 +184,17 @@ def test_a_scan_between_the_two_takes_the_place_of_the_first(place: Place) -> No
     assert told(place.jobs())[-2:] == [("1.2.3", 1, EARLIER), (LATER, 2, "1.2.3")]
 
 
-def looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Studies whose jobs are planned anew from now on because of another one."""
     seen: list[str] = []
-    ask = place.assembler._to_compare
+    ask = Assembler._to_compare
 
-    def asked(study: StudyAssembly) -> set[str]:
-        found = ask(study)
+    def asked(self: Assembler, moved: Mapping[str, tuple[Scan | None, Scan | None]]) -> set[str]:
+        found = ask(self, moved)
         seen.extend(found)
         return found
 
-    monkeypatch.setattr(place.assembler, "_to_compare", asked)
+    monkeypatch.setattr(Assembler, "_to_compare", asked)
     return seen
 
 
@@ -186,7 +202,7 @@ def test_of_fifty_scans_only_the_next_one_is_looked_at_again(place: Place, monke
     for n in reversed(range(0, 100, 2)):
         place.bring(head(f"1.2.{100 + n}", hours=n / 2))
     place.jobs()
-    seen = looks(place, monkeypatch)
+    seen = looks(monkeypatch)
     place.bring(head("1.2.105", hours=2.5))
     assert told(place.jobs()) == [("1.2.105", 1, "1.2.104"), ("1.2.106", 3, "1.2.105")]
     assert seen == ["1.2.106"]

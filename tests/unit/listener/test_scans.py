@@ -6,7 +6,8 @@ import pytest
 from contract.arrivals import make_slice
 
 from ichor.reasons import Reason
-from listener.scans import NOBODY, Scan, before, changes, scan_of
+from ichor.types import Scan
+from listener.scans import NOBODY, before, changes, scan_of
 
 HOUR = 3600.0
 NOON = 1_700_000_000.0
