@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from contract.arrivals import make_slice
 
-from ichor.messages import AssociationClosed, ContentAnnounced
+from ichor.messages import AssociationClosed, ContentAnnounced, Envelope
 from ichor.pipeline import PipelineSpec
 from ichor.series.senders import Lesson, Sender
-from ichor.types import Findings, Grade
+from ichor.store.ownership import ShardLost
+from ichor.types import Findings, Grade, Scan
 from listener.assembly_store import AssemblyStore
-from listener.scans import Scan
 from listener.study import StudyAssembly
 from listener.view import view_of
 
@@ -197,4 +197,56 @@ def test_scans_of_a_patient_are_found_by_time_and_copies_hide_none(tmp_path: Pat
     again.moved["haematoma"] = (again.scans.pop("haematoma"), None)
     store.save(again, due=None, announcements=0, outgoing=(), senders=())
     assert [scan.study_instance_uid for scan in store.scans_before(wanted, 72)] == ["1.2.52", "1.2.56"]
+    store.close()
+
+
+def test_who_lost_its_shard_writes_and_tells_nothing_more(tmp_path: Path) -> None:
+    asked: list[None] = []
+    lost_at = 10**9
+
+    def check() -> None:
+        asked.append(None)
+        if len(asked) >= lost_at:
+            raise ShardLost("shard 0")
+
+    path = tmp_path / "0.sqlite"
+    store = AssemblyStore(path, shared=True, check=check)
+    study = empty()
+    fill(study)
+    event = Envelope(id="a", source="test", type="ichor.test.v1", time=0.0, subject="1.2.3")
+    store.save(study, due=1.0, announcements=1, outgoing=[("events", event)], senders=())
+    before, told = path.read_bytes(), list[str]()
+    asked_for_one = len(asked)
+    for more in range(1, 1 + asked_for_one):
+        lost_at = asked_for_one + more
+        study.announced.changed.add("1.2.3.1.99")
+        with pytest.raises(ShardLost):
+            store.save(study, due=2.0, announcements=2, outgoing=[("events", event)], senders=())
+        assert path.read_bytes() == before
+        asked[:] = asked[:asked_for_one]
+    lost_at = 0
+    with pytest.raises(ShardLost):
+        store.publish_outbox(lambda topic, _: told.append(topic))
+    store.close()
+    assert (path.read_bytes(), told) == (before, [])
+    with_it = AssemblyStore(path, shared=True)
+    again = empty()
+    assert (with_it.load(again), with_it.scan("1.2.3", "haematoma")) == (1, (0, None))
+    with_it.publish_outbox(lambda topic, _: told.append(topic))
+    assert told == ["events"]
+    with_it.close()
+
+
+def test_a_file_of_a_shared_volume_is_open_once_and_nothing_of_it_is_mapped(tmp_path: Path) -> None:
+    store = AssemblyStore(tmp_path / "0.sqlite", shared=True)
+    study = empty()
+    fill(study)
+    save(store, study)
+    assert {path.name for path in tmp_path.iterdir()} <= {"0.sqlite", "0.sqlite-journal"}
+    with (
+        sqlite3.connect(tmp_path / "0.sqlite", timeout=0) as second,
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+    ):
+        second.execute("SELECT count(*) FROM studies")
+    second.close()
     store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from contract.arrivals import make_slice
@@ -54,7 +55,7 @@ class Place:
             for shard, store in zip(self.shards, self.stores, strict=True)
         ]  # fmt: skip
 
-    def bring(self, instances: list[Instance], *, association: str = "a1") -> None:
+    def bring(self, instances: list[Instance], *, association: str = "a1", settled: bool = True) -> None:
         study, series = instances[0].study_instance_uid, instances[0].series_instance_uid
         received = InstancesReceived(
             study_instance_uid=study, association=association, instances=tuple(instances)
@@ -67,19 +68,27 @@ class Place:
             self.clock.advance(1.0)
             number = shard_of(study, len(self.shards)).number
             self.assemblers[number].take(seal(message, source="test", time=self.clock.time()))
-        self.settle()
+        if settled:
+            self.settle()
 
     def settle(self) -> None:
         """Let pass whatever waits for silence."""
         for _ in range(60):
-            for assembler, told in zip(self.assemblers, self.told, strict=True):
-                assembler.publish()
-                while (delivery := told.receive(0)) is not None:
-                    assembler.take(delivery.envelope)
-                    delivery.ack()
-                assembler.run_due(heard=None)
-                assembler.publish()
+            for number in range(len(self.shards)):
+                while self.step(number):
+                    pass
             self.clock.advance(1.0)
+
+    def step(self, number: int) -> bool:
+        """One turn of a shard's loop; False when there was no message."""
+        assembler = self.assemblers[number]
+        delivery = self.told[number].receive(0)
+        if delivery is not None:
+            assembler.take(delivery.envelope)
+            delivery.ack()
+        assembler.run_due(heard=None)
+        assembler.publish()
+        return delivery is not None
 
     def jobs(self) -> list[Job]:
         found = []
@@ -247,3 +256,34 @@ def test_messages_and_index_hold_no_identity(place: Place) -> None:
     sent = "".join(e.model_dump_json() for _, e in place.bus.read("events"))
     assert b"4711" not in kept
     assert "4711" not in sent
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_whatever_order_studies_and_news_of_them_come_the_last_reports_compare_the_same(
+    tmp_path: Path, seed: int
+) -> None:
+    """Images of seven scans of two patients, some in parts, among news of scans that wait for any time."""
+    scans = {f"1.2.{n}": ("pq"[n % 3 == 0], 6.0 * (n // 2)) for n in range(1, 8)}
+    parts = [(study, part) for study in scans for part in (slice(0, 7), slice(7, 10))]
+
+    def last(of: int) -> dict[str, tuple[str | None, float]]:
+        chance = Random(seed)
+        chance.shuffle(parts)
+        place = Place(tmp_path / f"{of}", of=of)
+        for number, (study, part) in enumerate(parts):
+            patient, hours = scans[study]
+            place.bring(head(study, hours=hours, patient=patient)[part], association=f"a{number}", settled=False)
+            for _ in range(chance.randrange(12)):
+                place.step(chance.randrange(of))
+        place.settle()
+        found = {job.study_instance_uid: job for job in place.jobs()}
+        assert {uid: job.inputs["ncct_head"].instances for uid, job in found.items()} == dict.fromkeys(scans, 10)
+        return {
+            uid: (job.earlier.refusal or job.earlier.study_instance_uid, job.earlier.hours) if job.earlier else (None, 0.0)
+            for uid, job in found.items()
+        }  # fmt: skip
+
+    one = last(1)
+    assert one == last(4) == last(16)
+    assert one["1.2.4"] == ("1.2.2", 6.0)
+    assert one["1.2.1"] == (None, 0.0)

@@ -90,6 +90,16 @@ def test_a_message_that_kills_its_worker_is_given_up_after_five_with_its_cause(o
     assert "died or hung" in letter.reason
 
 
+def test_who_joins_under_the_name_of_one_that_died_has_its_message(open_bus: Open) -> None:
+    publisher = open_bus()
+    publisher.publish("instances.3-of-8", [message("a")])
+    for attempt in (1, 2):
+        bus = open_bus(member=f"pod-{attempt}")
+        member = bus.subscribe(["instances.3-of-8"], "assembler.3-of-8", lease=3600.0, member="assembler.3-of-8")
+        assert take(member).attempt == attempt
+        crash(bus)
+
+
 def test_a_killed_process_without_a_name_loses_its_job_when_the_lease_ends(
     open_bus: Open, kafka_servers: str, prefix: str, clock: ManualClock, tmp_path: Path
 ) -> None:

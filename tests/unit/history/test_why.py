@@ -23,7 +23,8 @@ from unit.history.made import (
 )
 
 from ichor.history import why, why_text
-from ichor.messages import Data, InstancesReceived, ReceiveRefused
+from ichor.messages import Data, InstancesReceived, ReceiveRefused, seal
+from ichor.shards import shard_of
 from ichor.types import Earlier, Evidence, Grade
 
 
@@ -201,6 +202,14 @@ def test_a_study_of_which_everything_was_refused_says_so() -> None:
     refusal = ReceiveRefused(study_instance_uid=uid(1), calling_ae="CT1", status="0xA700", reason="no space", at=T0)
     answer = asked(uid(1), refusal)
     assert (answer["state"], answer["reason"]) == ("refused", "no space")
+
+
+def test_arrivals_are_found_in_the_topic_of_their_shard() -> None:
+    bus, (received, *_) = new_bus(), arrival(1)
+    bus.publish(shard_of(uid(1), 8).topic, [seal(received, source="test", time=0.0)])
+    journal = Places({uid(1): ("study", uid(1), None)})
+    answers = [why(uid(1), bus=bus, journal=journal, shards=shards) for shards in (1, 8)]
+    assert [len(answer["events"]) if answer else None for answer in answers] == [0, 1]
 
 
 def test_an_unknown_or_invalid_uid_is_none() -> None:

@@ -13,8 +13,9 @@ import pytest
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
 from ichor.history import Projection
-from ichor.messages import EVENTS, DeliveryChanged, JobDone, StudyAssembled, seal
+from ichor.messages import EVENTS, DeliveryChanged, Envelope, JobDone, StudyAssembled, seal
 from ichor.retention import Ages, Swept, keep_tidy, sweep
+from ichor.shards import shards
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
 from ichor.store.receipts import Lane, ReceiptReader, ReceiptWriter, Stored
@@ -330,6 +331,23 @@ def test_an_absent_bus_and_an_absent_log_do_not_end_retention(place: Place, tmp_
     )  # fmt: skip
     assert (len(asked), waited) == (2, [600.0] * 3)
     assert place.journal.by_study(STUDY) == []
+
+
+def test_the_topics_of_all_shards_are_pruned(place: Place, tmp_path: Path) -> None:
+    stop = threading.Event()
+    topics = [shard.topic for shard in shards(4)]
+    for topic in topics:
+        place.bus.publish(topic, [Envelope(id="a", source="test", type="ichor.test.v1", time=0.0, subject="1.2.3")])
+        member = place.bus.subscribe([topic], "assembler")
+        delivery = member.receive(0)
+        assert delivery is not None
+        delivery.ack()
+    place.clock.advance(101)
+    keep_tidy(
+        lambda: place.bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "nothing", blobs=place.blobs,
+        ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=lambda _: stop.set(), shards=4,
+    )  # fmt: skip
+    assert [place.bus.read(topic) for topic in topics] == [[]] * 4
 
 
 def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(place: Place, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ichor.clock import SystemClock
 from ichor.errors import TransientError
 from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
 from ichor.retention import Ages, sweep
+from ichor.shards import shard_of
 from ichor.store import receipt_reader
 from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalRow, StoredObject
@@ -144,6 +145,19 @@ def test_what_is_here_is_committed_and_what_is_not_is_named_with_its_reason(desk
     assert (decided.transaction_uid, decided.calling_ae, decided.called_ae) == ("1.2.9", "CT1", "ICHOR")
     kept = {sop: desk.committed(sop) for sop in ("1.2.3.4.1", "1.2.3.4.2", "1.2.3.4.3")}
     assert kept == {"1.2.3.4.1": [True], "1.2.3.4.2": [False], "1.2.3.4.3": [False]}
+
+
+def test_the_shard_of_each_study_is_told_what_its_sender_believes_to_have_sent(desk: Desk) -> None:
+    studies = {f"1.2.{n}": f"1.2.{n}.4.1" for n in range(10, 16)}
+    for study, sop in studies.items():
+        desk.store(sop, study=study)
+    desk.take()
+    desk.start(shards=4).requested(desk.ask(*((CT, sop) for sop in studies.values())))
+    desk.until(lambda: desk.sent)
+    assert desk.announced() == []
+    for study, sop in studies.items():
+        told = [open_envelope(e) for _, e in desk.bus.read(shard_of(study, 4).topic, subject=study)]
+        assert [data.sop_instance_uids for data in told if isinstance(data, ContentAnnounced)] == [(sop,)]
 
 
 def test_nothing_is_decided_before_all_that_was_received_before_is_told(desk: Desk) -> None:

@@ -17,6 +17,8 @@ from ichor import metrics
 from ichor.clock import SystemClock
 from ichor.errors import CannotStart, OutOfResources, TransientError, Unreadable
 from ichor.messages import Envelope, InstancesReceived
+from ichor.shards import shard_of
+from ichor.shards import shards as all_shards
 from ichor.store import receipt_codec
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipt_tail import is_held, is_settled, settled_mark
@@ -91,7 +93,7 @@ class Running:
     def __init__(
         self, folder: Path, bus: RecordingBus, *, read: Callable[[BinaryIO, StoredObject], Instance] = facts,
         spool: Any = None, requests: Requests | None = None, patience: float = 60.0,
-        restore: Callable[[], object] = lambda: None,
+        restore: Callable[[], object] = lambda: None, shards: int = 1,
     ) -> None:  # fmt: skip
         self.bus = bus
         self.journal = Journal(folder / "journal.sqlite", durable=False)
@@ -99,7 +101,7 @@ class Running:
         self.requests = requests or Requests()
         self.relay = Relay(
             reader=self.reader, journal=self.journal, spool=spool or SpoolOfNames(), bus=bus, clock=SystemClock(),
-            read_facts=read, commitments=self.requests, restore=restore,
+            read_facts=read, commitments=self.requests, restore=restore, shards=shards,
         )  # fmt: skip
         self.stop = threading.Event()
         self.all_told: bool | None = None
@@ -159,6 +161,23 @@ def until(true: Callable[[], bool]) -> None:
 
 def uids(bus: RecordingBus) -> list[str]:
     return [i.sop_instance_uid for i in bus.instances()]
+
+
+def test_what_is_about_a_study_goes_to_its_shard_in_order(place: Path, log: ReceiptWriter) -> None:
+    studies = [f"1.2.{n}" for n in range(100, 112)]
+    write(log, *(stored(n, study=study) for n, study in enumerate(2 * studies)), ended())
+    bus = RecordingBus()
+    relay = Running(place, bus, shards=4)
+    bus.wait_for(lambda b: len(b.closed()) == len(studies))
+    log.close()
+    assert relay.end() is True
+    assert {topic for topic, _ in bus.log} == {shard.topic for shard in all_shards(4)}
+    assert all(topic == shard_of(envelope.subject, 4).topic for topic, envelope in bus.log)
+    assert sorted(uids(bus)) == sorted(f"1.2.{n}" for n in range(24))
+    for study in studies:
+        kinds = [envelope.type for _, envelope in bus.log if envelope.subject == study]
+        assert kinds[-1] == "ichor.association.closed.v1"
+        assert kinds.count(kinds[-1]) == 1
 
 
 def test_message_has_at_most_so_many_instances_of_one_association_and_study(
