@@ -14,7 +14,7 @@ from ichor.config import Settings
 SCHEMA = Path(__file__).parent / "ichor" / "values.schema.json"
 # Set by the chart, of what only it knows.
 CHART = (
-    "data", "console", "store.url", "store.receiver", "listener.port", "listener.tls", "listener.stow", "bus.url",
+    "data", "console", "store.url", "store.receiver", "assemble.shards", "listener.port", "listener.tls", "listener.stow", "bus.url",
     *(f"bus.kafka.{key}" for key in ("prefix", "tls", "ca", "cert", "key", "username", "password_file", "mechanism", "member")),
 )  # fmt: skip
 

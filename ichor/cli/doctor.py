@@ -18,7 +18,15 @@ from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level, check_machine, existing
-from ichor.cli.receiving import check_receiving, check_relay, check_store, check_watermarks, least_room, size_on_disk
+from ichor.cli.receiving import (
+    check_assembly,
+    check_receiving,
+    check_relay,
+    check_store,
+    check_watermarks,
+    least_room,
+    size_on_disk,
+)
 from ichor.cli.supervisor import all_ready
 from ichor.config import Settings
 from ichor.errors import IchorError
@@ -72,6 +80,7 @@ def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iter
     yield from check_certificate(settings, now=time.time())
     yield check_listener(settings, folder, dialogue)
     yield from check_store(folder)
+    yield from check_assembly(folder)
     yield check_watermarks(settings.listener, least_room(existing(folder.spool), existing(folder.receipts)))
     yield _check_folder_relay(folder)
     yield check_console(settings, folder)

@@ -18,6 +18,7 @@ from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level
 from ichor.config import ListenerSettings
 from ichor.errors import CannotStart
+from ichor.store.ownership import divided_into, unowned
 from ichor.store.receipts import Waiting
 from ichor.store.shared import check_store as check_stamp
 from ichor.store.shared import try_volume
@@ -60,6 +61,23 @@ def check_store(folder: DataFolder) -> Iterator[Finding]:
         yield Finding(Level.FAIL, "shared store", f"{folder.store} {lack}", todo)
     else:
         yield Finding(Level.OK, "shared store", f"{folder.store} syncs, locks and links, from here")
+
+
+def check_assembly(folder: DataFolder) -> Iterator[Finding]:
+    """Are studies divided as the settings say, and does every shard have an assembler? Nothing of one machine's own."""
+    what = "shards of assembly"
+    try:
+        known = divided_into(folder.assembly)
+        if known not in (None, folder.shards):
+            todo = f"set `assemble.shards = {known}`, the same on every machine"
+            yield Finding(Level.FAIL, what, f"{folder.shards} in the settings, {known} in {folder.assembly}", todo)
+        elif known is not None and (known > 1 or folder.store is not None):
+            free = unowned(folder.assembly, known)
+            text = f"{known - len(free)} of {known} have an assembler"
+            todo = "nothing is lost: their studies wait; start `ichor assemble`, or look into its log"
+            yield Finding(Level.WARN if free else Level.OK, what, text, todo)
+    except (CannotStart, OSError) as error:
+        yield Finding(Level.FAIL, what, str(error), "mend or remount it; see docs/decisions/0024")
 
 
 def least_room(*places: Path) -> Path:

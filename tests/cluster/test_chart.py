@@ -114,7 +114,9 @@ def test_every_file_that_the_settings_name_is_mounted(render: Render) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (["assemble.replicas=2"], "value must be 1"),
+        (["assemble.shards=0"], "minimum: got 0, want 1"),
+        (["store.url=s3://images", "assemble.replicas=2"], "assemble.replicas: 1 where store.url is set"),
+        (["settings.assemble.shards=4"], "'shards' not allowed"),
         (["settings.listener.prot=104"], "'prot' not allowed"),
         (["settings.bus.url=sqlite:"], "'url' not allowed"),
         (["settings.data=/tmp"], "'data' not allowed"),
@@ -187,14 +189,35 @@ def test_probes_ask_for_ready_files_that_roles_write(render: Render) -> None:
 
 def test_what_keeps_state_has_a_volume_that_stays(render: Render) -> None:
     objects = render("cluster")
-    for role in ("receive", "assemble"):
-        spec = named(objects, "StatefulSet", role)["spec"]
-        assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
-        assert [claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]] == ["data"]
+    spec = named(objects, "StatefulSet", "receive")["spec"]
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    assert [claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]] == ["data"]
     store = named(objects, "PersistentVolumeClaim", "store")
     assert store["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert store["spec"]["accessModes"] == ["ReadWriteMany"]
     assert not [o for o in render("small") if o["kind"] == "PersistentVolumeClaim"]  # there is one already
+
+
+def test_assemblers_share_shards_on_the_volume_that_all_have(render: Render) -> None:
+    objects = render("cluster")
+    assert named(objects, "Deployment", "assemble")["spec"]["replicas"] == 2
+    assert "shards = 16" in named(objects, "ConfigMap", "ichor")["data"]["ichor.toml"]
+    pod = workloads(objects)["assemble"]
+    assert "/mnt/ichor" in [m["mountPath"] for m in container(pod)["volumeMounts"]]
+    assert {v["name"] for v in pod["volumes"] if "emptyDir" in v} >= {"data"}
+    assert "shards" not in named(render("single"), "ConfigMap", "ichor")["data"]["ichor.toml"]
+
+
+def test_without_a_shared_volume_one_assembler_keeps_its_own(helm: Tool) -> None:
+    text = helm(
+        "template", "site", CHART, "--kube-version", KUBERNETES, "--values", CHART / "ci" / "small.yaml", "--set",
+        "store.url=s3://images",
+    )  # fmt: skip
+    objects = [o for o in yaml.safe_load_all(text) if o]
+    spec = named(objects, "StatefulSet", "assemble")["spec"]
+    assert spec["replicas"] == 1
+    assert [claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]] == ["data"]
+    assert "shards = 1\n" in named(objects, "ConfigMap", "ichor")["data"]["ichor.toml"]
 
 
 def test_a_receiver_has_time_to_tell_what_it_received(render: Render) -> None:
@@ -263,7 +286,7 @@ def test_only_roles_with_a_second_pod_have_a_disruption_budget(render: Render) -
         budgets = [o for o in render(site) if o["kind"] == "PodDisruptionBudget"]
         return {o["metadata"]["labels"]["app.kubernetes.io/component"] for o in budgets}
 
-    assert roles("cluster") == {"receive", "work", "send", "console"}
+    assert roles("cluster") == {"receive", "assemble", "work", "send", "console"}
     assert roles("small") == {"work"}
     assert roles("single") == set()
 

@@ -149,9 +149,9 @@ def test_install_upgrade_rollback_and_uninstall_on_a_real_api_server(helm: Tool,
     sets = cluster.items("/apis/apps/v1/statefulsets")
     assert {name: one["spec"]["replicas"] for name, one in sets.items()} == {
         "site-ichor-receive": 3,
-        "site-ichor-assemble": 1,
     }
     assert set(cluster.items("/apis/apps/v1/deployments")) == {
+        "site-ichor-assemble",
         "site-ichor-work",
         "site-ichor-send",
         "site-ichor-console",
@@ -165,7 +165,7 @@ def test_install_upgrade_rollback_and_uninstall_on_a_real_api_server(helm: Tool,
     assert cluster.items("/apis/keda.sh/v1alpha1/scaledobjects") == {}
 
     # What the server would refuse, the chart refuses before; the release stays as it is.
-    assert "value must be 1" in run("upgrade", "site", CHART, *values, "--set", "assemble.replicas=2", fails=True)
+    assert "minimum: got 0, want 1" in run("upgrade", "site", CHART, *values, "--set", "assemble.shards=0", fails=True)
 
     run("rollback", "site", "1")
     assert cluster.items("/apis/apps/v1/statefulsets")["site-ichor-receive"]["spec"]["replicas"] == 3

@@ -49,6 +49,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if eq .Values.mode "cluster" -}}
 {{- $_ := set $chart "bus" (include "ichor.bus" . | fromYaml) -}}
 {{- $_ := set $chart "store" (dict "url" (include "ichor.store.url" .)) -}}
+{{- $_ := set $chart "assemble" (dict "shards" (ternary .Values.assemble.shards 1 (eq (include "ichor.store.volume" .) "yes"))) -}}
 {{- end -}}
 {{- mergeOverwrite $chart (deepCopy .Values.settings) | toYaml -}}
 {{- end -}}
@@ -79,6 +80,7 @@ kafka:
 {{- if and (eq .Values.mode "cluster") (not .Values.kafka.brokers) }}{{ fail "kafka.brokers: required in mode cluster; or mode: single" }}{{ end -}}
 {{- if and .Values.receive.stow.enabled (not .Values.receive.stow.token.name) }}{{ fail "receive.stow.token.name: required where receive.stow.enabled" }}{{ end -}}
 {{- if and (eq .Values.mode "single") (gt (int .Values.receive.replicas) 1) }}{{ fail "receive.replicas: 1 in mode single, where all state lies in one folder" }}{{ end -}}
+{{- if and (eq .Values.mode "cluster") .Values.store.url (gt (int .Values.assemble.replicas) 1) }}{{ fail "assemble.replicas: 1 where store.url is set: its state lies on a volume of its own" }}{{ end -}}
 {{- if and (eq .Values.mode "cluster") (ne ((.Values.settings.listener).durability | default "instance") "instance") }}{{ fail "settings.listener.durability: instance in mode cluster" }}{{ end -}}
 {{- end -}}
 

@@ -5,7 +5,7 @@
 {{- $values := get $root.Values (ternary "receive" $role (eq $role "serve")) -}}
 {{- $gpu := and (eq $role "work") $root.Values.work.gpu.enabled -}}
 {{- $image := dict "image" (get $values "image" | default dict) "default" $root.Values.image "version" $root.Chart.AppVersion | include "ichor.image" -}}
-{{- $own := has $role (list "receive" "serve" "assemble") -}}
+{{- $own := or (has $role (list "receive" "serve")) (and (eq $role "assemble") (not (include "ichor.store.volume" $root))) -}}
 {{- $counted := not (has $role (list "serve" "console")) -}}
 {{- $receives := has $role (list "receive" "serve") -}}
 metadata:

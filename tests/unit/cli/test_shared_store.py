@@ -12,10 +12,11 @@ import pytest
 from ichor.cli import roles
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Level
-from ichor.cli.receiving import check_store, least_room, wait_until_told
+from ichor.cli.receiving import check_assembly, check_store, least_room, wait_until_told
 from ichor.config import Settings
 from ichor.errors import CannotStart
 from ichor.store.journal import Journal, StoredObject
+from ichor.store.ownership import Members
 from ichor.store.receipts import Carried, Ended, Lane, ReceiptWriter
 from ichor.store.segments import receiver_of, segment_of
 from ichor.store.spool import Address, Placed
@@ -37,8 +38,8 @@ def folder(settings: Settings) -> DataFolder:
 def test_images_and_results_lie_in_the_store_and_all_else_in_the_data_folder(folder: DataFolder) -> None:
     folder.prepare()
     assert folder.store is not None
-    assert {folder.spool.parent, folder.blobs.parent} == {folder.store}
-    assert {path.parent for path in (folder.journal, folder.receipts, folder.assembly, folder.run)} == {folder.root}
+    assert {folder.spool.parent, folder.blobs.parent, folder.assembly.parent} == {folder.store}
+    assert {path.parent for path in (folder.journal, folder.receipts, folder.run)} == {folder.root}
     assert not (folder.root / "spool").exists()
 
 
@@ -100,6 +101,51 @@ def test_a_volume_that_cannot_lock_fails_by_name(folder: DataFolder, monkeypatch
 
 def test_nothing_is_said_of_a_store_where_there_is_none(tmp_path: Path) -> None:
     assert list(check_store(DataFolder(tmp_path))) == []
+
+
+def test_state_lies_with_the_store_where_assemblers_share_it_and_as_before_where_there_is_one(
+    folder: DataFolder, tmp_path: Path
+) -> None:
+    assert folder.store is not None
+    assert folder.assembly_state(0) == folder.store / "assembly" / "0.sqlite"
+    alone = DataFolder(tmp_path / "alone")
+    assert alone.assembly_state(0) == tmp_path / "alone" / "assembly.sqlite"
+    assert DataFolder(alone.root, shards=4).assembly_state(3) == tmp_path / "alone" / "assembly" / "3.sqlite"
+
+
+def test_no_role_starts_with_another_number_of_shards_than_there_is_state_of(tmp_path: Path) -> None:
+    def settings(shards: int) -> Settings:
+        return Settings.model_validate({"data": str(tmp_path / "data"), "assemble": {"shards": shards}})
+
+    DataFolder.of(settings(4)).prepare()
+    DataFolder.of(settings(4)).prepare()
+    with pytest.raises(CannotStart, match=r"shards = 1: .* divided into 4"):
+        DataFolder.of(settings(1)).prepare()
+    (finding,) = check_assembly(DataFolder.of(settings(1)))
+    assert (finding.level, finding.todo) == (
+        Level.FAIL, "set `assemble.shards = 4`, the same on every machine"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["assembly.sqlite", "journal.sqlite"])
+def test_a_folder_of_before_there_were_shards_has_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(CannotStart, match="divided into 1"):
+        DataFolder(tmp_path, shards=4).prepare()
+    DataFolder(tmp_path).prepare()
+
+
+def test_shards_without_an_assembler_are_counted(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path, shards=4)
+    assert list(check_assembly(folder)) == []
+    folder.prepare()
+    members = Members(folder.assembly, count=4)
+    claims = [members.take(number) for number in range(3)]
+    (finding,) = check_assembly(folder)
+    assert (finding.level, finding.text) == (Level.WARN, "3 of 4 have an assembler")
+    claims.append(members.take(3))
+    (finding,) = check_assembly(folder)
+    assert (finding.level, finding.text) == (Level.OK, "4 of 4 have an assembler")
 
 
 def test_the_fuller_volume_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
