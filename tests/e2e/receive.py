@@ -22,11 +22,11 @@ from ichor.store.spool import FileSpool
 
 
 class Receive:
-    """The receiver in ``folder``, with its settings in a file; ``listener`` and ``store`` are further ones of these tables."""
+    """The receiver in ``folder``, with its settings in a file; ``listener``, ``store`` and ``assemble`` are tables of them."""
 
     def __init__(
         self, folder: Path, port: int, *, listener: Mapping[str, object] | None = None,
-        store: Mapping[str, object] | None = None,
+        store: Mapping[str, object] | None = None, assemble: Mapping[str, object] | None = None,
     ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port, self.data = folder, port, folder / "data"
@@ -34,7 +34,8 @@ class Receive:
         self._under: tuple[str, ...] = ()
         lines = [f'data = "{self.data}"', "[listener]", f"port = {port}"]
         lines += [f"{key} = {_toml(value)}" for key, value in (listener or {}).items()]
-        lines += ["[store]", *(f"{key} = {_toml(value)}" for key, value in (store or {}).items())]
+        for name, table in (("store", store), ("assemble", assemble)):
+            lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in (table or {}).items())]
         self._settings = folder / "ichor.toml"
         self._settings.write_text("\n".join(lines) + "\n")
 
@@ -130,6 +131,12 @@ class Receive:
             name, data_set = data_set_of(path)
             kept.setdefault(name, []).append(data_set)
         return kept
+
+    def beside(self, role: str) -> subprocess.Popen[bytes]:
+        """Start another role with the same settings."""
+        command = [*ICHOR, role, "--config", str(self._settings)]
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(command, env=_environment(), stdout=log, stderr=log)
 
     def ichor(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another command with the same settings."""
