@@ -49,7 +49,7 @@ _LOG = logging.getLogger(__name__)
 _SOURCE = "assembler"
 _LONGEST_SLEEP = 0.5  # seconds, so that a stop is seen
 _PROGRESS = 1.0  # seconds between announcements that only say that more images came
-_IN_MEMORY = 64  # studies
+_IN_MEMORY, _FEWEST_IN_MEMORY = 64, 8  # studies of a process that has all shards, and of one shard
 _RETRY = 1.0
 _AWAY = (OSError, sqlite3.Error, TransientError)  # the disk or the bus, no fault of a message or a study
 _LET_GO = (sqlite3.Error, ShardLost)  # the state itself
@@ -189,6 +189,7 @@ class Assembler:
         self._rules = rules
         self._clock = clock
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._most_held = max(_IN_MEMORY // shard.of, _FEWEST_IN_MEMORY)
         self._senders = _Senders({})
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
@@ -292,7 +293,7 @@ class Assembler:
                 scans_before=self._store.scans_before,
             )
             held = self._held[uid] = _Held(study, self._store.load(study) or 0)
-            while len(self._held) > _IN_MEMORY:
+            while len(self._held) > self._most_held:
                 self._held.popitem(last=False)
         self._held.move_to_end(uid)
         return held
