@@ -161,7 +161,7 @@ def test_a_state_that_this_version_cannot_read_ends_the_role(owners: Owners) -> 
 
 def bring(bus: Bus, study: str, *, part: slice = slice(None), release: bool = True, association: str = "a1") -> None:
     images = [make_slice(study=study, series=f"{study}.1", number=n + 1) for n in range(10)][part]
-    told = [
+    told: list[InstancesReceived | AssociationClosed] = [
         InstancesReceived(study_instance_uid=study, association=association, instances=tuple(images)),
         *([AssociationClosed(
             study_instance_uid=study, association=association, released=True, calling_ae="CT1",
