@@ -112,9 +112,11 @@ def run_assembler(
                 assembler.forget()
                 stop.wait(_RETRY)
     finally:
-        if subscription is not None:
-            subscription.close()
-        store.close()
+        try:
+            if subscription is not None:
+                subscription.close()
+        finally:
+            store.close()  # whatever the bus says: the shard's next owner opens it
 
 
 def _handle(assembler: Assembler, delivery: Delivery) -> None:
