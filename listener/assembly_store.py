@@ -120,7 +120,7 @@ class AssemblyStore:
 
     def _prepare(self, shared: bool) -> None:
         if shared:
-            # docs/decisions/0024: an index of a WAL in shared memory is one machine's.
+            # docs/decisions/0026: an index of a WAL in shared memory is one machine's.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = PERSIST")
             self._db.execute("PRAGMA cache_spill = OFF")  # nothing of a transaction reaches the file before its check

@@ -77,7 +77,7 @@ def check_assembly(folder: DataFolder) -> Iterator[Finding]:
             todo = "nothing is lost: their studies wait; start `ichor assemble`, or look into its log"
             yield Finding(Level.WARN if free else Level.OK, what, text, todo)
     except (CannotStart, OSError) as error:
-        yield Finding(Level.FAIL, what, str(error), "mend or remount it; see docs/decisions/0024")
+        yield Finding(Level.FAIL, what, str(error), "mend or remount it; see docs/decisions/0026")
 
 
 def least_room(*places: Path) -> Path:

@@ -2,7 +2,7 @@
 
 In one folder, of one machine or of a store that several share: ``SHARDS`` says into how many it is divided;
 ``<number>.lock`` is held with flock(2) by the shard's owner, who writes a token into ``<number>.owner``; and
-``members/<token>`` is held by every process that may own some. See docs/decisions/0024.
+``members/<token>`` is held by every process that may own some. See docs/decisions/0026.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def divide(folder: Path, count: int, *, unstamped: int | None = None) -> None:
     if known != count:
         raise CannotStart(
             f"assemble.shards = {count}: the assemblers' state in {folder} is divided into {known}, and cannot be "
-            "divided anew; see docs/decisions/0024"
+            "divided anew; see docs/decisions/0026"
         )
 
 
