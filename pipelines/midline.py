@@ -106,7 +106,7 @@ class _Mirror:
         half = np.minimum(HALF_BOX_MM, (np.inf, np.inf, height))
         size = 2 * np.ceil(half / GRID_MM).astype(int) + 1
         self._low: Float64Array = -(size // 2) * GRID_MM
-        grid = np.indices(size).reshape(3, -1).T * GRID_MM + self._low
+        grid = np.indices(tuple(size.tolist())).reshape(3, -1).T * GRID_MM + self._low
         index = index_of(volume, grid + centre).T
         scanned = (index[0] > -0.5) & (index[0] < len(volume.origins_lps) - 0.5)
         blocks = space.blocks_zyx.astype(np.float32) - space.bone_zyx
