@@ -245,7 +245,7 @@ def _where(lesion: Lesion) -> str:
 def _side_words(lesions: list[Lesion]) -> list[str]:
     if not any(one.side == NOT_CERTAIN and one.regions == 1 for one in lesions):
         return []
-    return ["Side not certain: which way the head is turned cannot be told from its outline"]
+    return ["Side not certain: too near the plane between the sides, or that plane cannot be told from the skull"]
 
 
 def _edge(lesions: list[Lesion]) -> list[str]:
