@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from ichor.arrays import Float32Array, Float64Array, MaskArray, Volume
@@ -27,6 +28,7 @@ LEAST_ENCLOSED = 0.5  # share of a region's voxels that must lie inside the skul
 ONE_SIDED = 2 / 3
 LEAST_ACROSS = 0.05  # on either side, farther from the midline than it may be off: else it may lie on one
 MOST_SEGMENTS = 20  # each costs a mask of the whole volume; smaller ones share the last
+ISLANDS_MM = 10.0  # what lies so near belongs to a haematoma where its expansion is judged: islands are a sign of it
 NOT_CERTAIN = "not certain"
 SEEN_NOT_CALLED = "haematoma_not_called"  # the measurement of the specks
 
@@ -109,6 +111,23 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
         masks=masks, last=max(1, len(found) - MOST_SEGMENTS + 1), outside_ml=outside, specks_ml=tuple(sorted(specks, reverse=True)),
         unsure_ml=tuple(sorted(unsure, reverse=True)),
     )  # fmt: skip
+
+
+def with_islands(mask_zyx: MaskArray, above: NDArray[np.bool_], volume: Volume) -> MaskArray:
+    """A haematoma with the regions of ``above`` (z, y, x), however small, at most `ISLANDS_MM` from it."""
+    spacing = (float(np.median(volume.slice_extents)), *volume.pixel_spacing)
+    box = []
+    for axis, mm in enumerate(spacing):
+        used = np.flatnonzero(mask_zyx.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = int(ISLANDS_MM / mm) + 1
+        box.append(slice(max(int(used[0]) - margin, 0), int(used[-1]) + margin + 1))
+    near = tuple(box)
+    away = ndimage.distance_transform_edt(mask_zyx[near] == 0, sampling=spacing)
+    labels, _ = ndimage.label(above[near], structure=np.ones((3, 3, 3)))
+    islands = np.unique(labels[(away <= ISLANDS_MM) & (labels > 0)])
+    joined = mask_zyx.copy()
+    joined[near] |= np.isin(labels, islands)
+    return joined
 
 
 def measured(mask_zyx: MaskArray, volume: Volume, frames: Sequence[HeadFrame], *, regions: int = 1) -> Lesion:

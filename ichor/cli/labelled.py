@@ -18,6 +18,7 @@ from phantoms.bleeds import Bleed
 from phantoms.expansion import EARLY_HOURS
 from phantoms.head import Grid, Head, HeadModel, sample, training_head
 from pipelines.brain import intracranial_space
+from pipelines.regions import with_islands
 
 
 def phantom_case(key: str, *, paper: bool = False) -> TrainingCase:
@@ -96,12 +97,13 @@ def _field_of_view(model: HeadModel, rng: np.random.Generator) -> Grid:
 
 
 def user_bleed(cases: Mapping[str, UserCase], key: str) -> LabelledBleed | None:
-    """The largest area of the largest region of a user's labelled scan, as a judge that serves is asked about."""
+    """The largest area of the largest region of a user's labelled scan with its islands, as a judge that serves is asked."""
     case = cases[key]
     labelled = read_case(case, read_dicom=read_dicom)
     spacing = labelled.volume.pixel_spacing
     hu = np.clip(np.rint(labelled.volume.array_zyx), -1024, 3071).astype(np.int16)
-    part = around_largest(hu, largest_region(labelled), spacing_yx_mm=spacing)
+    asked = with_islands(largest_region(labelled).astype(np.uint8), labelled.mask_zyx, labelled.volume) > 0
+    part = around_largest(hu, asked, spacing_yx_mm=spacing)
     if part is None or case.expands is None:
         return None
     return LabelledBleed(
