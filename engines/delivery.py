@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from engines.export import INPUT, OUTPUT, TILE_ZYX, export_onnx
 from engines.networks.layers import parameter_count
 from engines.runtime import file_sha256
@@ -60,10 +62,14 @@ def deliver(
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.onnx"
     export_onnx(network, path, metadata=own, tile_zyx=tile)
-    card: dict[str, Any] = {
-        **own,
-        "pixel_mm": pixel_mm,
-        "slice_mm": slice_mm,
+    card = {**own, "pixel_mm": pixel_mm, "slice_mm": slice_mm, **facts_for_card(facts, network), "notes": list(notes)}
+    write_card(path, card, figures=figures)
+    return path
+
+
+def facts_for_card(facts: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
+    """How a network of any kind came about, from what lies beside its weights in a checkpoint."""
+    return {
         "seed": facts["seed"],
         "steps": facts["step"],
         "minutes": round(facts["elapsed_s"] / 60, 1),
@@ -71,10 +77,7 @@ def deliver(
         "network": facts["network_config"],
         "options": facts["options"],
         "precision": facts["precision"],
-        "notes": list(notes),
     }
-    write_card(path, card, figures=figures)
-    return path
 
 
 def write_card(model: Path, facts: Mapping[str, Any], *, figures: Mapping[str, Any] | None = None) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.delivery import write_card
+from engines.delivery import facts_for_card, write_card
 from engines.expansion_crops import MARGIN_MM, SIZE
 from engines.expansion_training import load_expansion
 from engines.export import ATTENTION, INPUT, OUTPUT, SLICES, export_vit
-from engines.networks.layers import parameter_count
 
 
 def deliver_expansion(
@@ -44,16 +43,5 @@ def deliver_expansion(
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.onnx"
     export_vit(network, path, metadata=own)
-    card: dict[str, Any] = {
-        **own,
-        "seed": facts["seed"],
-        "steps": facts["step"],
-        "minutes": round(facts["elapsed_s"] / 60, 1),
-        "parameters": parameter_count(network),
-        "network": facts["network_config"],
-        "options": facts["options"],
-        "precision": facts["precision"],
-        "notes": list(notes),
-    }
-    write_card(path, card, figures=figures)
+    write_card(path, {**own, **facts_for_card(facts, network), "notes": list(notes)}, figures=figures)
     return path

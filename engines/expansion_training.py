@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,9 @@ from engines.expansion_pool import SIGNS, LabelledBleed, crops, varied_crop
 from engines.networks.layers import parameter_count
 from engines.networks.vit import DEMO, ViT, ViTConfig
 from engines.precision import Precision, autocast, resolve
+from engines.saved_run import SavedRun, delivered, digest
 from engines.statistics import auc, brier
-from engines.training import TrainingResult, state_to_resume
+from engines.training import TrainingResult
 from ichor.errors import CannotStart
 
 
@@ -96,6 +97,7 @@ def train_expansion(
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     run = _Run.begin(options, total=_steps(options, len(bleeds)))
+    run.cases = digest(map(_told, bleeds))
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint-expansion.pt"
     if resume and checkpoint.exists():
@@ -140,12 +142,11 @@ def train_expansion(
 
 def load_expansion(checkpoint: Path) -> tuple[ViT, dict[str, Any]]:
     """The network of a checkpoint to deliver, in evaluation mode, and what is written beside it. No pickle is run."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    network = ViT(ViTConfig.from_dict(state["network_config"]))
+    weights, facts = delivered(checkpoint)
+    network = ViT(ViTConfig.from_dict(facts["network_config"]))
     network.load_state_dict(
-        {name.removeprefix("network."): v for name, v in state["ema"].items() if name.startswith("network.")}
+        {name.removeprefix("network."): v for name, v in weights.items() if name.startswith("network.")}
     )
-    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision", "network_config")}
     return network.eval(), facts
 
 
@@ -233,6 +234,7 @@ class _Run:
     device: str
     precision: str
     total: int | None
+    cases: str = ""
     step: int = 0
     elapsed_s: float = 0.0
     rate: float = 0.0
@@ -292,28 +294,22 @@ class _Run:
         return (float(outcome.detach()), float(told.detach())) if bool(torch.isfinite(norm)) else None
 
     def save(self, path: Path) -> None:
-        """Whole or not at all: written beside, then renamed."""
-        state = {
-            "judge": self.judge.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "step": self.step,
-            "elapsed_s": self.elapsed_s,
-            "seed": self.options.seed,
-            "network_config": asdict(self.options.network),
-            "precision": f"{self.precision} on {self.device}",
-            "options": {k: v for k, v in asdict(self.options).items() if k != "network"},
-        }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.rename(path)
+        self._saved(path).save(step=self.step, elapsed_s=self.elapsed_s)
 
     def restore(self, path: Path) -> None:
-        state = state_to_resume(path, seed=self.options.seed, network=self.options.network)
-        self.judge.load_state_dict(state["judge"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        self.step = int(state["step"])
-        self.elapsed_s = float(state["elapsed_s"])
+        self.step, self.elapsed_s = self._saved(path).restore()
+
+    def _saved(self, path: Path) -> SavedRun:
+        return SavedRun(
+            path=path,
+            options=self.options,
+            cases=self.cases,
+            precision=f"{self.precision} on {self.device}",
+            parts={"judge": self.judge, "ema": self.ema, "optimizer": self.optimizer},
+        )
+
+
+def _told(bleed: LabelledBleed) -> bytes:
+    """What makes it another one to learn from: what is drawn around, and what is said of it."""
+    outcome = np.array([bleed.expands, bleed.probability, *bleed.signs, *bleed.mask_zyx.shape], np.float64)
+    return outcome.tobytes() + np.packbits(bleed.mask_zyx).tobytes()

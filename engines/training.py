@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +19,9 @@ from engines.early_look import draw_early_look, held_out_dice
 from engines.loss import Loss, haematoma_loss
 from engines.networks.layers import parameter_count
 from engines.networks.umamba import DEMO, UMamba, UMambaConfig, deep_supervision_weights
-from engines.networks.vit import ViTConfig
 from engines.patches import draw_batch
 from engines.precision import Precision, autocast, resolve
+from engines.saved_run import SavedRun, delivered, digest
 from ichor.errors import CannotStart
 
 Report = Callable[[str], None]
@@ -115,13 +114,14 @@ def train(
     Raises
     ------
     CannotStart
-        No case, a checkpoint of another training, or weights that stopped being numbers.
+        No case, a checkpoint of another training (other options, network or cases), or weights that stopped being numbers.
     """
     if not cases:
         raise CannotStart("there is no case to train on")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     run = _Run.begin(options)
+    run.cases = digest(case.key.encode() for case in cases)
     checkpoint = out / "checkpoint.pt"
     out.mkdir(parents=True, exist_ok=True)
     if resume and checkpoint.exists():
@@ -174,10 +174,9 @@ def train(
 
 def load_network(checkpoint: Path) -> tuple[UMamba, dict[str, Any]]:
     """The network of a checkpoint to deliver, in evaluation mode, and what is written beside it. No pickle is run."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    network = UMamba(UMambaConfig.from_dict(state["network_config"]))
-    network.load_state_dict(state["ema"])
-    facts = {name: state[name] for name in ("seed", "step", "elapsed_s", "options", "precision", "network_config")}
+    weights, facts = delivered(checkpoint)
+    network = UMamba(UMambaConfig.from_dict(facts["network_config"]))
+    network.load_state_dict(weights)
     return network.eval(), facts
 
 
@@ -189,6 +188,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     device: str
     precision: str
+    cases: str = ""
     step: int = 0
     elapsed_s: float = 0.0
     rate: float = 0.0
@@ -284,49 +284,19 @@ class _Run:
         )
 
     def save(self, path: Path) -> None:
-        """Whole or not at all: written beside, then renamed."""
-        state = {
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "step": self.step,
-            "elapsed_s": self.elapsed_s,
-            "seed": self.options.seed,
-            "network_config": asdict(self.options.network),
-            "precision": f"{self.precision} on {self.device}",
-            "options": {k: v for k, v in asdict(self.options).items() if k != "network"},
-        }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.rename(path)
+        self._saved(path).save(step=self.step, elapsed_s=self.elapsed_s)
 
     def restore(self, path: Path) -> None:
-        state = state_to_resume(path, seed=self.options.seed, network=self.options.network)
-        self.network.load_state_dict(state["network"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        self.step = int(state["step"])
-        self.elapsed_s = float(state["elapsed_s"])
+        self.step, self.elapsed_s = self._saved(path).restore()
 
-
-def state_to_resume(path: Path, *, seed: int, network: UMambaConfig | ViTConfig) -> dict[str, Any]:
-    """What a checkpoint holds. No pickle is run.
-
-    Raises
-    ------
-    CannotStart
-        It is of another training, or no checkpoint.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        same = state["seed"] == seed and type(network).from_dict(state["network_config"]) == network
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-        raise CannotStart(f"{path.name} is of another training, or no checkpoint ({type(error).__name__})") from error
-    if not same:
-        raise CannotStart(f"{path.name} is of another training: seed {state['seed']}, or another network")
-    return state
+    def _saved(self, path: Path) -> SavedRun:
+        return SavedRun(
+            path=path,
+            options=self.options,
+            cases=self.cases,
+            precision=f"{self.precision} on {self.device}",
+            parts={"network": self.network, "ema": self.ema, "optimizer": self.optimizer},
+        )
 
 
 def with_intensities_of(config: UMambaConfig, cases: Sequence[PooledCase]) -> UMambaConfig:

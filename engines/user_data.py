@@ -33,6 +33,8 @@ COLUMNS = {"case", "patient", "split", "expands"}
 LEAST_UP = 0.7
 MOST_OFF = 0.2
 """How far, in voxels, a mask's corner may lie from the image's."""
+AIR_HU, LEAST_AIR = -500.0, 0.01
+"""Around and in every head there is air: images stored without their offset, windowed or cut out to the brain have none."""
 
 ReadDicom = Callable[[Path], Volume]
 Inside = Callable[[Volume], npt.NDArray[np.bool_] | None]
@@ -166,7 +168,8 @@ def read_case(case: UserCase, *, read_dicom: ReadDicom) -> LabelledVolume:
     Raises
     ------
     ConfigError
-        Something is missing or cannot be read, the slices are not axial, or the mask's grid is not the image's.
+        Something is missing or cannot be read, the slices are not axial, the image is not a head in HU, or the mask's grid
+        is not the image's.
     """
     image, mask = case.folder / "image.nii.gz", case.folder / "mask.nii.gz"
     dicom = case.folder / "dicom"
@@ -182,6 +185,7 @@ def read_case(case: UserCase, *, read_dicom: ReadDicom) -> LabelledVolume:
     except (OSError, ValueError, EOFError, zlib.error, ImageFileError) as error:
         raise ConfigError(f"case {case.name}: cannot be read ({type(error).__name__})") from error
     _check_grid(volume, labels, case=case.name)
+    _check_hu(volume, case=case.name)
     return LabelledVolume(volume=volume, mask_zyx=labels.array > 0)
 
 
@@ -240,6 +244,16 @@ def _check_grid(volume: Volume, labels: Volume, *, case: str) -> None:
     away = np.linalg.norm(_places(volume, corners) - _places(labels, corners), axis=1).max()
     if away > MOST_OFF * min(volume.pixel_spacing):
         raise ConfigError(f"case {case}: the mask lies {away:.1f} mm away from the image's grid")
+
+
+def _check_hu(volume: Volume, *, case: str) -> None:
+    air = float(np.mean(volume.array_zyx < AIR_HU))
+    if air < LEAST_AIR:
+        low, high = (float(v) for v in np.percentile(volume.array_zyx, (1, 99)))
+        raise ConfigError(
+            f"case {case}: {air:.1%} of its voxels are air (below {AIR_HU:g} HU; values mostly {low:.0f} to {high:.0f}): "
+            "not in HU, or the head was cut out"
+        )
 
 
 def _places(volume: Volume, corners: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:

@@ -7,10 +7,11 @@ before it is published; its repetition has the same id.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -264,13 +265,15 @@ class Relay:
         """Tell what is assigned. ``ends``: then all that the journal holds is told, so that associations may be closed."""
         ended = [row for row in self._journal.open_associations() if row.ended_at is not None] if ends else []
         while self._pending or ended:
-            envelopes = [one.envelope for one in self._pending]
-            # One at a time: an association may have brought thousands of series.
+            envelopes: Iterator[Envelope] = (one.envelope for one in self._pending)
+            # One at a time, and in parts: an association may have brought thousands of studies and series.
             row = ended.pop(0) if ended else None
             if row is not None:
-                envelopes += closing(row, self._journal.stored_by(row.association), now=self._clock.time())
-            for topic, some in by_topic(envelopes, self._shards).items():
-                self._bus.publish(topic, some)
+                told = closing(row, self._journal.stored_by(row.association), now=self._clock.time())
+                envelopes = itertools.chain(envelopes, told)
+            while part := list(itertools.islice(envelopes, _MOST_PER_BATCH)):
+                for topic, some in by_topic(part, self._shards).items():
+                    self._bus.publish(topic, some)
             if self._pending:
                 self._journal.mark_published([row for one in self._pending for row in one.rows])
                 self._pending.clear()

@@ -46,23 +46,19 @@ def message(told: Sequence[Told], *, now: float) -> Message:
     return Message(envelope=seal(received, source=SOURCE, time=now, id=name, priority=priority), rows=rows)
 
 
-def closing(row: AssociationRow, counts: Mapping[str, Mapping[str, int]], *, now: float) -> list[Envelope]:
-    """The end of an association, told to each study that it brought something for; [] while it is open.
+def closing(row: AssociationRow, counts: Mapping[str, Mapping[str, int]], *, now: float) -> Iterator[Envelope]:
+    """The end of an association, told to each study that it brought something for; none while it is open.
 
     ``counts``: study -> series -> objects that it stored.
     """
     if row.ended_at is None:
-        return []
-    return [
-        seal(
-            AssociationClosed(
-                study_instance_uid=study, association=row.association, released=row.released,
-                calling_ae=row.calling_ae, counts=series, closed_at=row.ended_at,
-            ),
-            source=SOURCE, time=now, id=f"closed-{row.association}-{study}", priority=row.priority,
-        )
-        for study, series in counts.items()
-    ]  # fmt: skip
+        return
+    for study, series in counts.items():
+        closed = AssociationClosed(
+            study_instance_uid=study, association=row.association, released=row.released, calling_ae=row.calling_ae,
+            counts=series, closed_at=row.ended_at,
+        )  # fmt: skip
+        yield seal(closed, source=SOURCE, time=now, id=f"closed-{row.association}-{study}", priority=row.priority)
 
 
 def weight(instance: Instance) -> int:

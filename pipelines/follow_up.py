@@ -22,7 +22,8 @@ from pipelines.expansion import WITHIN_HOURS
 from pipelines.growth import RULE, Growth, earlier_by, unsure_words
 from pipelines.pair import side_by_side
 from pipelines.regions import SEEN_NOT_CALLED
-from pipelines.registration import Registration, index_of, register, sampled
+from pipelines.registration import Registration, register
+from pipelines.sampling import index_of, sampled
 from pipelines.terms import BRAIN, FINDING, GROWTH, GROWTH_PERCENT, INTRACRANIAL_HAEMORRHAGE
 
 TRACKING_ID = "Change since the earlier CT"

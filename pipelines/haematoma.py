@@ -33,6 +33,7 @@ from pipelines.regions import (
     Regions,
     find_regions,
     measured,
+    with_islands,
 )
 from pipelines.terms import (
     ABNORMAL,
@@ -93,7 +94,8 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
     if not lesions:
         return _none(volume, regions, engine)
     with timing(Stage.INFER):
-        judged = expansion.judge(lesions[0].mask_zyx, volume, engines)
+        asked = with_islands(lesions[0].mask_zyx, probability >= PROBABILITY, volume)
+        judged = expansion.judge(asked, volume, engines)
     with timing(Stage.MEASURE):
         return _found(volume, lesions, regions, judged, engine=engine, probability=probability)
 
@@ -245,7 +247,7 @@ def _where(lesion: Lesion) -> str:
 def _side_words(lesions: list[Lesion]) -> list[str]:
     if not any(one.side == NOT_CERTAIN and one.regions == 1 for one in lesions):
         return []
-    return ["Side not certain: which way the head is turned cannot be told from its outline"]
+    return ["Side not certain: too near the plane between the sides, or that plane cannot be told from the skull"]
 
 
 def _edge(lesions: list[Lesion]) -> list[str]:

@@ -75,7 +75,7 @@ class HeadFrame:
         """(aside of the midline, back from the front, down from the top), each over the length."""
         point: Float64Array = np.asarray([point_lps])
         length = self.back - self.front
-        aside = abs(float(self.midline.left_of(point)[0])) / float(np.hypot(1.0, self.midline.turn))
+        aside = abs(float(self.midline.left_of(point)[0]))
         behind = float(self.midline.behind(point)[0])
         return aside / length, (behind - self.front) / length, (self.top - point_lps[2]) / length
 

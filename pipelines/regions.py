@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from ichor.arrays import Float32Array, Float64Array, MaskArray, Volume
 from pipelines.brain import Intracranial
 from pipelines.location import HeadFrame, Location
+from pipelines.midline import MARGIN_MM
 from pipelines.volumes import Sampling, abc2_volume_ml, mesh_volume_ml, voxel_volume_ml
 
 PROBABILITY = 0.5
@@ -24,7 +26,9 @@ FAINT_BELOW_ML = 3.0
 SPECK_ML = 0.2  # below: not even mentioned
 LEAST_ENCLOSED = 0.5  # share of a region's voxels that must lie inside the skull
 ONE_SIDED = 2 / 3
+LEAST_ACROSS = 0.05  # on either side, farther from the midline than it may be off: else it may lie on one
 MOST_SEGMENTS = 20  # each costs a mask of the whole volume; smaller ones share the last
+ISLANDS_MM = 10.0  # what lies so near belongs to a haematoma where its expansion is judged: islands are a sign of it
 NOT_CERTAIN = "not certain"
 SEEN_NOT_CALLED = "haematoma_not_called"  # the measurement of the specks
 
@@ -109,6 +113,23 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
     )  # fmt: skip
 
 
+def with_islands(mask_zyx: MaskArray, above: NDArray[np.bool_], volume: Volume) -> MaskArray:
+    """A haematoma with the regions of ``above`` (z, y, x), however small, at most `ISLANDS_MM` from it."""
+    spacing = (float(np.median(volume.slice_extents)), *volume.pixel_spacing)
+    box = []
+    for axis, mm in enumerate(spacing):
+        used = np.flatnonzero(mask_zyx.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = int(ISLANDS_MM / mm) + 1
+        box.append(slice(max(int(used[0]) - margin, 0), int(used[-1]) + margin + 1))
+    near = tuple(box)
+    away = ndimage.distance_transform_edt(mask_zyx[near] == 0, sampling=spacing)
+    labels, _ = ndimage.label(above[near], structure=np.ones((3, 3, 3)))
+    islands = np.unique(labels[(away <= ISLANDS_MM) & (labels > 0)])
+    joined = mask_zyx.copy()
+    joined[near] |= np.isin(labels, islands)
+    return joined
+
+
 def measured(mask_zyx: MaskArray, volume: Volume, frames: Sequence[HeadFrame], *, regions: int = 1) -> Lesion:
     """Volumes, centre, side and place of a mask, which is not empty.
 
@@ -122,7 +143,7 @@ def measured(mask_zyx: MaskArray, volume: Volume, frames: Sequence[HeadFrame], *
     points: Float64Array = volume.to_lps(voxels)
     x, y, z = (float(v) for v in np.average(points, axis=0, weights=weights))
     asked = frames if regions == 1 else ()
-    sides = {_side(float(np.average(one.midline.left_of(points) > 0, weights=weights))) for one in asked}
+    sides = {_side(one.midline.left_of(points), weights) for one in asked}
     locations = {one.locate((x, y, z)) for one in asked}
     return Lesion(
         mask_zyx=mask_zyx,
@@ -136,6 +157,10 @@ def measured(mask_zyx: MaskArray, volume: Volume, frames: Sequence[HeadFrame], *
     )
 
 
-def _side(left: float) -> str:
-    """Of the share that lies on the left."""
-    return "left" if left >= ONE_SIDED else "right" if left <= 1 - ONE_SIDED else "across the midline"
+def _side(left_mm: Float64Array, weights: Float64Array) -> str:
+    """Of how far left of the plane points of these weights lie: as it also is where the plane is `MARGIN_MM` off."""
+    left, right = (float(np.average(far > MARGIN_MM, weights=weights)) for far in (left_mm, -left_mm))
+    if max(left, right) >= ONE_SIDED:
+        return "left" if left > right else "right"
+    nearly = abs(float(np.average(left_mm > 0, weights=weights)) - 0.5) < ONE_SIDED - 0.5
+    return "across the midline" if nearly and min(left, right) >= LEAST_ACROSS else NOT_CERTAIN

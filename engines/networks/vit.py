@@ -28,6 +28,8 @@ class ViTConfig:
     size : of a crop, in pixels.
     patch : of a token, in pixels.
     hidden : width of the perceptron in a block.
+    stem : channels of 3 x 3 convolutions, each halving the picture, before the rest of a patch becomes its token (Xiao
+        et al., arXiv:2106.14881: learns from fewer pictures); (): a patch becomes its token at once, as published.
     """
 
     size: int = 224
@@ -36,6 +38,7 @@ class ViTConfig:
     width: int
     heads: int
     hidden: int
+    stem: tuple[int, ...] = ()
 
     @property
     def grid(self) -> int:
@@ -54,7 +57,7 @@ class ViTConfig:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"not of a ViT's configuration: {', '.join(sorted(unknown))}")
-        return cls(**values)
+        return cls(**{**values, "stem": tuple(values.get("stem", ()))})
 
 
 class ViT(nn.Module):
@@ -128,9 +131,19 @@ def window(hu: Tensor) -> Tensor:
 class _PatchEmbedding(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(1, config.width, config.patch, stride=config.patch)
+        self.stem = nn.ModuleList(
+            nn.Conv2d(before, channels, 3, stride=2, padding=1)
+            for before, channels in zip((1, *config.stem), config.stem, strict=False)
+        )
+        patch = config.patch >> len(config.stem)
+        self.proj = nn.Conv2d((1, *config.stem)[-1], config.width, patch, stride=patch)
+        for convolution in self.stem:
+            assert isinstance(convolution, nn.Conv2d)
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
+        for convolution in self.stem:
+            image = functional.relu(convolution(image))
         tokens: Tensor = self.proj(image).flatten(2).transpose(1, 2)
         return tokens
 
@@ -232,5 +245,5 @@ def imagenet_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 PAPER = ViTConfig(depth=12, width=384, heads=6, hidden=1536)
 """*Ours*: ViT-S/16. The paper gives 224 x 224 pixels and weights from ImageNet, but no size of the network."""
 
-DEMO = ViTConfig(depth=6, width=192, heads=3, hidden=768)
-"""2.8 million parameters, to be trained on two cores."""
+DEMO = ViTConfig(depth=6, width=192, heads=3, hidden=768, stem=(24, 48, 96, 192))
+"""3.0 million parameters, to be trained on two cores; a stem, as no weights from ImageNet are at hand."""

@@ -20,7 +20,7 @@ from ichor.cli.training import say
 
 LEAST_HEADS, LEAST_BLEEDS, LEAST_PAIRS = 60, 200, 20
 GOAL_DICE, GOAL_WITHIN, GOAL_CLEAN, GOAL_AUC_BELOW_LAW, GOAL_LAW = 0.93, 0.9, 1 / 20, 0.05, 0.80
-GOAL_ATTENTION, GOAL_TIMES_UNIFORM, GOAL_GROWTH, GOAL_REFUSED = 0.70, 1.2, 0.9, 1 / 6
+GOAL_ATTENTION, GOAL_TIMES_UNIFORM, GOAL_GROWTH, GOAL_REFUSED, GOAL_EMPTY = 0.70, 1.2, 0.9, 1 / 6, 1 / 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,9 @@ def goals_of(told: Evaluation) -> dict[str, bool]:
         and attention.inside.value >= GOAL_ATTENTION,
         f"median of that over a uniform map's at least {GOAL_TIMES_UNIFORM}": attention is not None
         and attention.ratio.value >= GOAL_TIMES_UNIFORM,
+        # Medians are of those that have a map: hardly any may be without.
+        "at most 1 of 10 attention maps empty": attention is not None
+        and attention.empty <= GOAL_EMPTY * (attention.maps + attention.empty),
         f"at least {LEAST_PAIRS} pairs": growth is not None and growth.pairs >= LEAST_PAIRS,
         f"growth within 10 % or 1 mL for {GOAL_GROWTH:.0%}": growth is not None
         and growth.within_share.value >= GOAL_GROWTH,

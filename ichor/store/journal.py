@@ -7,6 +7,7 @@ transaction as the rows. Other processes read through ``JournalReader``, which a
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 from collections import Counter
@@ -35,6 +36,8 @@ from ichor.store.segments import end_of, parse, segment_of
 __all__ = ["AssociationRow", "Journal", "JournalReader", "JournalRow", "StoredObject"]
 
 _MOST_PER_QUERY = 500
+# One statement however many there are: each number of marks would be one of its own, kept, up to 10 KB each.
+_ANY_OF = "WHERE sop_instance_uid IN (SELECT value FROM json_each(?))"
 _ALL_KNOWN = 1 << 62  # more bytes than any segment has
 
 
@@ -169,9 +172,8 @@ class Journal(JournalReader):
         kept: dict[int, tuple[str, str]] = {}
         with self._transaction() as connection:
             for some in _parts([instance for _, instance in pairs]):
-                marks = ", ".join("?" * len(some))
-                statement = f"SELECT seq, sop_class_uid, sop_instance_uid, location FROM objects WHERE sop_instance_uid IN ({marks})"
-                for seq, sop_class, instance, location in connection.execute(statement, some).fetchall():
+                statement = f"SELECT seq, sop_class_uid, sop_instance_uid, location FROM objects {_ANY_OF}"
+                for seq, sop_class, instance, location in connection.execute(statement, (json.dumps(some),)).fetchall():
                     if (sop_class, instance) in wanted and exists(location):
                         kept[seq] = sop_class, instance
             connection.executemany(
@@ -238,11 +240,8 @@ class Journal(JournalReader):
         """SOP Instance UID and SHA-256 -> location, of the rows that these instances have."""
         known: dict[tuple[str, str], str] = {}
         for some in _parts([stored.sop_instance_uid for stored in objects]):
-            marks = ", ".join("?" * len(some))
-            statement = (
-                f"SELECT sop_instance_uid, file_sha256, location FROM objects WHERE sop_instance_uid IN ({marks})"
-            )
-            for instance, file_sha256, location in connection.execute(statement, some):
+            statement = f"SELECT sop_instance_uid, file_sha256, location FROM objects {_ANY_OF}"
+            for instance, file_sha256, location in connection.execute(statement, (json.dumps(some),)):
                 known[instance, file_sha256] = location
         return known
 

@@ -56,9 +56,7 @@ def head(seed: int) -> TrainingCase:
 
 def scan(seed: int, *, pixel_mm: float | None = None) -> Scan:
     """The head of a seed on the pixels that its scanner delivers, or on `pixel_mm`; same seed, same scan."""
-    rng = np.random.default_rng((20_117, seed))
-    person, protocol = Person.of(rng), Protocol.of(rng)
-    pose = Pose.of(rng, height=person.height)
+    rng, person, protocol, pose = _drawn(seed)
     planned = bleeds.plans(rng, width=person.width, height=person.height)
     per_slice = scanner.planes_per_slice(protocol.slice_mm)
     count = int((pose.top - pose.bottom) / protocol.slice_mm)
@@ -103,6 +101,20 @@ def scan(seed: int, *, pixel_mm: float | None = None) -> Scan:
         spacing_mm=(protocol.slice_mm, out, out),
         bleeds_ml=tuple(volumes),
     )
+
+
+def left_of_middle(seed: int, points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(n,) how far left of the middle of the head of a seed points (n, 3) lie: x, y from the picture's middle, z from its first slice."""
+    _, _, protocol, pose = _drawn(seed)
+    first = pose.bottom + protocol.slice_mm / 2 - pose.middle[2]
+    away: npt.NDArray[np.float64] = (points_mm - (*pose.middle[:2], -first)) @ pose.turn[0]
+    return away
+
+
+def _drawn(seed: int) -> tuple[np.random.Generator, Person, Protocol, Pose]:
+    rng = np.random.default_rng((20_117, seed))
+    person, protocol = Person.of(rng), Protocol.of(rng)
+    return rng, person, protocol, Pose.of(rng, height=person.height)
 
 
 def _points(pose: Pose, planes: int, steps_mm: tuple[float, float, float]) -> Points:

@@ -196,6 +196,42 @@ def test_each_goal_of_the_segmentation_is_missed_by_what_is_worse_than_it(
     assert {goal for goal, met in of_segmentation if not met} == missed
 
 
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({}, set()),
+        ({"haematomas": 199}, {"at least 200 haematomas judged"}),
+        ({"law_auc": 0.79}, {"AUC of the law at least 0.8"}),
+        ({"below_law": 0.06}, {"AUC of expansion at most 0.05 below the law's"}),
+        ({"inside": 0.69}, {"median share of attention on the haematoma at least 0.7"}),
+        ({"ratio": 1.1}, {"median of that over a uniform map's at least 1.2"}),
+        ({"maps": 179, "empty": 21}, {"at most 1 of 10 attention maps empty"}),
+    ],
+)
+def test_each_goal_of_expansion_is_missed_by_what_is_worse_than_it(change: dict[str, Any], missed: set[str]) -> None:
+    values = {
+        "haematomas": 200,
+        "law_auc": 0.8,
+        "below_law": 0.05,
+        "inside": 0.7,
+        "ratio": 1.2,
+        "maps": 180,
+        "empty": 20,
+    }
+    values |= change
+    of = {name: SimpleNamespace(value=values[name]) for name in ("law_auc", "below_law", "inside", "ratio")}
+    attention = SimpleNamespace(inside=of["inside"], ratio=of["ratio"], maps=values["maps"], empty=values["empty"])
+    expansion = SimpleNamespace(
+        haematomas=values["haematomas"], law_auc=of["law_auc"], below_law=of["below_law"], attention=attention
+    )
+    one = SimpleNamespace(value=1.0)
+    figures = SimpleNamespace(cases=60, median_dice=one, within_share=one, clean_called=0, clean_cases=20)
+    told: Any = SimpleNamespace(pipeline=figures, expansion=expansion, growth=None, heads_refused=0)
+    of_expansion = list(goals_of(told).items())[5:-2]
+    assert len(of_expansion) == 6
+    assert {goal for goal, met in of_expansion if not met} == missed
+
+
 def test_of_two_networks_one_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("haematoma-own", "haematoma-nnunet-own"):
         card(write_threshold_model(tmp_path / f"{name}.onnx"))

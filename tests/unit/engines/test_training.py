@@ -114,6 +114,22 @@ def test_a_checkpoint_of_another_training_is_not_continued(cases: list[PooledCas
         train(cases, [], tmp_path, options=replace(OPTIONS, seed=6), resume=True, report=silent)
 
 
+def test_a_training_goes_on_with_its_own_options_and_cases_only(cases: list[PooledCase], tmp_path: Path) -> None:
+    once = replace(OPTIONS, steps=1)
+    train(cases, [], tmp_path, options=once, report=silent)
+    for other, told in (
+        (replace(once, learning_rate=9e-3, batch=3), "batch .*, not 3; learning_rate .*, not 0.009"),
+        (replace(once, optimizer="sgd"), "optimizer 'adamw', not 'sgd'"),
+        (replace(once, steps=2), "steps 1, not 2"),
+    ):
+        with pytest.raises(CannotStart, match=told):
+            train(cases, [], tmp_path, options=other, resume=True, report=silent)
+    for others in (cases[1:], list(reversed(cases))):
+        with pytest.raises(CannotStart, match="other cases"):
+            train(others, [], tmp_path, options=once, resume=True, report=silent)
+    train(cases, [], tmp_path, options=replace(once, checkpoint_seconds=1.0), resume=True, report=silent)
+
+
 @pytest.mark.parametrize(
     "foreign", [b"no checkpoint", {"seed": 5, "network_config": {"depth": 2, "heads": 1}}, {"seed": 5}, [1, 2]]
 )

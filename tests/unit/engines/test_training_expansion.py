@@ -164,6 +164,17 @@ def test_a_checkpoint_of_another_training_is_not_continued(config: dict[str, obj
         train_expansion([bleed(0), bleed(1)], [], tmp_path, options=OPTIONS, resume=True, report=silent)
 
 
+def test_a_corrected_outcome_is_another_training(tmp_path: Path) -> None:
+    once = replace(OPTIONS, steps=1)
+    bleeds = [bleed(0), bleed(1), bleed(2)]
+    train_expansion(bleeds, [], tmp_path, options=once, report=silent)
+    with pytest.raises(CannotStart, match="learning_rate"):
+        train_expansion(bleeds, [], tmp_path, options=replace(once, learning_rate=1.0), resume=True, report=silent)
+    corrected = [*bleeds[:2], replace(bleeds[2], expands=not bleeds[2].expands)]
+    with pytest.raises(CannotStart, match="other cases"):
+        train_expansion(corrected, [], tmp_path, options=once, resume=True, report=silent)
+
+
 def test_one_outcome_alone_cannot_be_learned(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="both outcomes"):
         train_expansion([bleed(0), bleed(2)], [], tmp_path, options=OPTIONS, report=silent)

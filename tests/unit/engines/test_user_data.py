@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from engines.user_data import LabelledVolume, UserCase, counts, find_cases, read_case, training_case
 from ichor.arrays import Volume
+from ichor.cli.labelled import largest_region
 from ichor.errors import ConfigError
 
 
@@ -71,6 +73,17 @@ def test_a_nifti_case_is_read_left_to_left_and_headwards(tmp_path: Path) -> None
     # Voxel (25, 30, 1) lies at RAS (2.5, 3, 45).
     corner = found.volume.origins_lps[1] + 0.5 * 14 * found.volume.row_lps + 0.5 * 19 * found.volume.column_lps
     np.testing.assert_allclose(corner, (-2.5, -3, 45))
+
+
+@pytest.mark.parametrize(
+    "stored", [lambda hu: hu + 1024, lambda hu: np.clip(hu, 0, 80), lambda hu: np.where(hu < -900, 0, hu)]
+)
+def test_an_image_that_is_not_a_head_in_hu_is_refused(stored: Any, tmp_path: Path) -> None:
+    """Stored with an offset, windowed, or with the head cut out."""
+    write(tmp_path / "a")
+    nib.save(nib.Nifti1Image(stored(head()[0]), AFFINE), tmp_path / "a" / "image.nii.gz")
+    with pytest.raises(ConfigError, match=r"case a: 0\.0% of its voxels are air .*not in HU"):
+        read_case(case(tmp_path / "a"), read_dicom=no_dicom)
 
 
 def test_a_mask_that_is_stored_from_the_other_end_is_the_same_mask(tmp_path: Path) -> None:
@@ -235,3 +248,18 @@ def test_a_changed_image_or_outcome_is_another_case(tmp_path: Path) -> None:
     assert replace(case(tmp_path / "a"), expands=False).key != replace(case(tmp_path / "a"), expands=True).key
     (tmp_path / "a" / "mask.nii.gz").write_bytes(b"1")
     assert case(tmp_path / "a").key != before
+
+
+def test_of_a_mask_of_two_regions_expansion_is_learned_from_the_larger_one() -> None:
+    """By volume, not by voxels, where slices lie unevenly."""
+    mask = np.zeros((6, 20, 20), bool)
+    mask[0:3, 2:6, 2:6] = True  # 48 voxels of 1 mm
+    mask[4:6, 10:14, 10:14] = True  # 32 voxels of 5 mm and more
+    z = np.array([0.0, 1, 2, 3, 8, 13])
+    volume = Volume(
+        array=np.zeros(mask.shape, np.int16), origins_lps=z[:, None] * np.array([0, 0, 1.0]),
+        row_lps=np.array([1.0, 0, 0]), column_lps=np.array([0, 1.0, 0]), pixel_spacing=(1.0, 1.0), slice_thickness=1.0,
+        frame_of_reference_uid=None, unit="HU", sources=(),
+    )  # fmt: skip
+    found = largest_region(LabelledVolume(volume=volume, mask_zyx=mask))
+    assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [4, 5]

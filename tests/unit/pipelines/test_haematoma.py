@@ -117,10 +117,17 @@ def test_of_a_round_head_a_side_is_told_only_where_no_turn_could_make_it_another
 
 
 def test_a_bleed_on_the_midline_is_on_both_sides() -> None:
-    findings = run(head(blood=[((0.0, 30.0, -30.0), 8.0)]))
+    findings = run(head(blood=[((0.0, 30.0, -30.0), 12.0)]))
     assert findings.groups[0].laterality is not None
     assert findings.groups[0].laterality.meaning == "Bilateral"
     assert "across the midline" in findings.summary[0]
+
+
+@pytest.mark.parametrize("x", [0.0, 4.0, -4.0])
+def test_of_a_small_bleed_as_near_the_midline_as_that_may_be_off_no_side_is_told(x: float) -> None:
+    findings = run(head(blood=[((x, 30.0, -30.0), 7.0)]))
+    assert findings.groups[0].laterality is None
+    assert "side not certain" in findings.summary[0]
 
 
 def test_lesions_come_largest_first_and_totals_are_their_sums() -> None:

@@ -14,7 +14,8 @@ from ichor.arrays import Volume
 from phantoms.acquisition import Scanner, draw_scanner
 from phantoms.ct_study import study_grid
 from phantoms.head import HeadModel, sample
-from pipelines.registration import Registration, index_of, register, sampled
+from pipelines.registration import Registration, register
+from pipelines.sampling import index_of, sampled
 
 SEED = 30_100
 

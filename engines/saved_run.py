@@ -1,0 +1,108 @@
+"""What a killed training goes on from: weights, optimiser, random state, step, and of what training they are. Trains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ichor.errors import CannotStart
+
+if TYPE_CHECKING:
+    from engines.expansion_training import ExpansionOptions
+    from engines.training import TrainingOptions
+
+FACTS = ("seed", "step", "elapsed_s", "options", "precision", "network_config")
+CHANGES_NO_WEIGHT = {"device", "threads", "checkpoint_seconds"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedRun:
+    """A training as it lies, or will lie, in a file.
+
+    Attributes
+    ----------
+    cases : `digest` of what is trained on, in its order.
+    parts : what is saved and put back, by its name in the file; ``ema`` is what `delivered` reads.
+    """
+
+    path: Path
+    options: TrainingOptions | ExpansionOptions
+    cases: str
+    precision: str
+    parts: Mapping[str, nn.Module | torch.optim.Optimizer]
+
+    def save(self, *, step: int, elapsed_s: float) -> None:
+        """Whole or not at all: written beside, then renamed."""
+        state = {
+            **{name: part.state_dict() for name, part in self.parts.items()},
+            "random": torch.get_rng_state(),
+            "step": step,
+            "elapsed_s": elapsed_s,
+            "seed": self.options.seed,
+            "network_config": asdict(self.options.network),
+            "precision": self.precision,
+            "options": _without_network(self.options),
+            "cases": self.cases,
+        }
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.rename(self.path)
+
+    def restore(self) -> tuple[int, float]:
+        """Put everything back; returns the step and the seconds behind it. No pickle is run.
+
+        Raises
+        ------
+        CannotStart
+            It is of another training (other options, network or cases), or no checkpoint.
+        """
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            network = type(self.options.network).from_dict(state["network_config"])
+            other = [] if network == self.options.network else ["another network"]
+            now, then = _without_network(self.options), state["options"]
+            other += [
+                f"{name} {then.get(name)!r:.40}, not {now.get(name)!r:.40}"
+                for name in sorted((now.keys() | then.keys()) - CHANGES_NO_WEIGHT)
+                if now.get(name) != then.get(name)
+            ]
+            # A checkpoint of before this was kept does not say.
+            other += [] if state.get("cases", self.cases) == self.cases else ["other cases"]
+            step, elapsed_s = int(state["step"]), float(state["elapsed_s"])
+            if not other:
+                for name, part in self.parts.items():
+                    part.load_state_dict(state[name])
+                torch.set_rng_state(state["random"])
+        except (
+            OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, pickle.UnpicklingError,
+        ) as error:  # fmt: skip
+            told = f"{self.path.name} is of another training, or no checkpoint ({type(error).__name__})"
+            raise CannotStart(told) from error
+        if other:
+            raise CannotStart(f"{self.path.name} is of another training: {'; '.join(other)}")
+        return step, elapsed_s
+
+
+def delivered(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The averaged weights of a checkpoint and its `FACTS`. No pickle is run."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return state["ema"], {name: state[name] for name in FACTS}
+
+
+def digest(told: Iterable[bytes]) -> str:
+    """Of what is trained on, case by case."""
+    found = hashlib.sha256()
+    for one in told:
+        found.update(hashlib.sha256(one).digest())
+    return found.hexdigest()
+
+
+def _without_network(options: TrainingOptions | ExpansionOptions) -> dict[str, Any]:
+    return {name: value for name, value in asdict(options).items() if name != "network"}
