@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ichor.config import Settings
+from ichor.config import Settings, StoreSettings
 from ichor.errors import CannotStart
+from ichor.store.bucket import open_bucket
 from ichor.store.disk import sync_directory
 from ichor.store.shared import open_store
 
@@ -19,14 +20,15 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Where everything durable lies. ``store``: where spool and blobs do, when that is shared with others."""
+    """Where everything durable lies; spool and blobs, when that is shared with others, in ``store`` or in ``bucket``."""
 
     root: Path
     store: Path | None = None
+    bucket: StoreSettings | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> DataFolder:
-        return cls(settings.data, settings.store.folder)
+        return cls(settings.data, settings.store.folder, settings.store if settings.store.is_bucket else None)
 
     @property
     def bus(self) -> Path:
@@ -41,8 +43,13 @@ class DataFolder:
         return self.root / "assembly.sqlite"
 
     @property
+    def is_shared(self) -> bool:
+        return self.store is not None or self.bucket is not None
+
+    @property
     def spool(self) -> Path:
-        return (self.store or self.root) / "spool"
+        """Of a bucket: where objects wait until they are whole."""
+        return self.root / "staging" if self.bucket is not None else (self.store or self.root) / "spool"
 
     @property
     def receipts(self) -> Path:
@@ -87,7 +94,9 @@ class DataFolder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.store is not None:
                 open_store(self.store, self.root)
-            for part in (self.spool, self.blobs, self.engines, self.run, self.metrics):
+            if self.bucket is not None:
+                self._open_bucket(self.bucket)
+            for part in (self.spool, *self._own_blobs, self.engines, self.run, self.metrics):
                 part.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"
             if not stamp.exists():
@@ -108,6 +117,18 @@ class DataFolder:
             raise CannotStart(f"data folder {self.root}: {error.strerror}") from error
         if not text.isdigit() or int(text) > VERSION:
             raise CannotStart(f"data folder {self.root} is of version {text!r}; this Ichor knows up to {VERSION}")
+
+    @property
+    def _own_blobs(self) -> tuple[Path, ...]:
+        return (self.blobs,) if self.bucket is None else ()
+
+    def _open_bucket(self, settings: StoreSettings) -> None:
+        from ichor.store.bucket_receivers import open_store as open_in_bucket
+
+        if any((self.root / "spool").glob("*")):
+            text = f"data folder {self.root} has received images of its own: begin with another where store.url is s3:"
+            raise CannotStart(text)
+        open_in_bucket(open_bucket(settings), self.root)
 
     def lock(self, name: str = "lock", *, alone: bool, patience: float = 3.0) -> int:
         """Hold the folder: alone (serve), or beside other single roles. The lock ends with the process.
