@@ -53,11 +53,11 @@ def _ae_title(value: str) -> str:
 
 
 # A bucket's name goes into host names; parts of a prefix are what keys are made of.
-_BUCKET, _PREFIX = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
+_BUCKET, _LEVEL = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
 
 
 def _store_url(value: str) -> str:
-    if not re.fullmatch(rf"file:|(file:(//)?)?/[^/].*|s3://{_BUCKET}(/{_PREFIX})*", value):
+    if not re.fullmatch(rf"file:|(file:(//)?)?/[^/].*|s3://{_BUCKET}(/{_LEVEL})*", value):
         raise ValueError('"file:" (below data), "file:/FOLDER" or "s3://BUCKET/PREFIX", which all machines share')
     return value
 

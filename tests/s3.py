@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from ichor.store.bucket import Bucket
+from ichor.store.bucket import Bucket, Listed
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "ichor",
@@ -44,9 +44,11 @@ class S3:
                     raise
                 time.sleep(0.1)
 
-    def make(self, bucket: str) -> None:
-        """moto asks for no signature."""
-        urlopen(Request(f"{self.endpoint}/{bucket}", method="PUT"), timeout=60).close()
+    def make(self) -> str:
+        """A new bucket; moto asks for no signature."""
+        name = f"images-{secrets.token_hex(4)}"
+        urlopen(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=60).close()
+        return name
 
     def end(self) -> None:
         self._process.kill()
@@ -71,8 +73,31 @@ def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def new_bucket(s3: S3, s3_credentials: None) -> Bucket:
+def new_bucket(s3: S3, s3_credentials: None) -> Bucket:  # noqa: ARG001 - needed, not used
     """A place in a bucket of its own."""
-    name = f"images-{secrets.token_hex(4)}"
-    s3.make(name)
-    return Bucket(f"s3://{name}/some/site", endpoint=s3.endpoint)
+    return Bucket(f"s3://{s3.make()}/some/site", endpoint=s3.endpoint)
+
+
+class AgedBucket(Bucket):
+    """Says of what begins so that it was put earlier than it was; empty: of everything."""
+
+    def __init__(self, url: str, *, endpoint: str) -> None:
+        super().__init__(url, endpoint=endpoint)
+        self.older: dict[str, float] = {}  # beginning of a key -> seconds
+
+    def look(self, key: str) -> Listed:
+        return self._aged(super().look(key))
+
+    def names(self, prefix: str, *, most: int = 1000) -> Iterator[Listed]:
+        return map(self._aged, super().names(prefix, most=most))
+
+    def _aged(self, one: Listed) -> Listed:
+        ages = [age for start, age in self.older.items() if one.key.startswith(start)]
+        return one._replace(modified_at=one.modified_at - max(ages, default=0.0))
+
+
+@pytest.fixture
+def aged_bucket(s3: S3, s3_credentials: None) -> AgedBucket:  # noqa: ARG001 - needed, not used
+    bucket = AgedBucket(f"s3://{s3.make()}", endpoint=s3.endpoint)
+    bucket.older[""] = time.time()
+    return bucket

@@ -115,14 +115,15 @@ class BucketSpool:
 
         Nobody appends to an object, so that no lock is needed: what a name has once, it has for good.
         """
+        key = _key(segment)
         try:
-            size = self._bucket.look(_key(segment)).size
+            size = self._bucket.look(key).size
         except KeyError:
             return True
         if (at_most is not None and size > at_most) or (keep_until and size > keep_until):
             return False
         if not keep_until:
-            self._bucket.delete(_key(segment))
+            self._bucket.delete(key)
         return True
 
     def seal(self, *, idle_for: float = 0.0) -> None:
