@@ -29,6 +29,7 @@ from pathlib import Path
 from ichor import metrics
 from ichor.bus import Bus
 from ichor.clock import Clock
+from ichor.errors import TransientError
 from ichor.history import Projection
 from ichor.messages import COMMITMENTS, INSTANCES, RESULTS
 from ichor.store.journal import Journal
@@ -148,6 +149,9 @@ def keep_tidy(
                     bus.prune(topic, before=clock.time() - ages.spool)
                 if swept.objects or swept.result_sets:
                     log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
+        except TransientError as error:
+            metrics.LOOP_ERRORS.labels("retention").inc()
+            log.warning("retention: a sweep waits: %s", error)
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")

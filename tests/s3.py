@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from urllib.error import URLError
@@ -53,6 +55,62 @@ class S3:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class Way:
+    """The network between a process and the server: it may be cut, and answers may be kept back."""
+
+    def __init__(self, to: S3) -> None:
+        self._target = int(to.endpoint.rpartition(":")[2])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{self._port}"
+        self.answers = threading.Event()
+        self._open: set[socket.socket] = set()
+        self.begin()
+
+    def begin(self) -> None:
+        self.answers.set()
+        if self._listener.fileno() < 0:
+            self._listener = socket.create_server(("127.0.0.1", self._port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Connections end, and none is taken."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for one in list(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._target))
+                for source, sink, waits in ((near, far, False), (far, near, True)):
+                    self._open.add(source)
+                    threading.Thread(target=self._forward, args=(source, sink, waits), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, waits: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if waits and not data.startswith(b"HTTP/1.1 100"):  # before that, no body is sent
+                    self.answers.wait()
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+        source.close()
+
+
+@pytest.fixture
+def way(s3: S3) -> Iterator[Way]:
+    made = Way(s3)
+    yield made
+    made.answers.set()
+    made.cut()
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,14 @@ def test_a_bucket_that_is_not_there(s3: S3, tmp_path: Path) -> None:
 def test_an_endpoint_that_is_away(tmp_path: Path) -> None:
     with answering(403, "x") as endpoint:
         pass  # nobody listens there now
-    check_every_verb(Bucket("s3://images", endpoint=endpoint), tmp_path, says="the endpoint cannot be reached")
+    bucket, says = Bucket("s3://images", endpoint=endpoint), "the endpoint cannot be reached"
+    with pytest.raises(OutOfResources, match=says) as refused:
+        BucketSpool(bucket, staging=tmp_path).put(ADDRESS, [b"x"])
+    assert refused.value.status == 0xA700
+    with pytest.raises(TransientError, match=says):
+        BucketSpool(bucket, staging=tmp_path).open("1.2.200/1.2.100/w-0.seg@0+10")
+    with pytest.raises(CannotStart, match=says):
+        open_store(bucket, tmp_path)
 
 
 @pytest.mark.usefixtures("s3_credentials")
