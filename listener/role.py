@@ -95,7 +95,7 @@ def run_relay(
     relay = Relay(
         reader=reader, journal=journal, spool=spool, bus=bus, clock=clock, commitments=commitments,
         read_facts=lambda file, stored: facts.read(file, stored=stored),
-        restore=lambda: restore(receipts, spool.root, journal.path),
+        restore=lambda: restore(receipts, spool.root, journal.path) if spool.root is not None else None,
     )  # fmt: skip
     commitments.start()
     on_ready()

@@ -59,6 +59,8 @@ _UNUSED_BY_RECEIVE = ("PIL", "jpeg_ls", "libjpeg", "numpy", "openjpeg", "pylibjp
 
 def write_back(folder: DataFolder) -> None:
     """What the receipts log carries goes back into the spool before anybody reads it; not beside a relay that lives."""
+    if folder.bucket is not None:
+        return  # nothing is carried
     try:
         handle = folder.lock(_RELAY_LOCK, alone=True, patience=0.0)
     except CannotStart:
@@ -232,8 +234,9 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
 
         os.nice(_BEHIND_RECEIVING)
         folder.lock(_RELAY_LOCK, alone=True)
-        # Before retention begins: an object must not come back when its row has just gone.
-        restore_at_start(folder.receipts, folder.spool, folder.journal)
+        if folder.bucket is None:
+            # Before retention begins: an object must not come back when its row has just gone.
+            restore_at_start(folder.receipts, folder.spool, folder.journal)
         journal = Journal(folder.journal, durable=settings.listener.durability != "none")
         spool = open_spool(folder)
         receivers = open_receivers(folder, lost_after=settings.store.lost_after)

@@ -42,10 +42,11 @@ class BucketSpool:
         As of `FileSpool`.
     """
 
+    root = None
     losses = 0  # nothing is finished before it is durable
 
     def __init__(self, bucket: Bucket, *, staging: Path, writer: str = "", receiver: str = "") -> None:
-        self.root = staging
+        self._staging = staging
         self._bucket = bucket
         self._author = author_of(writer, receiver)
         self._numbers = itertools.count()
@@ -55,7 +56,7 @@ class BucketSpool:
         head = head_of(address)
         study, series = address.study_instance_uid, address.series_instance_uid
         segment = f"{study}/{series}/{self._author}-{next(self._numbers):x}.seg"
-        return Incoming(self._bucket, segment, head, staging=self.root)
+        return Incoming(self._bucket, segment, head, staging=self._staging)
 
     def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
         """`begin` and `Incoming.finish` in one."""
@@ -139,7 +140,7 @@ class BucketSpool:
 
     def free_bytes(self) -> int:
         """Of the staging folder; that of the store is not known."""
-        space = os.statvfs(self.root)
+        space = os.statvfs(self._staging)
         return space.f_bavail * space.f_frsize
 
     def close(self) -> None:

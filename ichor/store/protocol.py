@@ -62,7 +62,9 @@ class Incoming(Protocol):
 class Spool(SpoolReader, Protocol):
     """All of a spool; what its methods promise is said at `ichor.store.spool.FileSpool`."""
 
-    root: Path  # where the receiver's own volume has a part of it
+    @property
+    def root(self) -> Path | None:
+        """The folder of its segments, into which `ichor.store.restore` writes; None where they are no files."""
 
     def begin(self, address: Address) -> Incoming: ...
 

@@ -75,7 +75,6 @@ def test_what_is_acknowledged_lies_in_the_bucket_and_nowhere_else(
         assert pixels not in content
         assert b"ichor" * 100 not in content
     assert receive.export(STUDY, tmp_path / "out") == sent
-    assert "does not write over" in receive.ichor("doctor").stdout
 
 
 def test_a_receiver_killed_between_put_and_receipt_loses_nothing_and_tells_nothing_twice(
@@ -147,6 +146,7 @@ def test_what_a_lost_receiver_acknowledged_is_told_by_another(
     other.start()
     other.until(lambda: set(told(other)) == set(sent), what="what the other one acknowledged")
     assert len(told(other)) == len(sent)
+    assert "ERROR" not in other.log()
     assert other.export(STUDY, tmp_path / "out") == sent
 
 
@@ -160,7 +160,6 @@ def test_what_is_wrong_with_a_store_is_said_in_one_line_and_nothing_starts(
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if line.strip()][-1].endswith("the endpoint cannot be reached")
     assert "Traceback" not in done.stderr
-    assert "the endpoint cannot be reached" in receive.ichor("doctor").stdout
     way.begin()
     receive.start()
     assert len(sending(receive, 0, most=2)) == 2
