@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from e2e.orthanc import Orthanc
 from e2e.receive import Receive
-from e2e.site import Site
 from e2e.test_shared_store import STUDY, sending, told
 from s3 import S3, Way
 from unit.listener.modality import Scu, encode, image
 
 from ichor.store.bucket import Bucket
 from ichor.store.bucket_spool import BucketSpool
-from phantoms.ct_study import write_ct_head
 
 OUT_OF_RESOURCES = 0xA700
 
@@ -163,23 +159,3 @@ def test_what_is_wrong_with_a_store_is_said_in_one_line_and_nothing_starts(
     way.begin()
     receive.start()
     assert len(sending(receive, 0, most=2)) == 2
-
-
-def test_a_head_ct_comes_back_into_the_pacs(site: Site, bucket: Bucket, orthanc: Orthanc, tmp_path: Path) -> None:
-    write_ct_head(tmp_path / "head", seed=20_001, bleed=30.0, slices=20)
-    uid = json.loads((tmp_path / "head" / "truth.json").read_text())["study_instance_uid"]
-    site.add_destination(0, name="pacs", ae_title=orthanc.ae_title, port=orthanc.dicom_port)
-    site.env |= {"ICHOR_STORE__URL": bucket.url, "ICHOR_STORE__S3__ENDPOINT": bucket_endpoint(bucket)}
-    site.start()
-    site.push(tmp_path / "head")
-    study = site.wait_study(uid, timeout=600)
-    assert study["state"] == "done", study
-    assert {i["SOPInstanceUID"] for i in orthanc.instances(uid)} == {r["sop_instance_uid"] for r in study["results"]}
-    status, picture = site.request(f"/api/v1/studies/{uid}/images/1.png")
-    assert (status, picture[:4]) == (200, b"\x89PNG")
-    assert not (site.folder / "data" / "blobs").exists()
-    assert list((site.folder / "data" / "staging").iterdir()) == []
-
-
-def bucket_endpoint(bucket: Bucket) -> str:
-    return str(bucket._fs.endpoint_url)
