@@ -2,7 +2,7 @@
 
 Names, locations and footers are those of files (`ichor.store.segments`), so that journal, recovery and retention are the
 same. An object that came whole goes from memory; a longer one waits in a file without a name on the receiver's own
-volume until it is complete, which a receiver that dies leaves no trace of. See docs/decisions/0025.
+volume until it is complete, which a receiver that dies leaves no trace of. See docs/decisions/0027.
 """
 
 from __future__ import annotations
