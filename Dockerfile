@@ -7,9 +7,11 @@ FROM ${BASE} AS build
 ARG PIP_INDEX_URL
 ARG PIP_CERT
 ARG PIP_NO_CACHE_DIR=1
+# s3: also what a store in an S3 bucket needs.
+ARG REQUIREMENTS=serve
 WORKDIR /src
 COPY requirements requirements
-RUN python3 -m venv /opt/ichor && /opt/ichor/bin/pip install --quiet --disable-pip-version-check -r requirements/serve.txt
+RUN python3 -m venv /opt/ichor && /opt/ichor/bin/pip install --quiet --disable-pip-version-check -r requirements/${REQUIREMENTS}.txt
 COPY . .
 RUN /opt/ichor/bin/pip install --quiet --disable-pip-version-check --no-deps . \
     && /opt/ichor/bin/pip uninstall --quiet --yes pip setuptools \

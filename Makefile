@@ -53,7 +53,8 @@ $(VENV)/.test: $(VENV)/.serve requirements/test.txt
 # Pinned, without any registry's address.
 lock: $(BIN)/python
 	$(BIN)/uv pip compile -q --upgrade --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements/serve.txt
-	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --python-version 3.11 --extra test --extra train -c requirements/serve.txt pyproject.toml -o requirements/test.txt
+	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --python-version 3.11 --extra s3 -c requirements/serve.txt pyproject.toml -o requirements/s3.txt
+	$(BIN)/uv pip compile -q --no-emit-index-url --no-header --python-version 3.11 --extra test --extra train --extra s3 -c requirements/serve.txt pyproject.toml -o requirements/test.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info

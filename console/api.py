@@ -16,6 +16,7 @@ from starlette.routing import Route
 from console.exposition import CONTENT_TYPE, Exposition
 from console.sources import Sources
 from ichor.clock import rfc3339
+from ichor.errors import TransientError
 from ichor.history import Study, as_json
 from ichor.types import StudyState
 from ichor.uids import accession_digest, is_valid_uid
@@ -59,6 +60,8 @@ def routes(sources: Sources) -> list[Route]:
             )
         except (KeyError, ValueError):
             raise HTTPException(404, "this picture is not kept any more") from None
+        except TransientError as error:
+            raise HTTPException(503, str(error)) from None
 
     def ask_why(request: Request) -> Response:
         answer = sources.why(request.path_params["uid"])

@@ -17,7 +17,7 @@ from typing import Protocol
 from dicom_out.transport import Answer, Unreachable, Verdict
 from ichor.bus import Bus, Delivery
 from ichor.clock import Clock
-from ichor.errors import UnknownMessage
+from ichor.errors import TransientError, UnknownMessage
 from ichor.history.projection import log
 from ichor.messages import EVENTS, DeliveryChanged, ResultReady, open_envelope, seal
 from ichor.metrics import DELIVERIES, DELIVERY_RETRIES, STAGE_SECONDS
@@ -192,6 +192,9 @@ class Outbox:
             self._gate.close(error)
             self._tell_pending(delivery, ready, progress, error.reason)
             self._put_back(delivery, _FIRST_DELAY, error.reason)
+            return
+        except TransientError as error:  # the store is away: no fault of the message or of the destination
+            self._put_back(delivery, _FIRST_DELAY, str(error))
             return
         self._gate.open()
         if later is None:

@@ -52,9 +52,13 @@ def _ae_title(value: str) -> str:
     return value.strip()
 
 
+# A bucket's name goes into host names; parts of a prefix are what keys are made of.
+_BUCKET, _LEVEL = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
+
+
 def _store_url(value: str) -> str:
-    if not re.fullmatch(r"file:|(file:(//)?)?/[^/].*", value):
-        raise ValueError('"file:" (below data) or "file:/FOLDER", a folder that all machines share')
+    if not re.fullmatch(rf"file:|(file:(//)?)?/[^/].*|s3://{_BUCKET}(/{_LEVEL})*", value):
+        raise ValueError('"file:" (below data), "file:/FOLDER" or "s3://BUCKET/PREFIX", which all machines share')
     return value
 
 
@@ -207,19 +211,36 @@ class BusSettings(_Table):
     kafka: KafkaSettings = KafkaSettings()
 
 
+class S3Settings(_Table):
+    """How an object store is reached; its credentials come from the environment, as every AWS SDK takes them."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^/\s@]+)?$")] = ""  # empty: Amazon's
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{0,40}$")] = ""  # empty: of the environment
+
+
 class StoreSettings(_Table):
-    """Where received objects and results lie: below ``data``, or in a folder that several machines share."""
+    """Where received objects and results lie: below ``data``, or in a folder or a bucket that several machines share."""
 
     url: Annotated[str, AfterValidator(_store_url)] = "file:"
     # Of a shared store: what this receiver is called, and after how long without a sign one is taken for lost.
     receiver: Annotated[str, Field(pattern=r"^([0-9A-Za-z][0-9A-Za-z_-]{0,39})?$")] = ""
     lost_after: Annotated[Seconds, Field(ge=600)] = 3600.0
+    s3: S3Settings = S3Settings()
 
     @property
     def folder(self) -> Path | None:
-        """The shared folder; None when all lies below ``data``."""
+        """The shared folder; None when there is none."""
         path = self.url.removeprefix("file:")
-        return Path(path) if path else None
+        return Path(path) if path and not self.is_bucket else None
+
+    @property
+    def is_bucket(self) -> bool:
+        return self.url.startswith("s3:")
+
+    @property
+    def is_shared(self) -> bool:
+        """Not all lies below ``data``."""
+        return self.url != "file:"
 
 
 class StudySettings(_Table):
@@ -348,7 +369,7 @@ class Settings(_Table):
 
     @model_validator(mode="after")
     def _shared_bytes_can_be_seen(self) -> Settings:
-        if self.store.folder is not None and self.listener.durability != "instance":
+        if self.store.is_shared and self.listener.durability != "instance":
             raise ValueError('store.url: a shared store needs listener.durability = "instance"')
         return self
 
@@ -464,10 +485,6 @@ def _refuse_not_built(tree: Mapping[str, Any]) -> None:
         for entry in table if isinstance(table, list) else [table]:
             if isinstance(entry, dict) and path[1] in entry and entry[path[1]] != allowed:
                 raise NotBuilt(f"{'.'.join(path)} = {entry[path[1]]!r}: not built in this version of Ichor")
-    store = tree.get("store", {})
-    url = store.get("url") if isinstance(store, dict) else None
-    if isinstance(url, str) and url.startswith("s3:"):
-        raise NotBuilt(f"store.url = {url!r}: not built in this version of Ichor (built: 'file:', 'file:/FOLDER')")
 
 
 def _explain(error: Any) -> str:

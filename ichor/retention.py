@@ -29,15 +29,14 @@ from pathlib import Path
 from ichor import metrics
 from ichor.bus import Bus
 from ichor.clock import Clock
+from ichor.errors import TransientError
 from ichor.history import Projection
 from ichor.messages import COMMITMENTS, RESULTS
 from ichor.shards import shards as all_shards
 from ichor.store.journal import Journal
-from ichor.store.protocol import Blobs
+from ichor.store.protocol import Blobs, Receivers, Spool
 from ichor.store.recovery import recover
 from ichor.store.segments import segment_of
-from ichor.store.shared import Receivers
-from ichor.store.spool import FileSpool
 from ichor.types import StudyState
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class Swept:
     result_sets: int
 
 
-def sweep(projection: Projection, *, journal: Journal, spool: FileSpool, blobs: Blobs, ages: Ages, now: float) -> Swept:
+def sweep(projection: Projection, *, journal: Journal, spool: Spool, blobs: Blobs, ages: Ages, now: float) -> Swept:
     """Remove what is past its age. A sweep that is cut off is taken up by the next one."""
     objects = result_sets = 0
     for study in projection.studies(state=StudyState.DONE):
@@ -89,7 +88,7 @@ def sweep(projection: Projection, *, journal: Journal, spool: FileSpool, blobs: 
     return Swept(objects=objects, result_sets=result_sets)
 
 
-def _remove_segments(study: str, *, journal: Journal, spool: FileSpool, now: float) -> None:
+def _remove_segments(study: str, *, journal: Journal, spool: Spool, now: float) -> None:
     """Remove the segments of a study that no row names any more."""
     ends = journal.segment_ends(study)  # before the rows: a row that comes in between lies behind these
     if not ends:
@@ -107,7 +106,7 @@ def _remove_segments(study: str, *, journal: Journal, spool: FileSpool, now: flo
 
 
 def keep_tidy(
-    open_bus: Callable[[], Bus], *, journal: Journal, spool: FileSpool, receipts: Path, blobs: Blobs, ages: Ages,
+    open_bus: Callable[[], Bus], *, journal: Journal, spool: Spool, receipts: Path, blobs: Blobs, ages: Ages,
     job_topics: Sequence[str], clock: Clock, stop: threading.Event, wait: Callable[[float], object] | None = None,
     receivers: Receivers | None = None, shards: int = 1,
 ) -> None:  # fmt: skip
@@ -153,6 +152,9 @@ def keep_tidy(
                     bus.prune(topic, before=clock.time() - ages.spool)
                 if swept.objects or swept.result_sets:
                     log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
+        except TransientError as error:
+            metrics.LOOP_ERRORS.labels("retention").inc()
+            log.warning("retention: a sweep waits: %s", error)
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")

@@ -27,8 +27,8 @@ from ichor import metrics
 from ichor.clock import Clock
 from ichor.config import ListenerSettings, SenderSettings
 from ichor.errors import CannotStart, OutOfResources
+from ichor.store.protocol import Spool
 from ichor.store.receipts import Lane, ReceiptWriter
-from ichor.store.spool import FileSpool
 from ichor.types import Priority
 from listener import fast_path
 from listener.admission import Admission, Admitted
@@ -100,7 +100,7 @@ class Receiver:
 
     def __init__(
         self, *, settings: ListenerSettings, senders: Sequence[SenderSettings] = (), reception: Reception,
-        refusals: Refusals, receipts: ReceiptWriter, spool: FileSpool, pressure: DiskPressure, clock: Clock,
+        refusals: Refusals, receipts: ReceiptWriter, spool: Spool, pressure: DiskPressure, clock: Clock,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex, fast: bool | None = None,
         crew: Crew | None = None, process: int = 0,
     ) -> None:  # fmt: skip

@@ -12,9 +12,9 @@ from ichor.clock import Clock
 from ichor.config import Settings
 from ichor.series.facts import FactsReader
 from ichor.store.journal import Journal
+from ichor.store.protocol import Spool
 from ichor.store.receipts import ReceiptReader, ReceiptWriter
 from ichor.store.restore import restore
-from ichor.store.spool import FileSpool
 from listener.commitment import report_addresses
 from listener.commitment_decisions import Commitments
 from listener.handover import Crew
@@ -32,7 +32,7 @@ _REPORTS_PATIENCE = 1.0
 
 
 def run_receiver(
-    *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
+    *, settings: Settings, spool: Spool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
     on_ready: Callable[[], None], crew: Crew | None = None, process: int = 0,
 ) -> None:  # fmt: skip
     """Receive until ``stop``, then let senders finish for 4 s and return. Closes neither spool nor receipts.
@@ -76,7 +76,7 @@ def run_receiver(
 
 
 def run_relay(
-    *, settings: Settings, receipts: Path, journal: Journal, spool: FileSpool, bus: Bus, clock: Clock,
+    *, settings: Settings, receipts: Path, journal: Journal, spool: Spool, bus: Bus, clock: Clock,
     stop: threading.Event, on_ready: Callable[[], None],
 ) -> None:  # fmt: skip
     """Tell the bus what is received until ``stop``, then what is left, for at most 8 s. Closes nothing that it was given.
@@ -96,7 +96,8 @@ def run_relay(
     relay = Relay(
         reader=reader, journal=journal, spool=spool, bus=bus, clock=clock, commitments=commitments,
         read_facts=lambda file, stored: facts.read(file, stored=stored),
-        restore=lambda: restore(receipts, spool.root, journal.path), shards=settings.assemble.shards,
+        restore=lambda: restore(receipts, spool.root, journal.path) if spool.root is not None else None,
+        shards=settings.assemble.shards,
     )  # fmt: skip
     commitments.start()
     on_ready()

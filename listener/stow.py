@@ -22,8 +22,8 @@ from ichor import metrics
 from ichor.clock import Clock
 from ichor.config import SenderSettings, Settings
 from ichor.errors import CannotStart, OutOfResources
+from ichor.store.protocol import Spool
 from ichor.store.receipts import Ended, Lane, ReceiptWriter
-from ichor.store.spool import FileSpool
 from listener.lobby import CLOSED, CROWDED_OUT, TOO_LATE
 from listener.log_limit import LogLimit
 from listener.multipart import Malformed, MultipartReader
@@ -48,7 +48,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def run_stow(
-    *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
+    *, settings: Settings, spool: Spool, receipts: ReceiptWriter, clock: Clock, stop: threading.Event,
     on_ready: Callable[[], None],
 ) -> None:  # fmt: skip
     """Take Store transactions in until ``stop``, then let those under way finish for 4 s, cut the rest, and return.
@@ -77,7 +77,7 @@ def run_stow(
 class StowServer:
     """Serves one address between ``start`` and ``drain``; a thread for each connection, of which there are few."""
 
-    def __init__(self, *, settings: Settings, spool: FileSpool, receipts: ReceiptWriter, clock: Clock) -> None:
+    def __init__(self, *, settings: Settings, spool: Spool, receipts: ReceiptWriter, clock: Clock) -> None:
         listener = settings.listener
         if listener.stow is None:
             raise ValueError("no [listener.stow]")

@@ -246,7 +246,7 @@ class Worker:
         for key, findings in made.fresh:
             try:
                 self._bench.blobs.put(key, dump_findings(findings))
-            except OSError as error:
+            except (OSError, TransientError) as error:
                 log.warning("findings are not kept for recall: %s", _reason(error))
 
     def _give_up(

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from kafka_broker import broker, kafka_bus, kafka_servers, make_broker, prefix  # noqa: F401 - fixtures
 from pynetdicom import _config
+from s3 import aged_bucket, new_bucket, s3, s3_credentials, way  # noqa: F401 - fixtures
 
 # How long an example takes says nothing on a loaded machine, and who runs the tests gets the examples that others got:
 # `pytest --hypothesis-profile=search` looks for new ones.

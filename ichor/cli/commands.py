@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s.%(msecs)03dZ %(levelname)s %(process)d %(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for name in ("uvicorn", "aiobotocore", "botocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
     for quoting in ("highdicom", "pynetdicom", "pydicom", "py.warnings"):
         # Their messages quote header values; what matters of them reaches people as our own reasons.

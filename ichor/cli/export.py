@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ichor.cli.folder import DataFolder
+from ichor.cli.stores import open_spool
 from ichor.errors import ConfigError, IchorError
 from ichor.store.journal import JournalReader, JournalRow
 from ichor.store.protocol import SpoolReader
-from ichor.store.spool import FileSpool
 from ichor.uids import is_valid_uid
 
 
@@ -42,7 +42,7 @@ def export(uid: str, *, out: Path, folder: DataFolder) -> int:
     if not rows:
         print(f"ichor export: no stored object of study or series {uid}", file=sys.stderr)
         return 1
-    return _export(rows, out, FileSpool(folder.spool))
+    return _export(rows, out, open_spool(folder))
 
 
 def _export(rows: Sequence[JournalRow], out: Path, spool: SpoolReader) -> int:

@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ichor.config import Settings
+from ichor.config import Settings, StoreSettings
 from ichor.errors import CannotStart
+from ichor.store.bucket import open_bucket
 from ichor.store.disk import sync_directory
 from ichor.store.ownership import divide
 from ichor.store.shared import open_store
@@ -20,15 +21,20 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Where everything durable lies. ``store``: where spool, blobs and open series do, when that is shared with others."""
+    """Where everything durable lies; spool, blobs and open series, when shared with others, in ``store``.
+
+    In ``bucket``, where that is set, lie spool and blobs.
+    """
 
     root: Path
     store: Path | None = None
+    bucket: StoreSettings | None = None
     shards: int = 1
 
     @classmethod
     def of(cls, settings: Settings) -> DataFolder:
-        return cls(settings.data, settings.store.folder, settings.assemble.shards)
+        store = settings.store
+        return cls(settings.data, store.folder, store if store.is_bucket else None, settings.assemble.shards)
 
     @property
     def bus(self) -> Path:
@@ -49,8 +55,13 @@ class DataFolder:
         return self.assembly / f"{shard}.sqlite"
 
     @property
+    def is_shared(self) -> bool:
+        return self.store is not None or self.bucket is not None
+
+    @property
     def spool(self) -> Path:
-        return (self.store or self.root) / "spool"
+        """Of a bucket: where objects wait until they are whole."""
+        return self.root / "staging" if self.bucket is not None else (self.store or self.root) / "spool"
 
     @property
     def receipts(self) -> Path:
@@ -96,9 +107,11 @@ class DataFolder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.store is not None:
                 open_store(self.store, self.root)
+            if self.bucket is not None:
+                self._open_bucket(self.bucket)
             used = self.store is None and (self.journal.exists() or (self.root / "assembly.sqlite").exists())
             divide(self.assembly, self.shards, unstamped=1 if used else None)
-            for part in (self.spool, self.blobs, self.engines, self.run, self.metrics):
+            for part in (self.spool, *self._own_blobs, self.engines, self.run, self.metrics):
                 part.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"
             if not stamp.exists():
@@ -119,6 +132,18 @@ class DataFolder:
             raise CannotStart(f"data folder {self.root}: {error.strerror}") from error
         if not text.isdigit() or int(text) > VERSION:
             raise CannotStart(f"data folder {self.root} is of version {text!r}; this Ichor knows up to {VERSION}")
+
+    @property
+    def _own_blobs(self) -> tuple[Path, ...]:
+        return (self.blobs,) if self.bucket is None else ()
+
+    def _open_bucket(self, settings: StoreSettings) -> None:
+        from ichor.store.bucket_receivers import open_store as open_in_bucket
+
+        if any((self.root / "spool").glob("*")):
+            text = f"data folder {self.root} has received images of its own: begin with another where store.url is s3:"
+            raise CannotStart(text)
+        open_in_bucket(open_bucket(settings), self.root)
 
     def lock(self, name: str = "lock", *, alone: bool, patience: float = 3.0) -> int:
         """Hold the folder: alone (serve), or beside other single roles. The lock ends with the process.

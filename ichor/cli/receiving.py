@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Finding, Level
-from ichor.config import ListenerSettings
+from ichor.config import ListenerSettings, StoreSettings
 from ichor.errors import CannotStart
+from ichor.store.bucket import open_bucket
 from ichor.store.ownership import divided_into, unowned
 from ichor.store.receipts import Waiting
 from ichor.store.shared import check_store as check_stamp
@@ -45,7 +46,9 @@ def check_watermarks(listener: ListenerSettings, place: Path) -> Finding:
 
 
 def check_store(folder: DataFolder) -> Iterator[Finding]:
-    """Of a store that is shared: is it there, can its volume do what it must? Nothing of one below the data folder."""
+    """Of a store that is shared: is it there, can it do what it must? Nothing of one below the data folder."""
+    if folder.bucket is not None:
+        yield _check_bucket(folder.bucket, folder.root)
     if folder.store is None:
         return
     try:
@@ -78,6 +81,22 @@ def check_assembly(folder: DataFolder) -> Iterator[Finding]:
             yield Finding(Level.WARN if free else Level.OK, what, text, todo)
     except (CannotStart, OSError) as error:
         yield Finding(Level.FAIL, what, str(error), "mend or remount it; see docs/decisions/0026")
+
+
+def _check_bucket(settings: StoreSettings, data: Path) -> Finding:
+    from ichor.store.bucket_receivers import check_store, try_bucket
+
+    try:
+        bucket = open_bucket(settings)
+        check_store(bucket, data)
+    except CannotStart as error:
+        return Finding(
+            Level.FAIL, "shared store", str(error), "without it nothing starts, and 0xA700 answers all objects"
+        )
+    if lack := try_bucket(bucket):
+        todo = "each role needs to get, put, delete and list, and the store must know PUT with If-None-Match"
+        return Finding(Level.FAIL, "shared store", f"{settings.url} {lack}", todo)
+    return Finding(Level.OK, "shared store", f"{settings.url} puts, gets, lists, deletes and does not write over")
 
 
 def least_room(*places: Path) -> Path:

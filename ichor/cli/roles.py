@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from ichor.bus import Bus
 from ichor.bus.opening import open_bus
 from ichor.cli.folder import DataFolder
+from ichor.cli.stores import open_blobs, open_receivers, open_spool, write_spool
+from ichor.cli.stores import register_receiver as register
 from ichor.cli.supervisor import COMMANDS, Role, all_ready, roles_of
 from ichor.clock import SystemClock
 from ichor.config import Settings
@@ -27,12 +29,10 @@ from ichor.history import identity_of, withdrawn
 from ichor.messages import jobs_topic
 from ichor.pipeline import installed, installed_names
 from ichor.retention import Ages, keep_tidy
-from ichor.store.blobs import FileBlobs
 from ichor.store.journal import Journal, JournalReader
+from ichor.store.protocol import Receivers, Spool
 from ichor.store.receipts import Lane, ReceiptWriter, Waiting
 from ichor.store.restore import restore_at_start
-from ichor.store.shared import Receivers, receiver_of_folder, register
-from ichor.store.spool import FileSpool
 from ichor.types import Destination, Priority
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ _UNUSED_BY_RECEIVE = ("PIL", "jpeg_ls", "libjpeg", "numpy", "openjpeg", "pylibjp
 
 def write_back(folder: DataFolder) -> None:
     """What the receipts log carries goes back into the spool before anybody reads it; not beside a relay that lives."""
+    if folder.bucket is not None:
+        return  # nothing is carried
     try:
         handle = folder.lock(_RELAY_LOCK, alone=True, patience=0.0)
     except CannotStart:
@@ -72,8 +74,7 @@ def write_back(folder: DataFolder) -> None:
 
 def register_receiver(settings: Settings, folder: DataFolder) -> None:
     """Before they are forked: where the store is shared, what receives here has a name there."""
-    if folder.store is not None:
-        register(folder.store, folder.root, site_name=settings.store.receiver)
+    register(folder, site_name=settings.store.receiver)
 
 
 def serving(settings: Settings, *commands: str) -> tuple[str, ...]:
@@ -211,21 +212,18 @@ def _stow(settings: Settings, folder: DataFolder) -> Role:
     return run
 
 
-def _taking_in(settings: Settings, folder: DataFolder, stop: threading.Event) -> tuple[ReceiptWriter, FileSpool]:
+def _taking_in(settings: Settings, folder: DataFolder, stop: threading.Event) -> tuple[ReceiptWriter, Spool]:
     """A process's own log of receipts and its spool; segments bear the name of the log (`ichor.store.recovery`)."""
     level = settings.listener.durability
     receipts = ReceiptWriter(folder.receipts, durable=level != "none")
     # What the log carries is on this machine's own volume alone until it is settled.
-    apart = folder.store is not None or folder.spool.stat().st_dev != folder.receipts.stat().st_dev
-    spool = FileSpool(
-        folder.spool, durability=level, writer=receipts.name, carries=not apart,
-        receiver=receiver_of_folder(folder.root) if folder.store is not None else "",
-    )  # fmt: skip
+    apart = folder.is_shared or folder.spool.stat().st_dev != folder.receipts.stat().st_dev
+    spool = write_spool(folder, durability=level, writer=receipts.name, carries=not apart)
     threading.Thread(target=_seal_idle, args=(spool, stop), daemon=True).start()
     return receipts, spool
 
 
-def _seal_idle(spool: FileSpool, stop: threading.Event) -> None:
+def _seal_idle(spool: Spool, stop: threading.Event) -> None:
     """Segments that nobody appends to any more are let go, so that retention may have them."""
     while not stop.wait(60.0):
         spool.seal()
@@ -237,14 +235,12 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
 
         os.nice(_BEHIND_RECEIVING)
         folder.lock(_RELAY_LOCK, alone=True)
-        # Before retention begins: an object must not come back when its row has just gone.
-        restore_at_start(folder.receipts, folder.spool, folder.journal)
+        if folder.bucket is None:
+            # Before retention begins: an object must not come back when its row has just gone.
+            restore_at_start(folder.receipts, folder.spool, folder.journal)
         journal = Journal(folder.journal, durable=settings.listener.durability != "none")
-        spool = FileSpool(folder.spool)
-        receivers: Receivers | None = None
-        if folder.store is not None:
-            name = receiver_of_folder(folder.root)
-            receivers = Receivers(folder.store, name, lost_after=settings.store.lost_after)
+        spool = open_spool(folder)
+        receivers = open_receivers(folder, lost_after=settings.store.lost_after)
         # The journal has one writing process, so retention lives where it is written.
         tidying = (settings, folder, spool, journal, receivers, stop)
         threading.Thread(target=_keep_tidy, args=tidying, daemon=True).start()
@@ -263,7 +259,7 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
 
 
 def _keep_tidy(
-    settings: Settings, folder: DataFolder, spool: FileSpool, journal: Journal, receivers: Receivers | None,
+    settings: Settings, folder: DataFolder, spool: Spool, journal: Journal, receivers: Receivers | None,
     stop: threading.Event,
 ) -> None:  # fmt: skip
     keep_tidy(
@@ -271,7 +267,7 @@ def _keep_tidy(
         journal=journal,
         spool=spool,
         receipts=folder.receipts,
-        blobs=FileBlobs(folder.blobs),
+        blobs=open_blobs(folder),
         ages=Ages(spool=settings.retention.spool, results=settings.retention.results),
         job_topics=tuple(
             jobs_topic(name, lane) for name in installed_names() for lane in (Priority.STAT, Priority.ROUTINE)
@@ -291,7 +287,7 @@ def _assemble(settings: Settings, folder: DataFolder) -> Role:
         assemble = partial(
             run_assembler,
             bus=open_folder_bus(settings, folder),
-            blobs=FileBlobs(folder.blobs),
+            blobs=open_blobs(folder),
             pipelines=tuple(installed()),
             study_wait=settings.study.wait,
             rules=settings.routing(),
@@ -319,12 +315,12 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
 
         os.nice(_BEHIND_RECEIVING)
         pipelines = tuple(installed())
-        spool = FileSpool(folder.spool)
+        spool = open_spool(folder)
         encoder = DicomEncoder(spool, software_version=__version__)
         encoder.warm()
         run_worker(
             bus=open_folder_bus(settings, folder),
-            blobs=FileBlobs(folder.blobs),
+            blobs=open_blobs(folder),
             spool=spool,
             pipelines=pipelines,
             engines=load_engines(
@@ -351,7 +347,7 @@ def _send(settings: Settings, folder: DataFolder) -> Role:
         run_sender(
             destinations=destinations(settings),
             bus=bus,
-            blobs=FileBlobs(folder.blobs),
+            blobs=open_blobs(folder),
             identity_of=identity_of(bus),
             withdrawn=withdrawn(bus),
             calling_ae=settings.listener.ae_title,
@@ -371,7 +367,7 @@ def _console(settings: Settings, folder: DataFolder, needed: tuple[str, ...]) ->
             host=settings.console.host,
             port=settings.console.port,
             bus=open_folder_bus(settings, folder),
-            blobs=FileBlobs(folder.blobs),
+            blobs=open_blobs(folder),
             journal=(journal := JournalWhenThere(folder)),
             waiting=journal.waiting,
             token=settings.token(),

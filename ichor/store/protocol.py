@@ -1,12 +1,19 @@
-"""The store contracts. File forms: `ichor.store.spool`, `ichor.store.journal`, `ichor.store.blobs`.
+"""The store contracts. File forms: `ichor.store.spool`, `ichor.store.blobs`; in an object store: `ichor.store.bucket_spool`,
+`ichor.store.bucket_blobs`.
 
 Keys are relative POSIX paths made of validated UIDs and fixed words; never of anything else that a sender wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import BinaryIO, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from ichor.store.disk import Bytes
+    from ichor.store.receipt_records import Carried
+    from ichor.store.spool import Address, Placed
 
 
 class Blobs(Protocol):
@@ -38,3 +45,56 @@ class SpoolReader(Protocol):
 
     def read_range(self, location: str, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes or `ichor.errors.Unreadable`."""
+
+
+class Incoming(Protocol):
+    """An object under way; see `ichor.store.spool.Incoming`."""
+
+    def write(self, parts: Sequence[Bytes]) -> None: ...
+
+    def finish(
+        self, parts: Sequence[Bytes] = (), *, confirm: Callable[[Placed, Carried | None], None] | None = None
+    ) -> Placed: ...
+
+    def discard(self) -> None: ...
+
+
+class Spool(SpoolReader, Protocol):
+    """All of a spool; what its methods promise is said at `ichor.store.spool.FileSpool`."""
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of its segments, into which `ichor.store.restore` writes; None where they are no files."""
+
+    def begin(self, address: Address) -> Incoming: ...
+
+    @property
+    def losses(self) -> int: ...
+
+    def sync(self, *, losses: int | None = None) -> None: ...
+
+    def segments(self) -> Iterator[tuple[str, int]]: ...
+
+    def written_at(self, segment: str) -> float: ...
+
+    def objects(self, segment: str) -> Iterator[tuple[int, int]]: ...
+
+    def reclaim(self, segment: str, *, keep_until: int | None = None, at_most: int | None = None) -> bool: ...
+
+    def seal(self) -> None: ...
+
+    def is_there(self) -> bool: ...
+
+    def free_bytes(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Receivers(Protocol):
+    """All receivers of a store, as the relay of one of them sees them; for one thread."""
+
+    def look_round(self) -> bool:
+        """Give a sign; take over who is lost. True when somebody was taken over. An error when the store is away."""
+
+    def answered_for(self) -> frozenset[str]:
+        """Its own name, and those of all that it took over, or who it took over had."""

@@ -25,10 +25,10 @@ from typing import NamedTuple
 from ichor import metrics
 from ichor.store.filemeta import names_in
 from ichor.store.journal import Journal
+from ichor.store.protocol import Spool
 from ichor.store.receipt_tail import NAME, is_held
 from ichor.store.receipts import RECOVERED, Ended, Lane, ReceiptWriter, Stored
 from ichor.store.segments import end_of, location_of, receiver_of, writer_of
-from ichor.store.spool import FileSpool
 
 _LOG = logging.getLogger(__name__)
 _HEAD = 1024  # bytes: more than preamble and File Meta Information take
@@ -42,9 +42,7 @@ class Recovered(NamedTuple):
     waits: bool = False
 
 
-def recover(
-    *, journal: Journal, spool: FileSpool, receipts: Path, receivers: Collection[str] | None = None
-) -> Recovered:
+def recover(*, journal: Journal, spool: Spool, receipts: Path, receivers: Collection[str] | None = None) -> Recovered:
     """Bring in what is whole and unknown, cut what is torn; next to nothing to do when all is known.
 
     Only for the process that holds the journal; other threads of it may write meanwhile.
@@ -112,7 +110,7 @@ def recover(
 
 
 def _unknown(
-    found: list[tuple[str, int]], *, journal: Journal, spool: FileSpool, end: int, segment: str
+    found: list[tuple[str, int]], *, journal: Journal, spool: Spool, end: int, segment: str
 ) -> Iterator[Stored]:
     """Receipts of the objects ``(location, length)`` of a segment that the journal does not know."""
     study, series, _ = segment.split("/")

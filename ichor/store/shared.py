@@ -21,10 +21,10 @@ from ichor.errors import CannotStart
 from ichor.store import disk
 
 _LOG = logging.getLogger(__name__)
-_STAMP, _FOLDER = "STORE", "receivers"
+STAMP, _FOLDER = "STORE", "receivers"
 _SEEN, _OWN = "store", "receiver"  # in the data folder
-_RECEIVER = re.compile(r"(?:([0-9A-Za-z][0-9A-Za-z_-]{0,39})_)?[0-9a-f]{8}")
-_SUCCEEDS_AFTER = 180.0  # seconds: several signs were missed
+RECEIVER = re.compile(r"(?:([0-9A-Za-z][0-9A-Za-z_-]{0,39})_)?[0-9a-f]{8}")
+SUCCEEDS_AFTER = 180.0  # seconds: several signs were missed
 
 
 def open_store(store: Path, data: Path) -> None:
@@ -38,10 +38,10 @@ def open_store(store: Path, data: Path) -> None:
     stamp, seen = check_store(store, data)
     try:
         if not stamp:
-            _put_if_absent(store / _STAMP, secrets.token_hex(16))
-            stamp = _read(store / _STAMP)
+            _put_if_absent(store / STAMP, secrets.token_hex(16))
+            stamp = _read(store / STAMP)
         if not seen:
-            _replace(data / _SEEN, stamp)
+            remember_store(data, stamp)
     except OSError as error:
         raise CannotStart(f"store {store}: {error.strerror}") from error
 
@@ -55,7 +55,7 @@ def check_store(store: Path, data: Path) -> tuple[str, str]:
         When the store is not there, or is not what this data folder has seen there before.
     """
     try:
-        stamp, seen = _read(store / _STAMP), _read(data / _SEEN)
+        stamp, seen = _read(store / STAMP), store_of_folder(data)
         if not store.is_dir() or (seen and not stamp):
             raise CannotStart(f"store {store}: not there; is the volume mounted?")
     except OSError as error:
@@ -76,13 +76,13 @@ def register(store: Path, data: Path, *, site_name: str = "") -> str:
         name = receiver_of_folder(data)
         if name:
             _put_if_absent(store / _FOLDER / name, "")  # somebody may have removed it
-            if not (taken := _read(store / _FOLDER / name)) and site_name in ("", _site_name(name)):
+            if not (taken := _read(store / _FOLDER / name)) and site_name in ("", site_name_of(name)):
                 return name
             if taken:
                 _LOG.warning("receiver %s was taken for lost by %s; it goes on under a new name", name, taken)
         fresh = f"{site_name}_{secrets.token_hex(4)}" if site_name else secrets.token_hex(4)
         _put_if_absent(store / _FOLDER / fresh, "")
-        _replace(data / _OWN, fresh)
+        remember_receiver(data, fresh)
         if name:
             _take(store / _FOLDER / name, by=fresh)  # ours: it was called otherwise before
         return fresh
@@ -93,7 +93,22 @@ def register(store: Path, data: Path, *, site_name: str = "") -> str:
 def receiver_of_folder(data: Path) -> str:
     """What `register` gave last; empty before."""
     name = _read(data / _OWN)
-    return name if _RECEIVER.fullmatch(name) else ""
+    return name if RECEIVER.fullmatch(name) else ""
+
+
+def remember_receiver(data: Path, name: str) -> None:
+    """What `receiver_of_folder` says from now on."""
+    _replace(data / _OWN, name)
+
+
+def store_of_folder(data: Path) -> str:
+    """Stamp of the store that a data folder remembers; empty when it has seen none."""
+    return _read(data / _SEEN)
+
+
+def remember_store(data: Path, stamp: str) -> None:
+    """What `store_of_folder` says from now on."""
+    _replace(data / _SEEN, stamp)
 
 
 class Receivers:
@@ -157,16 +172,16 @@ class Receivers:
         os.close(self._own)
 
     def _names(self) -> list[str]:
-        return [name for name in os.listdir(self._folder) if _RECEIVER.fullmatch(name)]
+        return [name for name in os.listdir(self._folder) if RECEIVER.fullmatch(name)]
 
     def _is_lost(self, name: str, now: float) -> bool:
         path = self._folder / name
-        succeeds = _site_name(name) == _site_name(self._name) != ""
+        succeeds = site_name_of(name) == site_name_of(self._name) != ""
         silence = now - path.stat().st_mtime
-        return silence > (min(_SUCCEEDS_AFTER, self._lost_after) if succeeds else self._lost_after) and not _read(path)
+        return silence > (min(SUCCEEDS_AFTER, self._lost_after) if succeeds else self._lost_after) and not _read(path)
 
 
-def _site_name(name: str) -> str:
+def site_name_of(name: str) -> str:
     return name.rpartition("_")[0]
 
 

@@ -72,12 +72,7 @@ class FileSpool:
     ) -> None:
         if durability not in LEVELS:
             raise ValueError(f"durability {durability!r}: one of {', '.join(LEVELS)}")
-        writer = writer or secrets.token_hex(8)
-        if not _NAME.fullmatch(writer):
-            raise ValueError(f"not a writer id: {writer!r}")
-        if receiver and not _NAME.fullmatch(receiver):
-            raise ValueError(f"not a receiver's name: {receiver!r}")
-        writer = f"{writer}.{receiver}" if receiver else writer
+        writer = author_of(writer, receiver)
         self.root = root
         self._carries = carries
         self._level = durability
@@ -92,15 +87,9 @@ class FileSpool:
         DataSetMismatch
             When a UID of ``address`` is not valid.
         """
-        study, series, sop_instance, sop_class, transfer_syntax = address
-        if not (
-            _known_valid(study) and _known_valid(series) and is_valid_uid(sop_instance) and _known_valid(sop_class)
-            and _known_valid(transfer_syntax)
-        ):  # fmt: skip
-            raise DataSetMismatch(Reason.INVALID_UID)
-        head = file_meta(sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax)
+        head = head_of(address)
         settle = self._settle if self._level == "instance" else None
-        return Incoming(self._pool, (study, series), head, settle=settle, carries=self._carries)
+        return Incoming(self._pool, address[:2], head, settle=settle, carries=self._carries)
 
     def put(self, address: Address, data_set: Sequence[Bytes]) -> Placed:
         """`begin` and `Incoming.finish` in one."""
@@ -374,6 +363,27 @@ class Incoming:
         segment, self._segment = self._segment, None
         if segment is not None:
             self._pool.cut_off(segment, failed=failed)
+
+
+def author_of(writer: str, receiver: str) -> str:
+    """What segments are named by; a writer id is made up where there is none. ValueError for what is no name."""
+    writer = writer or secrets.token_hex(8)
+    if not _NAME.fullmatch(writer):
+        raise ValueError(f"not a writer id: {writer!r}")
+    if receiver and not _NAME.fullmatch(receiver):
+        raise ValueError(f"not a receiver's name: {receiver!r}")
+    return f"{writer}.{receiver}" if receiver else writer
+
+
+def head_of(address: Address) -> bytes:
+    """What stands before the data set in its file; DataSetMismatch when a UID of ``address`` is not valid."""
+    study, series, sop_instance, sop_class, transfer_syntax = address
+    if not (
+        _known_valid(study) and _known_valid(series) and is_valid_uid(sop_instance) and _known_valid(sop_class)
+        and _known_valid(transfer_syntax)
+    ):  # fmt: skip
+        raise DataSetMismatch(Reason.INVALID_UID)
+    return file_meta(sop_class_uid=sop_class, sop_instance_uid=sop_instance, transfer_syntax_uid=transfer_syntax)
 
 
 _known_valid = functools.lru_cache(maxsize=4096)(is_valid_uid)  # of what many objects share

@@ -14,12 +14,15 @@ import pytest
 
 from ichor.store import disk
 from ichor.store.blobs import FileBlobs
+from ichor.store.bucket_blobs import BucketBlobs
 from ichor.store.memory import MemoryBlobs
 from ichor.store.protocol import Blobs
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    if request.param == "s3":
+        return BucketBlobs(request.getfixturevalue("new_bucket"))
     return FileBlobs(tmp_path / "blobs") if request.param == "file" else MemoryBlobs()
 
 

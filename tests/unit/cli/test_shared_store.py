@@ -8,13 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from s3 import S3
 
-from ichor.cli import roles
+from ichor.cli import roles, stores
 from ichor.cli.folder import DataFolder
 from ichor.cli.machine import Level
 from ichor.cli.receiving import check_assembly, check_store, least_room, wait_until_told
 from ichor.config import Settings
 from ichor.errors import CannotStart
+from ichor.store.bucket import Bucket
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.ownership import Members
 from ichor.store.receipts import Carried, Ended, Lane, ReceiptWriter
@@ -99,6 +101,37 @@ def test_a_volume_that_cannot_lock_fails_by_name(folder: DataFolder, monkeypatch
     assert "cannot lock files (flock): No locks available" in finding.text
 
 
+@pytest.fixture
+def in_bucket(tmp_path: Path, s3: S3, new_bucket: Bucket) -> Settings:
+    store = {"url": new_bucket.url, "s3": {"endpoint": s3.endpoint}, "receiver": "ct-0"}
+    return Settings.model_validate({"data": str(tmp_path / "data"), "store": store})
+
+
+def test_what_is_put_into_a_bucket_is_of_this_receiver_and_not_carried(
+    in_bucket: Settings, new_bucket: Bucket, tmp_path: Path
+) -> None:
+    folder = DataFolder.of(in_bucket)
+    folder.prepare()
+    roles.register_receiver(in_bucket, folder)
+    placed, carried = carried_by(in_bucket, folder)
+    assert carried is None
+    (sign,) = new_bucket.names("receivers/")
+    assert sign.key == f"receivers/{receiver_of(segment_of(placed.location))}"
+    with stores.open_spool(folder).open(placed.location) as file:
+        assert file.read().endswith(b"x")
+    assert not (tmp_path / "data" / "spool").exists()
+    (finding,) = check_store(folder)
+    assert finding.level is Level.OK
+    roles.write_back(folder)  # nothing to do: no error
+    folder.prepare()
+
+
+def test_a_data_folder_with_images_of_its_own_is_not_begun_with_a_bucket(in_bucket: Settings, tmp_path: Path) -> None:
+    (tmp_path / "data" / "spool" / "1.2.3").mkdir(parents=True)
+    with pytest.raises(CannotStart, match="images of its own"):
+        DataFolder.of(in_bucket).prepare()
+
+
 def test_nothing_is_said_of_a_store_where_there_is_none(tmp_path: Path) -> None:
     assert list(check_store(DataFolder(tmp_path))) == []
 
@@ -181,3 +214,11 @@ def test_told_is_what_the_bus_has(tmp_path: Path) -> None:
     assert wait_until_told(folder, patience=0.0) == 0
     journal.close()
     receipts.close()
+
+
+@pytest.mark.usefixtures("s3_credentials")
+def test_a_bucket_that_is_not_there_fails_by_name(tmp_path: Path, s3: S3) -> None:
+    store = {"url": "s3://nobodys-bucket", "s3": {"endpoint": s3.endpoint}}
+    folder = DataFolder.of(Settings.model_validate({"data": str(tmp_path), "store": store}))
+    (finding,) = check_store(folder)
+    assert (finding.level, "the bucket is not there" in finding.text) == (Level.FAIL, True)

@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pydicom
 import pytest
@@ -29,6 +30,7 @@ from dicom_out.transport import (
 )
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock, SystemClock
+from ichor.errors import TransientError
 from ichor.messages import EVENTS, RESULTS, DeliveryChanged, ResultReady, open_envelope, seal
 from ichor.metrics import DELIVERY_RETRIES
 from ichor.reasons import Reason
@@ -305,11 +307,16 @@ class FakeDelivery:
 
 
 def outbox(
-    store: object, *, clock: ManualClock, bus: MemoryBus, reachable: Callable[[], bool] = lambda: True
+    store: object,
+    *,
+    clock: ManualClock,
+    bus: MemoryBus,
+    reachable: Callable[[], bool] = lambda: True,
+    blobs: MemoryBlobs | None = None,
 ) -> Outbox:
     return Outbox(
         Destination(name="pacs", ae_title="X", host="127.0.0.1", port=1), bus=bus, clock=clock, calling_ae="ICHOR",
-        blobs=MemoryBlobs({o.key: d for o, d in MADE}), identity_of=lambda _study, _job: None, store=store,  # type: ignore[arg-type]
+        blobs=blobs or MemoryBlobs({o.key: d for o, d in MADE}), identity_of=lambda _study, _job: None, store=store,  # type: ignore[arg-type]
         withdrawn=lambda _study, _job: None,
         reachable=lambda _: reachable(), stopping=lambda: False, rng=random.Random(1),
     )  # fmt: skip
@@ -333,6 +340,34 @@ def test_while_away_no_message_is_tried_before_the_port_answers() -> None:
     assert {(e.job_id, e.reason) for e in told if isinstance(e, DeliveryChanged)} == {
         (f"j{n}", "no connection to the destination") for n in range(4)
     }
+
+
+@pytest.mark.parametrize("verb", ["exists", "get"])
+def test_while_the_store_of_results_is_away_a_message_waits_and_is_not_counted(verb: str) -> None:
+    class Away(MemoryBlobs):
+        def exists(self, key: str) -> bool:
+            return self._absent() if verb == "exists" else super().exists(key)
+
+        def get(self, key: str) -> bytes:
+            return self._absent() if verb == "get" else super().get(key)
+
+        def _absent(self) -> Any:
+            raise TransientError("store s3://images: the endpoint cannot be reached")
+
+    def store(
+        _: object, objects: Sequence[ResultObject], *, read: Callable[[ResultObject], bytes], **__: object
+    ) -> Iterator[tuple[ResultObject, Answer]]:
+        for item in objects:
+            read(item)
+            yield item, Answer(Verdict.SENT)
+
+    bus, message = MemoryBus(), FakeDelivery(ready())
+    blobs = Away({o.key: d for o, d in MADE})
+    outbox(store, clock=ManualClock(), bus=bus, blobs=blobs).handle(message)  # type: ignore[arg-type]
+    ((how, delay),) = message.ended
+    assert how == "not counted: store s3://images: the endpoint cannot be reached"
+    assert delay
+    assert [e for _, e in bus.read(EVENTS)] == []
 
 
 def test_a_rejected_association_is_tried_ever_more_rarely() -> None:

@@ -155,7 +155,6 @@ def test_storage_commitment_is_refused_where_it_could_not_be_kept_or_told(
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        ({"store.url": "s3://b/p"}, "store.url"),
         ({"destinations": [{"name": "a", "ae_title": "A", "host": "h", "port": 1, "commitment": True}]}, "commitment"),
     ],
 )
@@ -164,6 +163,28 @@ def test_a_setting_that_is_not_built_is_refused_by_name(flags: dict[str, Any], n
         config.load(environ={}, flags=flags)
     assert name in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_bucket_is_a_shared_store() -> None:
+    flags = {"store.url": "s3://images/some/site", "store.s3.endpoint": "https://s3.example.org:9000"}
+    store = config.load(environ={}, flags=flags).store
+    assert (store.is_bucket, store.is_shared, store.folder) == (True, True, None)
+    with pytest.raises(ConfigError, match="durability"):
+        config.load(environ={}, flags=flags | {"listener.durability": "association"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("store.url", "s3://"), ("store.url", "s3://Images"), ("store.url", "s3://images/a//b"),
+        ("store.url", "s3://images/../b"), ("store.url", "s3://images/a?b"), ("store.url", "gs://images"),
+        ("store.s3.endpoint", "s3.example.org"), ("store.s3.endpoint", "https://key:secret@s3.example.org"),
+    ],
+)  # fmt: skip
+def test_what_is_no_bucket_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(environ={}, flags={key: value})
+    assert key in str(caught.value)
 
 
 def test_stow_is_off_when_absent_and_on_with_defaults_when_its_table_is_there() -> None:

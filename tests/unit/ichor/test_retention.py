@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from s3 import AgedBucket
 
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
@@ -17,7 +18,10 @@ from ichor.messages import EVENTS, DeliveryChanged, Envelope, JobDone, StudyAsse
 from ichor.retention import Ages, Swept, keep_tidy, sweep
 from ichor.shards import shards
 from ichor.store.blobs import FileBlobs
+from ichor.store.bucket_blobs import BucketBlobs
+from ichor.store.bucket_spool import BucketSpool
 from ichor.store.journal import Journal, JournalRow, StoredObject
+from ichor.store.protocol import Blobs, Spool
 from ichor.store.receipts import Lane, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.segments import segment_of
 from ichor.store.shared import Receivers, register
@@ -31,11 +35,11 @@ AGES = Ages(spool=100.0, results=1000.0)
 class Place:
     """One study with one stored object, one job and one result that waits for a destination."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bucket: AgedBucket | None = None) -> None:
         self.clock = ManualClock()
         self.bus = MemoryBus(clock=self.clock)
-        self.blobs = FileBlobs(folder / "blobs")
-        self.folder = folder
+        self.blobs: Blobs = FileBlobs(folder / "blobs") if bucket is None else BucketBlobs(bucket)
+        self.folder, self.bucket = folder, bucket
         self.receipts = ReceiptWriter(folder / "receipts", durable=False)
         self.spool = self.next_spool()
         self.journal = Journal(folder / "journal.sqlite")
@@ -69,7 +73,9 @@ class Place:
             )
         )  # fmt: skip
 
-    def next_spool(self) -> FileSpool:
+    def next_spool(self) -> Spool:
+        if self.bucket is not None:
+            return BucketSpool(self.bucket, staging=self.folder, writer=self.receipts.name)
         return FileSpool(self.folder / "spool", durability="none", writer=self.receipts.name)
 
     def restart(self) -> None:
@@ -105,7 +111,7 @@ class Place:
 
     def settle(self) -> None:
         self.spool.seal(idle_for=0.0)
-        for segment in self.segments():
+        for segment in self.segments() if self.bucket is None else ():
             os.utime(self.folder / "spool" / segment, (0, 0))
 
     def segments(self) -> dict[str, int]:
@@ -138,6 +144,12 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.fixture(params=["file", "s3"])
+def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """In a bucket all that is put seems to have been put long ago."""
+    return Place(tmp_path, request.getfixturevalue("aged_bucket") if request.param == "s3" else None)
+
+
 def test_nothing_undelivered_is_ever_removed(place: Place) -> None:
     place.clock.advance(10_000)
     assert place.sweep() == Swept(objects=0, result_sets=0)
@@ -147,39 +159,39 @@ def test_nothing_undelivered_is_ever_removed(place: Place) -> None:
     assert place.here() == (True, True)
 
 
-def test_objects_go_at_their_age_and_results_at_theirs(place: Place) -> None:
-    place.deliver("sent")
-    place.clock.advance(99)
-    assert place.sweep() == Swept(objects=0, result_sets=0)
-    place.clock.advance(2)
-    assert place.sweep() == Swept(objects=1, result_sets=0)
-    assert place.here() == (False, True)
+def test_objects_go_at_their_age_and_results_at_theirs(any_place: Place) -> None:
+    any_place.deliver("sent")
+    any_place.clock.advance(99)
+    assert any_place.sweep() == Swept(objects=0, result_sets=0)
+    any_place.clock.advance(2)
+    assert any_place.sweep() == Swept(objects=1, result_sets=0)
+    assert any_place.here() == (False, True)
     with pytest.raises(KeyError):
-        place.spool.open(place.location)
-    place.clock.advance(1000)
-    assert place.sweep() == Swept(objects=0, result_sets=1)
-    assert place.here() == (False, False)
+        any_place.spool.open(any_place.location)
+    any_place.clock.advance(1000)
+    assert any_place.sweep() == Swept(objects=0, result_sets=1)
+    assert any_place.here() == (False, False)
 
 
-def test_the_report_of_a_job_that_was_given_up_goes_with_the_results(place: Place) -> None:
-    place.blobs.put_set("results/job-1-failed", {"set.json": b"{}"})
-    place.blobs.put_set("results/job-11", {"set.json": b"{}"})
-    place.deliver("sent")
-    place.clock.advance(1001)
-    assert place.sweep() == Swept(objects=1, result_sets=2)
-    assert list(place.blobs.keys("results")) == ["results/job-11/set.json"]
+def test_the_report_of_a_job_that_was_given_up_goes_with_the_results(any_place: Place) -> None:
+    any_place.blobs.put_set("results/job-1-failed", {"set.json": b"{}"})
+    any_place.blobs.put_set("results/job-11", {"set.json": b"{}"})
+    any_place.deliver("sent")
+    any_place.clock.advance(1001)
+    assert any_place.sweep() == Swept(objects=1, result_sets=2)
+    assert list(any_place.blobs.keys("results")) == ["results/job-11/set.json"]
 
 
-def test_an_image_that_was_acknowledged_again_stays(place: Place) -> None:
-    place.deliver("sent")
-    place.clock.advance(90)
-    place.receive()
-    place.clock.advance(20)
-    assert place.sweep() == Swept(objects=0, result_sets=0)
-    with place.spool.open(place.location) as file:
+def test_an_image_that_was_acknowledged_again_stays(any_place: Place) -> None:
+    any_place.deliver("sent")
+    any_place.clock.advance(90)
+    any_place.receive()
+    any_place.clock.advance(20)
+    assert any_place.sweep() == Swept(objects=0, result_sets=0)
+    with any_place.spool.open(any_place.location) as file:
         assert file.read(1) == b"\0"
-    place.clock.advance(90)
-    assert place.sweep() == Swept(objects=1, result_sets=0)
+    any_place.clock.advance(90)
+    assert any_place.sweep() == Swept(objects=1, result_sets=0)
 
 
 def test_a_segment_stays_until_nothing_in_it_is_named(place: Place) -> None:
@@ -213,18 +225,18 @@ def test_a_segment_that_is_written_to_stays(place: Place) -> None:
     assert place.spool.read_range(placed.location, 0, placed.length).endswith(b"half of it")
 
 
-def test_an_image_that_is_not_taken_yet_keeps_its_segment(place: Place) -> None:
-    place.deliver("sent")
-    first = place.put()
-    place.take(first)
-    second = place.put()  # acknowledged, and still in the receipts log
-    place.settle()
-    place.clock.advance(101)
-    place.sweep()
-    assert place.journal.by_study(STUDY) == []
-    assert place.spool.read_range(second.location, 0, second.length)
-    place.take(second)
-    assert [row.stored.location for row in place.journal.by_study(STUDY)] == [second.location]
+def test_an_image_that_is_not_taken_yet_keeps_its_segment(any_place: Place) -> None:
+    any_place.deliver("sent")
+    first = any_place.put()
+    any_place.take(first)
+    second = any_place.put()  # acknowledged, and still in the receipts log
+    any_place.settle()
+    any_place.clock.advance(101)
+    any_place.sweep()
+    assert any_place.journal.by_study(STUDY) == []
+    assert any_place.spool.read_range(second.location, 0, second.length)
+    any_place.take(second)
+    assert [row.stored.location for row in any_place.journal.by_study(STUDY)] == [second.location]
 
 
 def test_a_segment_that_was_written_to_just_now_stays(place: Place) -> None:

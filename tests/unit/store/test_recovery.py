@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ichor.store.bucket import Bucket
+from ichor.store.bucket_spool import BucketSpool
 from ichor.store.journal import Journal, JournalRow, StoredObject
+from ichor.store.protocol import Spool
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.recovery import Recovered, recover
 from ichor.store.segments import FOOTER_SIZE, footer, segment_of
@@ -20,15 +23,19 @@ CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 class Site:
     """A receiver, and a relay that takes all when it is told to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, bucket: Bucket | None = None) -> None:
+        self.folder, self.bucket = folder, bucket
         self.journal = Journal(folder / "journal.sqlite", durable=False)
         self.ended: list[Ended] = []
         self.start()
 
     def start(self) -> None:
         self.receipts = ReceiptWriter(self.folder / "receipts", durable=False)
-        self.spool = FileSpool(self.folder / "spool", durability="none", writer=self.receipts.name)
+        self.spool: Spool
+        if self.bucket is not None:
+            self.spool = BucketSpool(self.bucket, staging=self.folder, writer=self.receipts.name)
+        else:
+            self.spool = FileSpool(self.folder / "spool", durability="none", writer=self.receipts.name)
 
     def end(self) -> None:
         self.receipts.close()
@@ -109,37 +116,42 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.fixture(params=["file", "s3"])
+def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    return Site(tmp_path, request.getfixturevalue("new_bucket") if request.param == "s3" else None)
+
+
 def uids(*numbers: int) -> set[str]:
     return {f"1.2.9.{number}" for number in numbers}
 
 
-def test_all_that_was_acknowledged_is_back_after_the_journal_was_lost(site: Site) -> None:
-    placed = site.receive(1, 2, 3)
-    site.settle()
-    site.lose_journal()
-    sizes = site.sizes()
-    assert site.recover() == Recovered(objects=3)
-    site.relay()
-    rows = site.rows()
+def test_all_that_was_acknowledged_is_back_after_the_journal_was_lost(any_site: Site) -> None:
+    placed = any_site.receive(1, 2, 3)
+    any_site.settle()
+    any_site.lose_journal()
+    sizes = any_site.sizes()
+    assert any_site.recover() == Recovered(objects=3)
+    any_site.relay()
+    rows = any_site.rows()
     assert [row.stored.location for row in rows] == [one.location for one in placed]
     assert [row.stored.sop_instance_uid for row in rows] == ["1.2.9.1", "1.2.9.2", "1.2.9.3"]
     first = rows[0].stored
     assert (first.sop_class_uid, first.series_instance_uid, first.transfer_syntax_uid) == (CT, SERIES, EXPLICIT)
     assert first.calling_ae == "RECOVERED"
-    assert [(one.association, one.released) for one in site.ended] == [(first.association, False)]
-    assert site.sizes() == sizes
-    assert site.recover() == Recovered()
+    assert [(one.association, one.released) for one in any_site.ended] == [(first.association, False)]
+    assert any_site.sizes() == sizes
+    assert any_site.recover() == Recovered()
 
 
-def test_all_is_back_after_the_journal_and_the_log_were_lost(site: Site) -> None:
-    site.receive(1, 2)
-    site.end()
-    site.lose_receipts()
-    site.lose_journal()
-    site.start()
-    assert site.recover() == Recovered(objects=2)
-    site.relay()
-    assert site.uids() == uids(1, 2)
+def test_all_is_back_after_the_journal_and_the_log_were_lost(any_site: Site) -> None:
+    any_site.receive(1, 2)
+    any_site.end()
+    any_site.lose_receipts()
+    any_site.lose_journal()
+    any_site.start()
+    assert any_site.recover() == Recovered(objects=2)
+    any_site.relay()
+    assert any_site.uids() == uids(1, 2)
 
 
 def test_what_came_since_an_older_journal_comes_in(site: Site) -> None:
@@ -203,24 +215,24 @@ def test_only_what_is_torn_is_cut(site: Site) -> None:
     assert site.uids() == uids(1, 2)
 
 
-def test_what_a_dead_writer_acknowledged_is_waited_for(site: Site) -> None:
-    site.receive(1)
-    site.end()
-    site.start()
-    assert site.recover() == Recovered(waits=True)
-    site.relay()
-    assert site.recover() == Recovered()
-    assert [row.stored.calling_ae for row in site.rows()] == ["CT1"]
+def test_what_a_dead_writer_acknowledged_is_waited_for(any_site: Site) -> None:
+    any_site.receive(1)
+    any_site.end()
+    any_site.start()
+    assert any_site.recover() == Recovered(waits=True)
+    any_site.relay()
+    assert any_site.recover() == Recovered()
+    assert [row.stored.calling_ae for row in any_site.rows()] == ["CT1"]
 
 
-def test_what_retention_let_go_of_does_not_come_again(site: Site) -> None:
-    site.receive(1, 2)
-    site.settle()
-    site.journal.forget(site.rows()[:1])
-    assert site.recover() == Recovered()
-    site.journal.forget(site.rows())
-    assert site.recover() == Recovered()
-    assert site.rows() == []
+def test_what_retention_let_go_of_does_not_come_again(any_site: Site) -> None:
+    any_site.receive(1, 2)
+    any_site.settle()
+    any_site.journal.forget(any_site.rows()[:1])
+    assert any_site.recover() == Recovered()
+    any_site.journal.forget(any_site.rows())
+    assert any_site.recover() == Recovered()
+    assert any_site.rows() == []
 
 
 def test_nothing_of_a_living_writer_is_cut_when_its_log_was_deleted(site: Site) -> None:
@@ -288,13 +300,13 @@ def test_what_grows_while_it_is_looked_at_is_not_cut(site: Site, monkeypatch: py
     assert site.sizes() == {segment_of(first.location): size}
 
 
-def test_what_a_living_writer_may_still_acknowledge_is_left_alone(site: Site) -> None:
-    placed = site.put(1)
-    site.spool.seal(idle_for=0.0)
-    assert site.recover() == Recovered()
-    site.acknowledge(1, placed)
-    site.relay()
-    assert [row.stored.calling_ae for row in site.rows()] == ["CT1"]
+def test_what_a_living_writer_may_still_acknowledge_is_left_alone(any_site: Site) -> None:
+    placed = any_site.put(1)
+    any_site.spool.seal(idle_for=0.0)
+    assert any_site.recover() == Recovered()
+    any_site.acknowledge(1, placed)
+    any_site.relay()
+    assert [row.stored.calling_ae for row in any_site.rows()] == ["CT1"]
 
 
 def test_a_gap_is_filled_once_also_with_what_retention_let_go_of(site: Site) -> None:
