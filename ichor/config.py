@@ -371,6 +371,9 @@ class Settings(_Table):
     def _shared_bytes_can_be_seen(self) -> Settings:
         if self.store.is_shared and self.listener.durability != "instance":
             raise ValueError('store.url: a shared store needs listener.durability = "instance"')
+        if self.store.is_bucket and self.assemble.shards > 1:
+            # The locks by which assemblers own shards would be those of one machine.
+            raise ValueError("assemble.shards: must be 1 where images lie in a bucket; open series need a shared folder")
         return self
 
     @model_validator(mode="after")
