@@ -171,7 +171,7 @@ def test_a_bucket_is_a_shared_store() -> None:
     assert (store.is_bucket, store.is_shared, store.folder) == (True, True, None)
     with pytest.raises(ConfigError, match="durability"):
         config.load(environ={}, flags=flags | {"listener.durability": "association"})
-    with pytest.raises(ConfigError, match="assemble.shards"):
+    with pytest.raises(ConfigError, match=r"assemble\.shards"):
         config.load(environ={}, flags=flags | {"assemble.shards": 2})
 
 
