@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 _EVERY = 600.0  # seconds between two sweeps
 _SOON = 5.0  # seconds, while what dead receivers wrote is not in the journal yet
 _SETTLED = 600.0  # seconds since a segment was written to
-_SIGN = 60.0  # seconds between two signs to the other receivers of a store
+_SIGN = 10.0  # seconds between two signs to the other receivers of a store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

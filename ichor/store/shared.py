@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _STAMP, _FOLDER = "STORE", "receivers"
 _SEEN, _OWN = "store", "receiver"  # in the data folder
 _RECEIVER = re.compile(r"(?:([0-9A-Za-z][0-9A-Za-z_-]{0,39})_)?[0-9a-f]{8}")
-_SUCCEEDS_AFTER = 180.0  # seconds: several signs were missed
+_SUCCEEDS_AFTER = 45.0  # seconds: several signs were missed
 
 
 def open_store(store: Path, data: Path) -> None:
