@@ -24,6 +24,7 @@ from ichor.cli.dlq import dlq
 from ichor.clock import ManualClock
 from ichor.errors import CannotStart, IchorError, TransientError
 from ichor.messages import Envelope
+from ichor.types import Priority
 
 pytestmark = pytest.mark.xdist_group("kafka")
 Open = Callable[..., KafkaBus]
@@ -386,3 +387,21 @@ def test_away_at_the_start_and_again_later_loses_nothing_and_goes_on_by_itself(
     eventually(acknowledged)
     assert get().envelope.id == "b"
     assert {envelope.id for _, envelope in bus.read("jobs")} == {"a", "b"}
+
+
+# --- urgency -------------------------------------------------------------------------------------------------------------
+
+
+def test_behind_a_thousand_routine_jobs_a_stat_job_is_the_next(open_bus: Open) -> None:
+    publisher, worker = open_bus(), open_bus()
+    publisher.publish("jobs.routine", [message(f"r{n}") for n in range(1000)])
+    member = worker.subscribe(["jobs.stat", "jobs.routine"], "work")
+    in_hand = take(member)
+    assert in_hand.envelope.id == "r0"
+    publisher.publish("jobs.stat", [message("s").model_copy(update={"priority": Priority.STAT})])
+    other = open_bus().subscribe(["jobs.stat", "jobs.routine"], "work")
+    assert take(other).envelope.id == "s"  # whoever is free has it at once
+    publisher.publish("jobs.stat", [message("t").model_copy(update={"priority": Priority.STAT})])
+    in_hand.ack()
+    assert take(member).envelope.id == "t"  # and who was at work, after that job
+    assert sum(lag.waiting for lag in publisher.lag()) == 999
