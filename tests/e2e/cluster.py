@@ -242,6 +242,15 @@ class Cluster:
         there = [member for member in self.members if (member.folder / "log").exists()]
         return "\n".join(f"--- {m.name}, {m.starts} starts\n{m.log()[-2500:]}" for m in there)
 
+    def ichor(self, *arguments: str) -> str:
+        """What a command prints in a worker's pod."""
+        done = subprocess.run(
+            [*ICHOR, *arguments], env=self.workers[0].environment(), cwd=self.folder, capture_output=True, text=True,
+            timeout=PATIENCE,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def check_nothing_lost(self, acknowledged: Iterable[Path]) -> None:
         """Every acknowledged image was told by a receiver, and lies in the store byte for byte."""
         spool, told = FileSpool(self.store / "spool"), {}

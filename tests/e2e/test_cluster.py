@@ -13,17 +13,34 @@ from e2e.cluster import PATIENCE, Cluster
 from e2e.orthanc import Orthanc
 from e2e.stream import Modality, many_studies
 
+from pipelines.worker import MOST_ATTEMPTS
+
 pytestmark = pytest.mark.xdist_group("kafka")
 SLICES = 20
 
 
 @pytest.fixture
-def cluster(
+def make_cluster(
     tmp_path: Path, kafka_servers: str, prefix: str, orthanc: Orthanc, free_port: Callable[[], int]
-) -> Iterator[Cluster]:
-    made = Cluster(tmp_path / "cluster", servers=kafka_servers, prefix=prefix, orthanc=orthanc, free_port=free_port)
-    yield made
-    made.end()
+) -> Iterator[Callable[..., Cluster]]:
+    """``make_cluster(workers=3, ...)``, not started yet."""
+    made: list[Cluster] = []
+
+    def make(**numbers: int) -> Cluster:
+        folder = tmp_path / "cluster"
+        made.append(
+            Cluster(folder, servers=kafka_servers, prefix=prefix, orthanc=orthanc, free_port=free_port, **numbers)
+        )
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.end()
+
+
+@pytest.fixture
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    return make_cluster()
 
 
 def by_uid(studies: list[list[Path]]) -> dict[str, list[Path]]:
@@ -67,3 +84,36 @@ def test_series_split_across_receivers_give_one_result_each(cluster: Cluster, tm
 @pytest.mark.soak
 def test_fifty_studies_split_across_receivers_give_one_result_each(cluster: Cluster, tmp_path: Path) -> None:
     push_many(cluster, tmp_path / "in", count=50)
+
+
+def test_what_cannot_be_done_is_given_up_with_its_cause_keeps_nobody_waiting_and_can_be_replayed(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = make_cluster(receivers=1, senders=1)
+    (tmp_path / "in").mkdir()
+    studies = by_uid(many_studies(tmp_path / "in", 4))
+    *broken, fine = studies
+    causes = {"raise": "as the test asked", "kill": "died or hung", "memory": "MemoryError"}
+    for uid, trouble in zip(broken, causes, strict=True):
+        (cluster.control / uid).write_text(trouble)
+    cluster.start()
+    (modality,) = split_over(cluster, list(studies.values()))
+    assert modality.finished.wait(PATIENCE)
+
+    def states() -> dict[str, str]:
+        return {uid: study.state.value for uid, study in cluster.studies().items()}
+
+    cluster.until(lambda: states().get(fine) == "done", what="the one that can be done")
+    ended = dict.fromkeys(broken, "failed") | {fine: "done"}
+    cluster.until(lambda: states() == ended, what=lambda: f"three that are given up: {states()}", timeout=2 * PATIENCE)
+    letters = {letter.envelope.subject: letter for letter in cluster.bus().dead_letters()}
+    for uid, cause in zip(broken, causes.values(), strict=True):
+        assert cause in letters[uid].reason
+        assert letters[uid].attempts == MOST_ATTEMPTS
+        assert letters[uid].letter_id in cluster.ichor("dlq", "list")
+        assert cause in cluster.ichor("dlq", "show", letters[uid].letter_id)
+    for uid in broken:
+        (cluster.control / uid).unlink()
+        cluster.ichor("dlq", "replay", letters[uid].letter_id)
+    cluster.wait_done(studies, slices=SLICES)
+    assert cluster.bus().dead_letters() == []
