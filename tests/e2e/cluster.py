@@ -52,6 +52,7 @@ class Member:
     folder: Path
     settings: dict[str, str]
     port: int = 0  # of a receiver
+    console: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     wanted: bool = False
     starts: int = 0
@@ -115,11 +116,14 @@ class Member:
 
 
 class Cluster:
-    """Receivers, assemblers, workers and senders by number, over ``servers``; results go to ``orthanc``."""
+    """Receivers, assemblers, workers and senders by number, over ``servers``; results go to ``orthanc``.
+
+    ``whole``: each receiver is an `ichor serve`, which has all roles.
+    """
 
     def __init__(
         self, folder: Path, *, servers: str, prefix: str, orthanc: Orthanc, free_port: Callable[[], int],
-        receivers: int = 2, assemblers: int = 1, workers: int = 3, senders: int = 2,
+        receivers: int = 2, assemblers: int = 1, workers: int = 3, senders: int = 2, whole: bool = False,
     ) -> None:  # fmt: skip
         self.folder, self.orthanc = folder, orthanc
         self.servers, self.prefix = servers, prefix
@@ -128,7 +132,10 @@ class Cluster:
         self.control = folder / "control"
         self.control.mkdir()
         self._plugin = _plugin(folder / "plugin")
-        self.receivers = [self._member(f"receive-{n}", "receive", port=free_port()) for n in range(receivers)]
+        command = "serve" if whole else "receive"
+        self.receivers = [
+            self._member(f"{command}-{n}", command, port=free_port(), console=free_port()) for n in range(receivers)
+        ]
         self.assemblers = [self._member(f"assemble-{n}", "assemble") for n in range(assemblers)]
         self.workers = [self._member(f"work-{n}", "work") for n in range(workers)]
         self.senders = [self._member(f"send-{n}", "send") for n in range(senders)]
@@ -171,7 +178,7 @@ class Cluster:
             shutil.rmtree(receiver.data)
             receiver.start()
 
-    def _member(self, name: str, command: str, *, port: int = 0) -> Member:
+    def _member(self, name: str, command: str, *, port: int = 0, console: int = 0) -> Member:
         settings = {
             "ICHOR_BUS__URL": f"kafka://{self.servers}", "ICHOR_BUS__KAFKA__PREFIX": self.prefix,
             "ICHOR_BUS__KAFKA__MEMBER": name, "ICHOR_STORE__URL": f"file:{self.store}",
@@ -179,12 +186,13 @@ class Cluster:
             "ICHOR_DESTINATIONS__0__HOST": "127.0.0.1", "ICHOR_DESTINATIONS__0__PORT": str(self.orthanc.dicom_port),
             "PYTHONPATH": str(self._plugin), "SMALL_PIPELINE": str(self.control),
         }  # fmt: skip
-        if command == "receive":
+        if port:
             settings |= {
+                "ICHOR_CONSOLE__PORT": str(console),
                 "ICHOR_LISTENER__PORT": str(port), "ICHOR_LISTENER__PROCESSES": "1", "ICHOR_STORE__RECEIVER": name,
                 "ICHOR_LISTENER__STAT_AE_TITLES": '["ICHOR_STAT"]',
             }  # fmt: skip
-        return Member(name, command, self.folder / name, settings, port)
+        return Member(name, command, self.folder / name, settings, port, console)
 
     def _keep_alive(self) -> None:
         while not self._over.wait(_BACK_AFTER):

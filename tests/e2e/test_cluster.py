@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from e2e.cluster import PATIENCE, Cluster
 from e2e.orthanc import Orthanc
 from e2e.stream import Modality, many_studies
+from kafka_broker import Broker
 
 from pipelines.worker import MOST_ATTEMPTS
 
@@ -21,16 +24,15 @@ SLICES = 20
 
 @pytest.fixture
 def make_cluster(
-    tmp_path: Path, kafka_servers: str, prefix: str, orthanc: Orthanc, free_port: Callable[[], int]
+    tmp_path: Path, request: pytest.FixtureRequest, prefix: str, orthanc: Orthanc, free_port: Callable[[], int]
 ) -> Iterator[Callable[..., Cluster]]:
     """``make_cluster(workers=3, ...)``, not started yet."""
     made: list[Cluster] = []
 
-    def make(**numbers: int) -> Cluster:
+    def make(**options: Any) -> Cluster:
+        servers = options.pop("servers", None) or request.getfixturevalue("kafka_servers")
         folder = tmp_path / "cluster"
-        made.append(
-            Cluster(folder, servers=kafka_servers, prefix=prefix, orthanc=orthanc, free_port=free_port, **numbers)
-        )
+        made.append(Cluster(folder, servers=servers, prefix=prefix, orthanc=orthanc, free_port=free_port, **options))
         return made[-1]
 
     yield make
@@ -117,3 +119,35 @@ def test_what_cannot_be_done_is_given_up_with_its_cause_keeps_nobody_waiting_and
         cluster.ichor("dlq", "replay", letters[uid].letter_id)
     cluster.wait_done(studies, slices=SLICES)
     assert cluster.bus().dead_letters() == []
+
+
+def test_serve_on_kafka_answers_metrics_while_it_is_away_and_goes_on(
+    make_broker: Callable[[], Broker], make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    broker = make_broker()
+    broker.start()
+    alone = {"receivers": 1, "assemblers": 0, "workers": 0, "senders": 0}
+    cluster = make_cluster(**alone, whole=True, servers=broker.servers)
+    (tmp_path / "in").mkdir()
+    first, second = by_uid(many_studies(tmp_path / "in", 2)).items()
+    cluster.start()
+
+    def metric(name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{cluster.receivers[0].console}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        return max(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    (modality,) = split_over(cluster, [first[1]])
+    assert modality.finished.wait(PATIENCE)
+    cluster.wait_done([first[0]], slices=SLICES)
+    cluster.until(lambda: metric("ichor_bus_away") == 0, what="the bus in the metrics")
+    broker.stop()
+    cluster.until(lambda: metric("ichor_bus_away") == 1, what="its absence in the metrics")
+    (modality,) = split_over(cluster, [second[1]])
+    assert modality.finished.wait(PATIENCE), "images are taken without Kafka"
+    assert metric("ichor_bytes_stored_total") > 0
+    broker.start()
+    cluster.wait_done([first[0], second[0]], slices=SLICES)
+    cluster.until(lambda: metric("ichor_bus_away") == 0, what="the bus in the metrics again")
+    cluster.check_nothing_lost([*first[1], *second[1]])
+    cluster.check_results([first[0], second[0]], slices=SLICES)
