@@ -20,6 +20,7 @@ it; in this order nothing is lost that comes meanwhile:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from pathlib import Path
 from ichor import metrics
 from ichor.bus import Bus
 from ichor.clock import Clock
+from ichor.errors import TransientError
 from ichor.history import Projection
 from ichor.messages import COMMITMENTS, INSTANCES, RESULTS
 from ichor.store.journal import Journal
@@ -37,6 +39,7 @@ from ichor.store.recovery import recover
 from ichor.store.segments import segment_of
 from ichor.store.shared import Receivers
 from ichor.store.spool import FileSpool
+from ichor.succession import end_associations
 from ichor.types import StudyState
 
 log = logging.getLogger(__name__)
@@ -126,6 +129,8 @@ def keep_tidy(
     pause = wait or stop.wait
     topics = (INSTANCES, RESULTS, COMMITMENTS, *job_topics)
     recover_at = sweep_at = float("-inf")
+    lost: frozenset[str] = frozenset()  # receivers that this one took over
+    ended: frozenset[str] = frozenset()  # those whose associations it has ended
     bus: Bus | None = None
     projection: Projection | None = None
     while not stop.is_set():
@@ -134,22 +139,31 @@ def keep_tidy(
             if receivers is None or receivers.look_round() or clock.monotonic() >= recover_at:
                 recover_at = clock.monotonic()  # again soon where it fails, or has to wait
                 known = receivers.answered_for() if receivers is not None else None
+                lost = known - {receivers.name} if known is not None and receivers is not None else lost
                 recovered = recover(journal=journal, spool=spool, receipts=receipts, receivers=known)
                 waits = recovered.waits
                 recover_at += 0.0 if waits else _EVERY
                 if recovered.torn:
                     log.info("retention: %d segments had a torn end", recovered.torn)
+            if lost - ended:
+                with contextlib.closing(open_bus()) as asked:  # one of its own: it would follow that log from now on
+                    count = end_associations(asked, lost - ended, now=clock.time())
+                if count:
+                    log.warning("%d associations of lost receivers are told to have been cut off", count)
+                ended = lost
             if clock.monotonic() >= sweep_at:
                 sweep_at = clock.monotonic() + _EVERY
-                if bus is None or projection is None:
-                    bus = open_bus()
-                    projection = Projection(bus)
+                bus = bus or open_bus()
+                projection = projection or Projection(bus)
                 projection.catch_up(stop)
                 swept = sweep(projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time())
                 for topic in topics:
                     bus.prune(topic, before=clock.time() - ages.spool)
                 if swept.objects or swept.result_sets:
                     log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
+        except TransientError as error:
+            metrics.LOOP_ERRORS.labels("retention").inc()
+            log.warning("retention waits: %s", error)
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")

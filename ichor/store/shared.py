@@ -130,6 +130,11 @@ class Receivers:
         except OSError as error:
             raise CannotStart(f"store {store}: receiver {name}: {error.strerror}") from error
 
+    @property
+    def name(self) -> str:
+        """Its own."""
+        return self._name
+
     def look_round(self) -> bool:
         """Give a sign; take over who is lost. True when somebody was taken over. OSError when the store is away."""
         os.utime(self._own)  # the server's clock, and so is what the others' signs are compared with

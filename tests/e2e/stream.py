@@ -24,10 +24,14 @@ def data_set_bytes(path: Path) -> bytes:
 
 
 class Modality(threading.Thread):
-    """Sends studies one after the other and sends an object again until it is acknowledged."""
+    """Sends studies one after the other and sends an object again until it is acknowledged.
 
-    def __init__(self, studies: list[list[Path]], port: int, finished: threading.Event) -> None:
+    ``pause``: seconds after each object, as a scanner needs.
+    """
+
+    def __init__(self, studies: list[list[Path]], port: int, finished: threading.Event, *, pause: float = 0.0) -> None:
         super().__init__(daemon=True)
+        self.pause = pause
         self.studies, self.port, self.finished = studies, port, finished
         self.acknowledged: set[Path] = set()
 
@@ -57,6 +61,7 @@ class Modality(threading.Thread):
                 break
             self.acknowledged.add(path)
             left.remove(path)
+            self.finished.wait(self.pause)
         if association.is_established:
             association.release()
         return left

@@ -32,6 +32,7 @@ class Chaos:
     def __init__(self, cluster: Cluster, broker: Broker, *, seed: int) -> None:
         self.cluster, self.broker = cluster, broker
         self.chance = random.Random(seed)
+        self.sending: list[Modality] = []  # by receiver
 
     def strike(self, faults: list[Callable[[], str]], *, longest_pause: float) -> None:
         self.chance.shuffle(faults)
@@ -69,9 +70,18 @@ class Chaos:
         return f"{worker.name} hung for {LEASE_SECONDS + 5.0:.0f} s"
 
     def lose_volume(self) -> str:
-        receiver = self.chance.choice(self.cluster.receivers)
+        """A receiver's journal and log go with what they alone knew: Kafka is away, and more was acknowledged since."""
+        which = self.chance.randrange(len(self.cluster.receivers))
+        receiver, modality = self.cluster.receivers[which], self.sending[which]
+        self.broker.stop()
+        before = len(modality.acknowledged)
+        self.cluster.until(
+            lambda: len(modality.acknowledged) > before or modality.finished.is_set(), what="an image without Kafka"
+        )
+        told = len(modality.acknowledged) - before
         self.cluster.lose_volume(receiver)
-        return f"{receiver.name} lost its volume"
+        self.broker.start()
+        return f"{receiver.name} lost its volume, and {told} images that it had told nobody"
 
 
 @pytest.fixture
@@ -95,14 +105,15 @@ def cluster(
 
 
 def suffer(
-    chaos: Chaos, folder: Path, *, faults: list[Callable[[], str]], studies: int, longest_pause: float, within: float
-) -> None:
+    chaos: Chaos, folder: Path, *, faults: list[Callable[[], str]], studies: int, longest_pause: float, within: float,
+    pause: float,
+) -> None:  # fmt: skip
     cluster = chaos.cluster
     folder.mkdir()
     by = by_uid(many_studies(folder, studies))
     (cluster.control / "seconds").write_text("2")  # so that jobs are in work when something dies
     cluster.start()
-    sending: list[Modality] = split_over(cluster, list(by.values()))
+    sending = chaos.sending = split_over(cluster, list(by.values()), pause=pause)
     chaos.strike(faults, longest_pause=longest_pause)
     struck = time.monotonic()
     for modality in sending:
@@ -130,7 +141,7 @@ def test_nothing_is_lost_or_doubled_by_one_fault_of_each_kind(
 ) -> None:
     chaos = Chaos(cluster, broker_of_its_own, seed=seed())
     faults = [chaos.kill, chaos.lose_volume, chaos.pause_worker, lambda: chaos.stop_broker(5.0)]
-    suffer(chaos, tmp_path / "in", faults=faults, studies=4, longest_pause=4.0, within=PATIENCE)
+    suffer(chaos, tmp_path / "in", faults=faults, studies=4, longest_pause=4.0, within=PATIENCE, pause=1.5)
 
 
 @pytest.mark.soak
@@ -146,4 +157,4 @@ def test_nothing_is_lost_or_doubled_by_fifty_kills_and_more(
         *[chaos.pause_worker] * 3,
         lambda: chaos.stop_broker(60.0),
     ]
-    suffer(chaos, tmp_path / "in", faults=faults, studies=50, longest_pause=6.0, within=_WITHIN)
+    suffer(chaos, tmp_path / "in", faults=faults, studies=50, longest_pause=6.0, within=_WITHIN, pause=0.5)

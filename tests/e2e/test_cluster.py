@@ -49,11 +49,11 @@ def by_uid(studies: list[list[Path]]) -> dict[str, list[Path]]:
     return {pydicom.dcmread(paths[0], stop_before_pixels=True).StudyInstanceUID: paths for paths in studies}
 
 
-def split_over(cluster: Cluster, studies: list[list[Path]]) -> list[Modality]:
+def split_over(cluster: Cluster, studies: list[list[Path]], *, pause: float = 0.0) -> list[Modality]:
     """A modality for each receiver, which sends it every second (third, ...) slice of each study."""
     count = len(cluster.receivers)
     sending = [
-        Modality([paths[n::count] for paths in studies], receiver.port, threading.Event())
+        Modality([paths[n::count] for paths in studies], receiver.port, threading.Event(), pause=pause)
         for n, receiver in enumerate(cluster.receivers)
     ]
     for modality in sending:
