@@ -288,8 +288,10 @@ class Cluster:
             objects = [pydicom.dcmread(BytesIO(self.orthanc.file(one["ID"]))) for one in there]
             assert len({o.SOPInstanceUID for o in objects}) == len(objects)
             assert {o.StudyInstanceUID for o in objects} == {uid}
-            current = {result.object.sop_instance_uid for result in studies[uid].results}
-            assert current <= {o.SOPInstanceUID for o in objects}, uid
+            assert {r.object.sop_instance_uid for r in studies[uid].results} == {o.SOPInstanceUID for o in objects}
+            (job,) = [job for job in studies[uid].jobs if job.current]
+            assert job.done is not None
+            current = {item.sop_instance_uid for item in job.done.objects}
             # One answer stands: any other report in the PACS is named as the predecessor of a later one.
             reports = [o for o in objects if o.SOPClassUID == _REPORT]
             standing = {r.SOPInstanceUID for r in reports} - {name for r in reports for name in _replaced(r)}
