@@ -34,7 +34,7 @@ from ichor.messages import INSTANCES, InstancesReceived, open_envelope
 from ichor.store.spool import FileSpool
 from ichor.types import StudyState
 
-PATIENCE = 600.0  # seconds of a machine that does much else; never waited for when all is well
+PATIENCE = 1200.0  # seconds of a machine that does much else; never waited for when all is well
 _REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
 _TEXT_REPORT = "1.2.840.10008.5.1.4.1.1.88.11"
 _BACK_AFTER = 0.5  # seconds, of a dead process

@@ -23,7 +23,7 @@ from kafka_broker import Broker
 
 from pipelines.worker import LEASE_SECONDS
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.timeout(3600)]
 _WITHIN = float(os.environ.get("ICHOR_CHAOS_WITHIN", "120"))  # seconds of the last fault, in the long form
 
 

@@ -18,7 +18,7 @@ from kafka_broker import Broker
 
 from pipelines.worker import MOST_ATTEMPTS
 
-pytestmark = pytest.mark.xdist_group("kafka")
+pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.timeout(3600)]
 SLICES = 20
 
 
