@@ -18,6 +18,7 @@ from console.guard import Guard
 from console.pages import Pages
 from console.sources import Sources
 from ichor import metrics
+from ichor.errors import TransientError
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,6 +46,12 @@ def build_app(sources: Sources, *, token: str | None) -> Starlette:
         made.headers.update(wrong.headers or {})
         return made
 
+    def away(request: Request, error: Exception) -> Response:
+        _LOG.warning("%s is not answered: %s", request.url.path, error)
+        made = answer(request, 503, "the bus is away: ask again")
+        made.headers["Retry-After"] = "5"
+        return made
+
     def broken(request: Request, error: Exception) -> Response:
         metrics.LOOP_ERRORS.labels("console").inc()
         _LOG.error("%s failed: %s", request.url.path, type(error).__name__, exc_info=error)
@@ -52,6 +59,7 @@ def build_app(sources: Sources, *, token: str | None) -> Starlette:
 
     handlers: dict[type[Exception] | int, Callable[[Request, Exception], Response]] = {
         HTTPException: refused,
+        TransientError: away,
         Exception: broken,
     }
     return Starlette(

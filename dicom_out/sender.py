@@ -12,8 +12,10 @@ from dicom_out.outbox import LEASE_SECONDS, IdentityOf, Outbox, Withdrawn
 from dicom_out.transport import CONNECT_SECONDS, store_objects
 from ichor.bus import Bus, Subscription
 from ichor.clock import Clock
+from ichor.errors import CannotStart, TransientError
 from ichor.messages import RESULTS
 from ichor.metrics import LOOP_ERRORS
+from ichor.outage import Outage
 from ichor.store.protocol import Blobs
 from ichor.types import Destination
 
@@ -48,25 +50,34 @@ def run_sender(
         result of another identity is held for a person.
     withdrawn
         Why the result of a job (Study Instance UID, job id) must not be sent any more, or None; it is then held.
+
+    Raises
+    ------
+    CannotStart
+        The bus is not to be used by this version, or with these settings.
     """
     threads = []
+    end = _End(stop)
     for destination in destinations:
         outbox = Outbox(
             destination, bus=bus, blobs=blobs, clock=clock, calling_ae=calling_ae, identity_of=identity_of,
-            withdrawn=withdrawn, store=store_objects, reachable=port_open, stopping=stop.is_set, rng=random.Random(),
+            withdrawn=withdrawn, store=store_objects, reachable=port_open, stopping=end.came, rng=random.Random(),
         )  # fmt: skip
         subscription = bus.subscribe(
             [RESULTS], f"sender.{destination.name}", lease=LEASE_SECONDS, max_attempts=_MOST_ATTEMPTS
         )
         thread = threading.Thread(
-            target=_deliver, args=(outbox, subscription, stop), name=f"send-{destination.name}", daemon=True
+            target=_deliver, args=(outbox, subscription, end), name=f"send-{destination.name}", daemon=True
         )
         thread.start()
         threads.append(thread)
     on_ready()
-    stop.wait()
+    while not end.wait(_POLL_SECONDS):
+        pass
     for thread in threads:
         thread.join()
+    if end.cause is not None:
+        raise end.cause
 
 
 def port_open(destination: Destination) -> bool:
@@ -78,17 +89,39 @@ def port_open(destination: Destination) -> bool:
         return False
 
 
-def _deliver(outbox: Outbox, subscription: Subscription, stop: threading.Event) -> None:
+class _End:
+    """Of all threads: asked for, or because one of them cannot use the bus."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self.cause: CannotStart | None = None
+
+    def came(self) -> bool:
+        return self._stop.is_set() or self.cause is not None
+
+    def wait(self, seconds: float) -> bool:
+        return self.came() or self._stop.wait(seconds)
+
+
+def _deliver(outbox: Outbox, subscription: Subscription, end: _End) -> None:
+    outage = Outage(logger, role="send")
     try:
-        while not stop.is_set():
+        while not end.came():
             try:
                 delivery = subscription.receive(_POLL_SECONDS)
                 if delivery is not None:
                     outbox.handle(delivery)
+                outage.over()
+            except CannotStart as error:
+                end.cause = error
+            except TransientError as error:
+                # The lease of what was in hand brings it back.
+                outage.away(error)
+                end.wait(_POLL_SECONDS)
             except Exception:
                 # The message stays leased: it comes again, counted, and after five times goes to the dead letters.
                 logger.exception("unexpected error while sending")
                 LOOP_ERRORS.labels(role="send").inc()
-                stop.wait(_POLL_SECONDS)
+                end.wait(_POLL_SECONDS)
     finally:
         subscription.close()

@@ -373,7 +373,9 @@ class Settings(_Table):
             raise ValueError('store.url: a shared store needs listener.durability = "instance"')
         if self.store.is_bucket and self.assemble.shards > 1:
             # The locks by which assemblers own shards would be those of one machine.
-            raise ValueError("assemble.shards: must be 1 where images lie in a bucket; open series need a shared folder")
+            raise ValueError(
+                "assemble.shards: must be 1 where images lie in a bucket; open series need a shared folder"
+            )
         return self
 
     @model_validator(mode="after")

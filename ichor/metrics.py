@@ -60,6 +60,7 @@ DEAD_LETTERS = Gauge("ichor_dead_letters", "Messages given up", ["topic"], multi
 BUS_WAITING = Gauge(
     "ichor_bus_waiting", "Messages not finished by a group", ["topic", "group"], multiprocess_mode="mostrecent"
 )
+BUS_AWAY = Gauge("ichor_bus_away", "1 while a role cannot use the bus", multiprocess_mode="livemax")
 RECEIPTS_DAMAGED = Counter("ichor_receipts_damaged_total", "Places in the receipts log that hold no whole record")
 RECEIPTS_UNREAD = Gauge(
     "ichor_receipts_unread_bytes", "Bytes of the receipts log that are not told yet", ["lane"],

@@ -20,6 +20,7 @@ it; in this order nothing is lost that comes meanwhile:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from ichor.store.journal import Journal
 from ichor.store.protocol import Blobs, Receivers, Spool
 from ichor.store.recovery import recover
 from ichor.store.segments import segment_of
+from ichor.succession import end_associations
 from ichor.types import StudyState
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 _EVERY = 600.0  # seconds between two sweeps
 _SOON = 5.0  # seconds, while what dead receivers wrote is not in the journal yet
 _SETTLED = 600.0  # seconds since a segment was written to
-_SIGN = 60.0  # seconds between two signs to the other receivers of a store
+_SIGN = 10.0  # seconds between two signs to the other receivers of a store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,8 @@ def keep_tidy(
     pause = wait or stop.wait
     topics = (*(shard.topic for shard in all_shards(shards)), RESULTS, COMMITMENTS, *job_topics)
     recover_at = sweep_at = float("-inf")
+    lost: frozenset[str] = frozenset()  # receivers that this one took over
+    ended: frozenset[str] = frozenset()  # those whose associations it has ended
     bus: Bus | None = None
     projection: Projection | None = None
     while not stop.is_set():
@@ -136,16 +140,22 @@ def keep_tidy(
             if receivers is None or receivers.look_round() or clock.monotonic() >= recover_at:
                 recover_at = clock.monotonic()  # again soon where it fails, or has to wait
                 known = receivers.answered_for() if receivers is not None else None
+                lost = known - {receivers.name} if known is not None and receivers is not None else lost
                 recovered = recover(journal=journal, spool=spool, receipts=receipts, receivers=known)
                 waits = recovered.waits
                 recover_at += 0.0 if waits else _EVERY
                 if recovered.torn:
                     log.info("retention: %d segments had a torn end", recovered.torn)
+            if lost - ended:
+                with contextlib.closing(open_bus()) as asked:  # one of its own: it would follow that log from now on
+                    count = end_associations(asked, lost - ended, now=clock.time(), shards=shards)
+                if count:
+                    log.warning("%d associations of lost receivers are told to have been cut off", count)
+                ended = lost
             if clock.monotonic() >= sweep_at:
                 sweep_at = clock.monotonic() + _EVERY
-                if bus is None or projection is None:
-                    bus = open_bus()
-                    projection = Projection(bus)
+                bus = bus or open_bus()
+                projection = projection or Projection(bus)
                 projection.catch_up(stop)
                 swept = sweep(projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time())
                 for topic in topics:
@@ -154,7 +164,7 @@ def keep_tidy(
                     log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
         except TransientError as error:
             metrics.LOOP_ERRORS.labels("retention").inc()
-            log.warning("retention: a sweep waits: %s", error)
+            log.warning("retention waits: %s", error)
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")

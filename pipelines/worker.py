@@ -18,7 +18,7 @@ from ichor import metrics
 from ichor.bus.protocol import Bus, Delivery
 from ichor.clock import Clock
 from ichor.encoding import Encoder
-from ichor.errors import IchorError, TransientError, UnknownMessage, WorkerFault
+from ichor.errors import CannotStart, IchorError, TransientError, UnknownMessage, WorkerFault
 from ichor.history import Study
 from ichor.history.projection import events, study_from
 from ichor.history.study import JobStatus
@@ -35,6 +35,7 @@ from ichor.messages import (
     open_envelope,
     seal,
 )
+from ichor.outage import Outage
 from ichor.pipeline import Engine, PipelineSpec
 from ichor.reasons import Reason
 from ichor.series.manifest import get_manifest
@@ -91,6 +92,8 @@ def run_worker(
     ------
     WorkerFault
         This process is broken; its job was handed back.
+    CannotStart
+        The bus is not to be used by this version, or with these settings.
     """
     bench = Bench(
         blobs=blobs, spool=spool, engines=engines, encoder=encoder, build_volume=build_volume,
@@ -122,6 +125,7 @@ class Worker:
             jobs_topic(name, priority) for name in self._pipelines for priority in (Priority.STAT, Priority.ROUTINE)
         ]
         subscription = self._bus.subscribe(topics, "work", lease=LEASE_SECONDS, max_attempts=MOST_ATTEMPTS)
+        outage = Outage(log, role="work")
         try:
             on_ready()
             while not self._stop.is_set():
@@ -129,8 +133,12 @@ class Worker:
                     delivery = subscription.receive(0.5)
                     if delivery is not None:
                         self.handle(delivery)
-                except WorkerFault:
+                    outage.over()
+                except (CannotStart, WorkerFault):
                     raise
+                except TransientError as error:
+                    outage.away(error)
+                    self._stop.wait(1.0)
                 except Exception as error:  # noqa: BLE001 - the loop's edge: the lease brings the job back
                     metrics.LOOP_ERRORS.labels("work").inc()
                     log.error("the loop goes on after %s", _trace(error))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from kafka_broker import broker, kafka_bus, kafka_servers, make_broker, prefix  # noqa: F401 - fixtures
+from kafka_broker import broker, kafka_bus, kafka_servers, make_broker, prefix, quorum  # noqa: F401 - fixtures
 from pynetdicom import _config
 from s3 import aged_bucket, new_bucket, s3, s3_credentials, way  # noqa: F401 - fixtures
 

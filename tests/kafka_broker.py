@@ -1,4 +1,4 @@
-"""A real Apache Kafka broker for the tests: one node, KRaft, from Maven artifacts. Not a fake, and no container.
+"""A real Apache Kafka for the tests: KRaft, one node or three, from Maven artifacts. Not a fake, and no container.
 
 ``ICHOR_TEST_KAFKA=host:port`` names another broker to test against, with any of its topics under a prefix of the tests.
 """
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,8 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ich
 _JAVA = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 _PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{control}
+node.id={node}
+{quorum}
 listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{control}
 advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl}
 controller.listener.names=CONTROLLER
@@ -46,7 +46,9 @@ user_{user}="{password}";
 ssl.keystore.type=PEM
 ssl.keystore.location={folder}/server.pem
 log.dir={folder}/log
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+min.insync.replicas={least}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
@@ -56,15 +58,21 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 log.cleaner.dedupe.buffer.size=2097152
-broker.session.timeout.ms=60000
+broker.session.timeout.ms={session}
 """
 
 
 class Broker:
-    """A broker on ports of its own that can be stopped and started again; what it has been told stays."""
+    """A broker on ports of its own that can be stopped and started again; what it has been told stays.
 
-    def __init__(self, folder: Path, *, java: str, classpath: str, free_port: Callable[[], int]) -> None:
-        self.folder = folder
+    ``control``: ports of the controllers of a quorum by node, this one's (``node``) among them; None: it is alone.
+    """
+
+    def __init__(
+        self, folder: Path, *, java: str, classpath: str, free_port: Callable[[], int], node: int = 1,
+        control: Mapping[int, int] | None = None, cluster_id: str = "",
+    ) -> None:  # fmt: skip
+        self.folder, self.node = folder, node
         self._java = (java, *_JAVA, "-cp", classpath)
         self._port, self._secure, self._sasl = free_port(), free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,9 +84,17 @@ class Broker:
         )  # fmt: skip
         pem.write_text((folder / "key.pem").read_text() + (folder / "ca.pem").read_text())
         (folder / "password").write_text(PASSWORD)
+        port = control[node] if control else free_port()
+        voters = ",".join(f"{n}@127.0.0.1:{p}" for n, p in (control or {}).items())
+        bootstrap = f"controller.quorum.bootstrap.servers=127.0.0.1:{port}"
         (folder / "server.properties").write_text(
             _PROPERTIES.format(
-                control=free_port(),
+                node=node,
+                quorum=f"controller.quorum.voters={voters}" if control else bootstrap,
+                copies=len(control or "1"),
+                least=2 if control else 1,
+                session=15_000 if control else 60_000,  # of a quorum: so long nobody leads what a dead one led
+                control=port,
                 plain=self._port,
                 secure=self._secure,
                 sasl=self._sasl,
@@ -87,8 +103,8 @@ class Broker:
                 password=PASSWORD,
             )
         )
-        name = uuid.uuid4().hex[:22]
-        _run([*self._java, "kafka.tools.StorageTool", "format", "--standalone", "-t", name,
+        name = cluster_id or uuid.uuid4().hex[:22]
+        _run([*self._java, "kafka.tools.StorageTool", "format", *([] if control else ["--standalone"]), "-t", name,
               "-c", str(folder / "server.properties")])  # fmt: skip
 
     @property
@@ -106,10 +122,19 @@ class Broker:
         return f"127.0.0.1:{self._sasl}"
 
     def start(self) -> None:
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start it; it may not serve yet, as one of a quorum waits for another."""
         with (self.folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java, "kafka.Kafka", str(self.folder / "server.properties")], stdout=log, stderr=log
             )
+
+    def wait(self) -> None:
+        """Until it serves."""
+        assert self._process is not None
         until = time.monotonic() + PATIENCE
         while not _listens(self._port):
             assert self._process.poll() is None, (self.folder / "broker.log").read_text(errors="replace")[-2000:]
@@ -121,6 +146,39 @@ class Broker:
             self._process.send_signal(how)
             self._process.wait(PATIENCE)
             self._process = None
+
+
+class Quorum:
+    """Three brokers that are controllers, too: each record is on two of them before it counts."""
+
+    def __init__(self, brokers: Sequence[Broker]) -> None:
+        self.brokers = list(brokers)
+
+    @property
+    def servers(self) -> str:
+        return ",".join(broker.servers for broker in self.brokers)
+
+    def start(self) -> None:
+        for broker in self.brokers:
+            broker.begin()
+        for broker in self.brokers:
+            broker.wait()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        for broker in self.brokers:
+            broker.stop(how)
+
+    def led_by(self, topic: str) -> Broker:
+        """The broker that leads a topic, by its whole name."""
+        import kafka
+
+        admin = kafka.KafkaAdminClient(bootstrap_servers=self.servers.split(","))
+        try:
+            (described,) = [one for one in admin.describe_topics() if one["name"] == topic]
+        finally:
+            admin.close()
+        (node,) = {part["leader_id"] for part in described["partitions"]}
+        return next(broker for broker in self.brokers if broker.node == node)
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +201,31 @@ def make_broker(
     for broker in made:
         broker.stop(signal.SIGKILL)
         shutil.rmtree(broker.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def quorum(peer: Callable[[str, str], str], free_port: Callable[[], int]) -> Iterator[Quorum]:
+    """Three brokers that serve; 750 MB."""
+    java, classpath = peer("java", "openjdk-17-jre-headless"), _classpath(peer("mvn", "maven"))
+    control = {node: free_port() for node in (1, 2, 3)}
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder, name = Path(tempfile.mkdtemp(prefix="ichor-kafka-", dir=memory)), uuid.uuid4().hex[:22]
+    made = []
+    for node in control:
+        (folder / str(node)).mkdir()
+        made.append(
+            Broker(
+                folder / str(node), java=java, classpath=classpath, free_port=free_port, node=node, control=control,
+                cluster_id=name,
+            )
+        )  # fmt: skip
+    three = Quorum(made)
+    try:
+        three.start()
+        yield three
+    finally:
+        three.stop(signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

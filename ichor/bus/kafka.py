@@ -91,7 +91,7 @@ class KafkaBus:
         try:
             joined.join()
         except TransientError as error:
-            log.warning("group %s joins when the bus is there: %s", group, error)
+            log.debug("group %s joins when the bus is there: %s", group, error)  # who receives says so
         except BaseException:
             self.forget(joined)
             raise

@@ -20,6 +20,7 @@ from kafka import errors
 from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from ichor import metrics
 from ichor.errors import CannotStart, IchorError, TransientError
 
 if TYPE_CHECKING:
@@ -300,6 +301,18 @@ class Cluster:
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
+        """kafka-python's errors as ours; whether Kafka answered is counted where something is asked of it."""
+        try:
+            with self._translated(what):
+                yield
+        except TransientError:
+            metrics.BUS_AWAY.set(1)
+            raise
+        if what:
+            metrics.BUS_AWAY.set(0)
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
         where = f"Kafka at {self.servers}"
         try:
             _CAUSES.last = None

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from ichor import metrics
 from ichor.bus.protocol import Bus
-from ichor.errors import UnknownMessage
+from ichor.errors import IchorError, TransientError, UnknownMessage
 from ichor.history.study import Study
 from ichor.history.view import StudyView, fold
 from ichor.messages import EVENTS, Data, Envelope, JobDone, ReceiveRefused, StudyAssembled, open_envelope
+from ichor.outage import Outage
 from ichor.reasons import Reason
 from ichor.types import StudyState
 
@@ -75,15 +76,22 @@ class Projection:
     def run(self, stop: threading.Event, *, wait: float = 0.5) -> None:
         """Follow the log until ``stop`` is set. A bus that is away is logged, counted and asked again."""
         pause = 0.1
+        outage = Outage(_LOG, role="history")
         while not stop.is_set():
             try:
                 self.step(wait)
+            except TransientError as error:
+                outage.away(error)
+                stop.wait(pause)
+                pause = min(2 * pause, 5.0)
             except Exception as error:  # noqa: BLE001 - the loop's edge: the page shows what it knew until then
                 metrics.LOOP_ERRORS.labels("history").inc()
-                _LOG.warning("events cannot be read, again in %.1f s: %s", pause, type(error).__name__)
+                known = error if isinstance(error, IchorError) else type(error).__name__
+                _LOG.warning("events cannot be read, again in %.1f s: %s", pause, known)
                 stop.wait(pause)
                 pause = min(2 * pause, 5.0)
             else:
+                outage.over()
                 pause = 0.1
 
     def _take(self, envelope: Envelope) -> None:

@@ -106,6 +106,10 @@ class BucketReceivers:
         self._takers: dict[str, str] = {}  # for ever
         self._was_taken = False
 
+    @property
+    def name(self) -> str:
+        return self._name
+
     def look_round(self) -> bool:
         """Give a sign; take over who is lost. True when somebody was taken over. TransientError when the store is away."""
         self._bucket.put(_SIGNS + self._name, b"")

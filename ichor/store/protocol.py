@@ -93,6 +93,10 @@ class Spool(SpoolReader, Protocol):
 class Receivers(Protocol):
     """All receivers of a store, as the relay of one of them sees them; for one thread."""
 
+    @property
+    def name(self) -> str:
+        """Its own."""
+
     def look_round(self) -> bool:
         """Give a sign; take over who is lost. True when somebody was taken over. An error when the store is away."""
 

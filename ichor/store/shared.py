@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 STAMP, _FOLDER = "STORE", "receivers"
 _SEEN, _OWN = "store", "receiver"  # in the data folder
 RECEIVER = re.compile(r"(?:([0-9A-Za-z][0-9A-Za-z_-]{0,39})_)?[0-9a-f]{8}")
-SUCCEEDS_AFTER = 180.0  # seconds: several signs were missed
+SUCCEEDS_AFTER = 45.0  # seconds: several signs were missed
 
 
 def open_store(store: Path, data: Path) -> None:
@@ -144,6 +144,11 @@ class Receivers:
                 time.sleep(0.05)
         except OSError as error:
             raise CannotStart(f"store {store}: receiver {name}: {error.strerror}") from error
+
+    @property
+    def name(self) -> str:
+        """Its own."""
+        return self._name
 
     def look_round(self) -> bool:
         """Give a sign; take over who is lost. True when somebody was taken over. OSError when the store is away."""

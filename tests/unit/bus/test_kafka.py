@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka_broker import PATIENCE, USER, Broker
+from kafka_broker import PATIENCE, USER, Broker, Quorum
 
 from ichor.bus.kafka import KafkaBus
 from ichor.bus.kafka_client import Entry
@@ -24,6 +24,7 @@ from ichor.cli.dlq import dlq
 from ichor.clock import ManualClock
 from ichor.errors import CannotStart, IchorError, TransientError
 from ichor.messages import Envelope
+from ichor.types import Priority
 
 pytestmark = pytest.mark.xdist_group("kafka")
 Open = Callable[..., KafkaBus]
@@ -396,3 +397,74 @@ def test_away_at_the_start_and_again_later_loses_nothing_and_goes_on_by_itself(
     eventually(acknowledged)
     assert get().envelope.id == "b"
     assert {envelope.id for _, envelope in bus.read("jobs")} == {"a", "b"}
+
+
+@pytest.mark.soak
+def test_the_leader_of_three_is_killed_and_nothing_is_lost_or_done_twice(
+    quorum: Quorum, open_bus: Open, prefix: str
+) -> None:
+    publisher, worker = (open_bus(servers=quorum.servers, timeout=5.0) for _ in range(2))
+    member = worker.subscribe(["jobs"], "work", lease=3600.0)
+    done: list[str] = []
+
+    def publish(id: str) -> bool:
+        try:
+            publisher.publish("jobs", [message(id)])
+        except TransientError:
+            return False
+        return True
+
+    def work() -> None:
+        try:
+            delivery = member.receive(0.2)
+            if delivery is not None:
+                delivery.ack()
+                done.append(delivery.envelope.id)
+        except TransientError:
+            return
+
+    for n in range(20):
+        eventually(lambda id=f"a{n}": publish(id))
+    work()
+    killed = quorum.led_by(f"{prefix}jobs")
+    killed.stop(signal.SIGKILL)
+    for n in range(20):
+        eventually(lambda id=f"b{n}": publish(id))  # again under the same id, until it is told that it is there
+    assert quorum.led_by(f"{prefix}jobs") is not killed
+    wanted = {f"{part}{n}" for part in "ab" for n in range(20)}
+
+    def finished() -> bool:
+        work()
+        return not any(lag.waiting + lag.leased for lag in worker.lag())
+
+    def asked() -> bool:
+        try:
+            return finished()
+        except TransientError:
+            return False
+
+    eventually(asked)
+    assert set(done) <= wanted
+    assert len(done) == len(set(done))
+    assert len(wanted) - len(done) <= 1  # of one that was being acknowledged it may not know
+    killed.start()
+    again = open_bus(servers=killed.servers, timeout=30.0)
+    assert {envelope.id for _, envelope in again.read("jobs")} == wanted
+
+
+# --- urgency -------------------------------------------------------------------------------------------------------------
+
+
+def test_behind_a_thousand_routine_jobs_a_stat_job_is_the_next(open_bus: Open) -> None:
+    publisher, worker = open_bus(), open_bus()
+    publisher.publish("jobs.routine", [message(f"r{n}") for n in range(1000)])
+    member = worker.subscribe(["jobs.stat", "jobs.routine"], "work")
+    in_hand = take(member)
+    assert in_hand.envelope.id == "r0"
+    publisher.publish("jobs.stat", [message("s").model_copy(update={"priority": Priority.STAT})])
+    other = open_bus().subscribe(["jobs.stat", "jobs.routine"], "work")
+    assert take(other).envelope.id == "s"  # whoever is free has it at once
+    publisher.publish("jobs.stat", [message("t").model_copy(update={"priority": Priority.STAT})])
+    in_hand.ack()
+    assert take(member).envelope.id == "t"  # and who was at work, after that job
+    assert sum(lag.waiting for lag in publisher.lag()) == 999

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from unit.console.conftest import PNG, Desk
 from unit.history.made import T0, done, publish, uid, whole_way
 
+from console.exposition import Exposition
+from ichor.bus.memory import MemoryBus
+from ichor.bus.protocol import Lag
+from ichor.clock import ManualClock
+from ichor.errors import TransientError
 from ichor.history import Projection, as_json
-from ichor.messages import ReceiveRefused
+from ichor.messages import ReceiveRefused, seal
 
 PICTURES = (("results/1/outline.png", "Haematoma outlined"), ("results/1/gone.png", "Probability"))
 
@@ -153,6 +159,53 @@ def test_metrics_tell_how_far_the_bus_is_behind(desk: Desk) -> None:
     assert f'ichor_bus_waiting{{group="auditor",topic="events"}} {float(count - 1)}' in text
     assert 'ichor_dead_letters{topic="events"} 1.0' in text
     assert "ichor_stage_seconds" in text
+
+
+class AwayBus(MemoryBus):
+    """Answers when it is told to: with an error while ``away``, not at all while ``silent``."""
+
+    away = False
+    silent: threading.Event | None = None
+
+    def lag(self) -> list[Lag]:
+        if self.silent is not None:
+            self.silent.wait()
+        if self.away:
+            raise TransientError("Kafka at 127.0.0.1:1: nobody is there")
+        return super().lag()
+
+
+def test_metrics_tell_what_they_know_while_the_bus_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    bus = AwayBus(clock=ManualClock())
+    bus.subscribe(["events"], "watcher")
+    bus.publish("events", [seal(whole_way(1)[0], source="test", time=T0)])
+    exposition = Exposition(bus, lambda: None, patience=0.05)
+    assert 'ichor_bus_waiting{group="watcher",topic="events"} 1.0' in exposition.text().decode()
+    assert "ichor_bus_away 0.0" in exposition.text().decode()
+    bus.away = True
+    for _ in range(2):
+        text = exposition.text().decode()
+        assert "ichor_bus_away 1.0" in text
+        assert 'ichor_bus_waiting{group="watcher",topic="events"} 1.0' in text
+    assert caplog.text.count("nobody is there") == 1
+    bus.away, bus.silent = False, threading.Event()
+    for _ in range(2):
+        assert "ichor_bus_away 1.0" in exposition.text().decode()
+    assert [thread.name for thread in threading.enumerate()].count("metrics-bus") == 1
+    bus.silent.set()
+    exposition = Exposition(bus, lambda: None)
+    assert "ichor_bus_away 0.0" in exposition.text().decode()
+
+
+def test_a_bus_that_is_away_is_503_and_asked_again_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise TransientError("Kafka at 127.0.0.1:1: nobody is there")
+
+    desk.projection = Projection(desk.bus)  # single studies are asked from the log until it was read
+    monkeypatch.setattr(desk.bus, "read", away)
+    answer = desk.client().get(f"/api/v1/studies/{uid(1)}")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json() == {"error": "the bus is away: ask again"}
 
 
 def test_an_unexpected_error_is_500_without_its_text(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from dicom_out.transport import (
 )
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock, SystemClock
-from ichor.errors import TransientError
+from ichor.errors import CannotStart, TransientError
 from ichor.messages import EVENTS, RESULTS, DeliveryChanged, ResultReady, open_envelope, seal
 from ichor.metrics import DELIVERY_RETRIES
 from ichor.reasons import Reason
@@ -572,3 +572,29 @@ def test_a_host_that_is_not_found_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="host is not found") as caught:
         echo(away, calling_ae="ICHOR")
     assert caught.value.no_listener
+
+
+class Away:
+    """A subscription of a bus that is away twice, and then says that this version must not use it."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception] = [TransientError("Kafka hangs up"), TransientError("Kafka is silent")]
+
+    def receive(self, _timeout: float) -> None:
+        raise self.answers.pop(0) if self.answers else CannotStart("written by a newer Ichor")
+
+    def close(self) -> None:
+        self.answers = []
+
+
+def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_sender(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = MemoryBus(clock=ManualClock())
+    monkeypatch.setattr(bus, "subscribe", lambda *_, **__: Away())
+    with pytest.raises(CannotStart, match="newer Ichor"):
+        run_sender(
+            destinations=[Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=9)], bus=bus,
+            blobs=MemoryBlobs({}), clock=ManualClock(), stop=threading.Event(), on_ready=lambda: None, calling_ae="ICHOR",
+        )  # fmt: skip
+    assert [record.message for record in caplog.records] == ["send waits: Kafka hangs up"]

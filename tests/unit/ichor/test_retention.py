@@ -362,7 +362,9 @@ def test_the_topics_of_all_shards_are_pruned(place: Place, tmp_path: Path) -> No
     assert [place.bus.read(topic) for topic in topics] == [[]] * 4
 
 
-def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(place: Place, tmp_path: Path) -> None:
+def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for data in ("own", "lost"):
         (tmp_path / data).mkdir()
     own, lost = (register(tmp_path, data) for data in (tmp_path / "own", tmp_path / "lost"))
@@ -384,10 +386,18 @@ def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(place: P
         if len(waited) == 4:
             stop.set()
 
+    ended: list[frozenset[str]] = []
+
+    def end(_bus: MemoryBus, gone: frozenset[str], **_: float) -> int:
+        ended.append(gone)
+        return 0
+
+    monkeypatch.setattr("ichor.retention.end_associations", end)
     keep_tidy(
         lambda: place.bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "receipts",
         blobs=place.blobs, ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
     )  # fmt: skip
     receivers.close()
     assert found == [set(), set(), {stored.location}, {stored.location}]
-    assert waited == [60.0, 60.0, 60.0, 60.0]
+    assert waited == [10.0, 10.0, 10.0, 10.0]
+    assert ended == [{lost}]

@@ -15,7 +15,7 @@ from ichor.bus.memory import MemoryBus
 from ichor.bus.protocol import Delivery
 from ichor.clock import ManualClock
 from ichor.encoding import EncodedObject, Overlay
-from ichor.errors import TransientError, Unreadable, WorkerFault
+from ichor.errors import CannotStart, TransientError, Unreadable, WorkerFault
 from ichor.history import study as study_of
 from ichor.messages import (
     EVENTS,
@@ -704,3 +704,26 @@ def test_a_pipeline_spec_is_found_by_its_entry_point() -> None:
     from ichor.pipeline import installed
 
     assert [p.name for p in installed() if isinstance(p, PipelineSpec)] == ["haematoma"]
+
+
+class Away:
+    """A subscription of a bus that is away twice, and then says that this version must not use it."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception] = [TransientError("Kafka hangs up"), TransientError("Kafka is silent")]
+
+    def receive(self, _timeout: float) -> None:
+        raise self.answers.pop(0) if self.answers else CannotStart("written by a newer Ichor")
+
+    def close(self) -> None:
+        self.answers = []
+
+
+def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place()
+    monkeypatch.setattr(place.bus, "subscribe", lambda *_, **__: Away())
+    with pytest.raises(CannotStart, match="newer Ichor"):
+        place.worker.run(lambda: None)
+    assert [record.message for record in caplog.records] == ["work waits: Kafka hangs up"]

@@ -1,0 +1,161 @@
+"""Faults at random over a cluster on a real Kafka: nothing acknowledged is lost, nothing doubled, all done soon after.
+
+Seeded: ``ICHOR_CHAOS_SEED`` (1), and for the long form ``ICHOR_CHAOS_KILLS`` (50) and ``ICHOR_CHAOS_WITHIN`` (120 s, on
+a machine that has the processors for it); docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from e2e.cluster import PATIENCE, Cluster
+from e2e.orthanc import Orthanc
+from e2e.stream import Modality, many_studies
+from e2e.test_cluster import SLICES, by_uid, split_over
+from kafka_broker import Broker
+
+from pipelines.worker import LEASE_SECONDS
+
+pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.timeout(3600)]
+_WITHIN = float(os.environ.get("ICHOR_CHAOS_WITHIN", "120"))  # seconds of the last fault, in the long form
+
+
+class Chaos:
+    """Faults at places and after pauses that a seed decides."""
+
+    def __init__(self, cluster: Cluster, broker: Broker, *, seed: int) -> None:
+        self.cluster, self.broker = cluster, broker
+        self.chance = random.Random(seed)
+        self.sending: list[Modality] = []  # by receiver
+
+    def strike(self, faults: list[Callable[[], str]], *, longest_pause: float) -> None:
+        begun = time.monotonic()
+        for fault in faults:
+            # When it strikes is the random variable of this test, not a wait for something.
+            time.sleep(self.chance.uniform(0.1, longest_pause))
+            print(f"{time.monotonic() - begun:7.1f} s: {fault()}", flush=True)
+
+    def kill(self) -> str:
+        """SIGKILL to any process of any role."""
+        member = self.chance.choice(self.cluster.members)
+        there = member.processes()
+        if not there:
+            return f"{member.name} is dead already"
+        victim = self.chance.randrange(len(there))
+        member.signal(there[victim], signal.SIGKILL)
+        return f"killed process {victim + 1} of {len(there)} of {member.name}"
+
+    def stop_broker(self, seconds: float) -> str:
+        self.broker.stop()
+        time.sleep(seconds)
+        self.broker.start()
+        return f"Kafka was away for {seconds:.0f} s"
+
+    def pause_worker(self) -> str:
+        """A worker that hangs for longer than its lease, and then goes on as if nothing had been."""
+        worker = self.chance.choice(self.cluster.workers)
+        there = worker.processes()
+        for pid in there:
+            worker.signal(pid, signal.SIGSTOP)
+        time.sleep(LEASE_SECONDS + 5.0)
+        for pid in there:
+            worker.signal(pid, signal.SIGCONT)
+        return f"{worker.name} hung for {LEASE_SECONDS + 5.0:.0f} s"
+
+    def lose_volume(self) -> str:
+        """A receiver's journal and log go with what they alone knew: Kafka is away, and more was acknowledged since."""
+        which = self.chance.randrange(len(self.cluster.receivers))
+        receiver, modality = self.cluster.receivers[which], self.sending[which]
+        self.broker.stop()
+        before = len(modality.acknowledged)
+        self.cluster.until(
+            lambda: len(modality.acknowledged) > before or modality.finished.is_set(), what="an image without Kafka"
+        )
+        told = len(modality.acknowledged) - before
+        self.cluster.lose_volume(receiver)
+        self.broker.start()
+        return f"{receiver.name} lost its volume, and {told} images that it had told nobody"
+
+
+@pytest.fixture
+def broker_of_its_own(make_broker: Callable[[], Broker]) -> Iterator[Broker]:
+    made = make_broker()
+    made.start()
+    yield made
+    made.stop(signal.SIGKILL)
+    shutil.rmtree(made.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, broker_of_its_own: Broker, prefix: str, orthanc: Orthanc, free_port: Callable[[], int]
+) -> Iterator[Cluster]:
+    made = Cluster(
+        tmp_path / "cluster", servers=broker_of_its_own.servers, prefix=prefix, orthanc=orthanc, free_port=free_port
+    )
+    yield made
+    made.end()
+
+
+def suffer(
+    chaos: Chaos, folder: Path, *, faults: list[Callable[[], str]], studies: int, longest_pause: float, within: float,
+    pause: float,
+) -> None:  # fmt: skip
+    cluster = chaos.cluster
+    folder.mkdir()
+    by = by_uid(many_studies(folder, studies))
+    (cluster.control / "seconds").write_text("2")  # so that jobs are in work when something dies
+    cluster.start()
+    sending = chaos.sending = split_over(cluster, list(by.values()), pause=pause)
+    chaos.strike(faults, longest_pause=longest_pause)
+    struck = time.monotonic()
+    for modality in sending:
+        assert modality.finished.wait(PATIENCE), f"the modality could not send everything\n{cluster.say()}"
+    sent = time.monotonic()
+    cluster.wait_done(by, slices=SLICES, timeout=within)
+    done = time.monotonic()
+    acknowledged = set().union(*(modality.acknowledged for modality in sending))
+    assert acknowledged == {path for paths in by.values() for path in paths}
+    cluster.check_nothing_lost(acknowledged)
+    amended = cluster.check_results(by, slices=SLICES)
+    starts = sum(member.starts - 1 for member in cluster.members)
+    print(
+        f"{studies} studies, {len(faults)} faults, {starts} restarts: all done {done - struck:.1f} s after the last fault, "
+        f"{done - max(struck, sent):.1f} s after the last of it and of the images; {amended} amended, none lost or doubled"
+    )
+
+
+def seed() -> int:
+    return int(os.environ.get("ICHOR_CHAOS_SEED", "1"))
+
+
+def test_nothing_is_lost_or_doubled_by_one_fault_of_each_kind(
+    cluster: Cluster, broker_of_its_own: Broker, tmp_path: Path
+) -> None:
+    chaos = Chaos(cluster, broker_of_its_own, seed=seed())
+    faults = [chaos.lose_volume, chaos.kill, chaos.pause_worker, lambda: chaos.stop_broker(5.0)]
+    suffer(chaos, tmp_path / "in", faults=faults, studies=4, longest_pause=4.0, within=PATIENCE, pause=3.0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_nothing_is_lost_or_doubled_by_fifty_kills_and_more(
+    cluster: Cluster, broker_of_its_own: Broker, tmp_path: Path
+) -> None:
+    chaos = Chaos(cluster, broker_of_its_own, seed=seed())
+    kills = int(os.environ.get("ICHOR_CHAOS_KILLS", "50"))
+    faults = [
+        *[chaos.kill] * kills,
+        *[chaos.lose_volume] * 2,
+        *[chaos.pause_worker] * 3,
+        lambda: chaos.stop_broker(60.0),
+    ]
+    chaos.chance.shuffle(faults)
+    suffer(chaos, tmp_path / "in", faults=faults, studies=50, longest_pause=6.0, within=_WITHIN, pause=0.5)
