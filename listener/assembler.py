@@ -18,7 +18,7 @@ from pathlib import Path
 from ichor import metrics
 from ichor.bus.protocol import Bus, Delivery, Subscription
 from ichor.clock import Clock
-from ichor.errors import TransientError, UnknownMessage
+from ichor.errors import CannotStart, TransientError, UnknownMessage
 from ichor.messages import (
     EVENTS,
     AssociationClosed,
@@ -30,6 +30,7 @@ from ichor.messages import (
     open_envelope,
     seal,
 )
+from ichor.outage import Outage
 from ichor.pipeline import PipelineSpec
 from ichor.reasons import Reason
 from ichor.series.evidence import Sender
@@ -83,12 +84,15 @@ def run_assembler(
 
     Raises
     ------
+    CannotStart
+        When this version cannot read the state, or what is on the bus.
     sqlite3.Error
         When the state cannot be read or written: who owns the shard may open it anew, or another one.
     ShardLost
         When another one owns it by now.
     """
     store = AssemblyStore(state_path, shared=shared, check=check)
+    outage = Outage(_LOG, role="assemble")
     subscription: Subscription | None = None
     try:
         subscription = bus.subscribe([shard.topic], shard.group, member=shard.group)
@@ -104,8 +108,13 @@ def run_assembler(
                 if delivery is not None:
                     _handle(assembler, delivery)
                 assembler.run_due(heard=delivery.envelope.time if delivery is not None else None)
-            except _LET_GO:
+                outage.over()
+            except (*_LET_GO, CannotStart):
                 raise
+            except TransientError as error:
+                outage.away(error)
+                assembler.forget()
+                stop.wait(_RETRY)
             except Exception as error:  # noqa: BLE001 - the loop's edge: logged, counted, and on with the next
                 metrics.LOOP_ERRORS.labels("assemble").inc()
                 _LOG.exception("assembler: %s", type(error).__name__)
