@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import pydicom
@@ -30,11 +31,13 @@ from ichor.errors import TransientError
 from ichor.history import Projection
 from ichor.history.projection import log as messages_of
 from ichor.history.study import Study
-from ichor.messages import INSTANCES, InstancesReceived, open_envelope
+from ichor.messages import InstancesReceived, open_envelope
+from ichor.shards import shards
 from ichor.store.spool import FileSpool
 from ichor.types import StudyState
 
 PATIENCE = 1200.0  # seconds of a machine that does much else; never waited for when all is well
+_SHARDS = 4
 _REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
 _TEXT_REPORT = "1.2.840.10008.5.1.4.1.1.88.11"
 _BACK_AFTER = 0.5  # seconds, of a dead process
@@ -123,7 +126,7 @@ class Cluster:
 
     def __init__(
         self, folder: Path, *, servers: str, prefix: str, orthanc: Orthanc, free_port: Callable[[], int],
-        receivers: int = 2, assemblers: int = 1, workers: int = 3, senders: int = 2, whole: bool = False,
+        receivers: int = 2, assemblers: int = 2, workers: int = 3, senders: int = 2, whole: bool = False,
     ) -> None:  # fmt: skip
         self.folder, self.orthanc = folder, orthanc
         self.servers, self.prefix = servers, prefix
@@ -182,6 +185,7 @@ class Cluster:
         settings = {
             "ICHOR_BUS__URL": f"kafka://{self.servers}", "ICHOR_BUS__KAFKA__PREFIX": self.prefix,
             "ICHOR_BUS__KAFKA__MEMBER": name, "ICHOR_STORE__URL": f"file:{self.store}",
+            "ICHOR_ASSEMBLE__SHARDS": str(_SHARDS),
             "ICHOR_DESTINATIONS__0__NAME": "pacs", "ICHOR_DESTINATIONS__0__AE_TITLE": self.orthanc.ae_title,
             "ICHOR_DESTINATIONS__0__HOST": "127.0.0.1", "ICHOR_DESTINATIONS__0__PORT": str(self.orthanc.dicom_port),
             "PYTHONPATH": str(self._plugin), "SMALL_PIPELINE": str(self.control),
@@ -262,7 +266,7 @@ class Cluster:
     def check_nothing_lost(self, acknowledged: Iterable[Path]) -> None:
         """Every acknowledged image was told by a receiver, and lies in the store byte for byte."""
         spool, told = FileSpool(self.store / "spool"), {}
-        for envelope in messages_of(self.bus(), INSTANCES):
+        for envelope in chain.from_iterable(messages_of(self.bus(), shard.topic) for shard in shards(_SHARDS)):
             content = open_envelope(envelope)
             if isinstance(content, InstancesReceived):
                 for instance in content.instances:
