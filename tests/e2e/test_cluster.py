@@ -95,7 +95,7 @@ def test_what_cannot_be_done_is_given_up_with_its_cause_keeps_nobody_waiting_and
     (tmp_path / "in").mkdir()
     studies = by_uid(many_studies(tmp_path / "in", 4))
     *broken, fine = studies
-    causes = {"raise": "as the test asked", "kill": "died or hung", "memory": "MemoryError"}
+    causes = {"raise": "RuntimeError", "kill": "died or hung", "memory": "MemoryError"}
     for uid, trouble in zip(broken, causes, strict=True):
         (cluster.control / uid).write_text(trouble)
     cluster.start()
