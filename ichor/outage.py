@@ -9,7 +9,7 @@ from ichor.errors import TransientError
 
 
 class Outage:
-    """Of one loop; for one thread."""
+    """Of one loop; for one thread. ``role`` begins the line."""
 
     def __init__(self, log: logging.Logger, *, role: str) -> None:
         self._log, self._role = log, role

@@ -24,6 +24,7 @@ from ichor.messages import (
     open_envelope,
     seal,
 )
+from ichor.outage import Outage
 from ichor.shards import by_topic
 from ichor.store.journal import Journal
 from ichor.store.protocol import SpoolReader
@@ -115,12 +116,17 @@ class Commitments:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
 
     def _serve(self, subscription: Subscription, handle: Callable[[Delivery], None]) -> None:
+        outage = Outage(_LOG, role="commitment")
         try:
             while not self._stopping.is_set():
                 try:
                     delivery = subscription.receive(_POLL)
                     if delivery is not None:
                         self._handle(delivery, handle)
+                    outage.over()
+                except TransientError as error:
+                    outage.away(error)
+                    self._stopping.wait(_PAUSE)
                 except Exception as error:  # noqa: BLE001 - the loop's edge: the message comes again, and is counted
                     metrics.LOOP_ERRORS.labels("commitment").inc()
                     _LOG.error("%s: unexpected error: %s", threading.current_thread().name, type(error).__name__)

@@ -18,8 +18,9 @@ from typing import Protocol
 from ichor import heap, metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
-from ichor.errors import CannotStart, IchorError
+from ichor.errors import CannotStart, IchorError, TransientError
 from ichor.messages import EVENTS, Envelope, ReceiveRefused, seal
+from ichor.outage import Outage
 from ichor.shards import by_topic
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipts import Ended, Lane, Receipt, ReceiptReader, Refused, Stored
@@ -92,6 +93,7 @@ class Relay:
         self._shards = shards
         self._restored: frozenset[str] | None = None  # files that waited for it when it was last tried
         self._complaint = ""
+        self._outage = Outage(_LOG, role="relay")
         self._unread: dict[Lane, deque[Receipt]] = {lane: deque() for lane in Lane}
         self._batches: dict[Lane, _Batch | None] = dict.fromkeys(Lane)
         self._last: dict[Lane, float] = dict.fromkeys(Lane, float("-inf"))
@@ -129,11 +131,14 @@ class Relay:
                     self._look_round()
                     return not self._cannot_read and not self._reader.waiting()
                 pause = _FIRST_PAUSE
+                self._outage.over()
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
-                metrics.LOOP_ERRORS.labels("relay").inc()
-                _LOG.warning(
-                    "relay waits %.1f s: %s", pause, error if isinstance(error, IchorError) else type(error).__name__
-                )
+                if isinstance(error, TransientError):
+                    self._outage.away(error)
+                else:
+                    metrics.LOOP_ERRORS.labels("relay").inc()
+                    what = error if isinstance(error, IchorError) else type(error).__name__
+                    _LOG.warning("relay waits %.1f s: %s", pause, what)
                 self._untold, busy = True, True
                 if self._stopping:
                     threading.Event().wait(_PAUSE_WHILE_STOPPING)

@@ -364,8 +364,8 @@ def test_request_for_commitment_is_handed_over_before_the_log_forgets_it(place: 
     assert running.end() is True
 
 
-def test_an_absent_bus_stops_the_reading_and_loses_nothing(
-    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+def test_an_absent_bus_is_said_once_stops_the_reading_and_loses_nothing(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "_MOST_PER_BATCH", 10)
     bus = RecordingBus()
@@ -380,6 +380,8 @@ def test_an_absent_bus_stops_the_reading_and_loses_nothing(
     assert bus.closed()[0].counts == {"1.2.3.1": 100}
     log.close()
     assert running.end() is True
+    said = [record.message for record in caplog.records if record.name == module.__name__]
+    assert said.count("relay waits: away") == 1, said
 
 
 class LossySpool(SpoolOfNames):
