@@ -115,7 +115,7 @@ class ListenerSettings(_Table):
     stow: StowSettings | None = None
     # Most associations at once; further ones are rejected for the moment.
     associations: Annotated[int, Field(ge=1, le=2000)] = 200
-    # Free space where the spool lies: below disk_low no new association, below disk_full no object either.
+    # Free space where spool or receipts log lie, the lesser: below disk_low no new association, below disk_full no object either.
     disk_low: Bytes = 1_000_000_000
     disk_full: Bytes = 250_000_000
     # A-ASSOCIATE-RQ after the connection; the rest of a PDU; anything on an association.

@@ -74,7 +74,10 @@ OBJECTS_WRITTEN_BACK = Counter(
 )
 OBJECTS_LOST = Counter("ichor_objects_lost_total", "Acknowledged objects whose bytes are not in the spool")
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
-SPOOL_FREE_BYTES = Gauge("ichor_spool_free_bytes", "Free bytes where the spool lies", multiprocess_mode="mostrecent")
+SPOOL_FREE_BYTES = Gauge(
+    "ichor_spool_free_bytes", "Free bytes for the spool or the receipts log, whichever has less",
+    multiprocess_mode="mostrecent",
+)  # fmt: skip
 
 
 def table() -> str:
