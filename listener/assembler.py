@@ -53,7 +53,6 @@ _PROGRESS = 1.0  # seconds between announcements that only say that more images 
 _IN_MEMORY, _FEWEST_IN_MEMORY = 64, 8  # studies of a process that has all shards, and of one shard
 _RETRY = 1.0
 _AWAY = (OSError, sqlite3.Error, TransientError)  # the disk or the bus, no fault of a message or a study
-_LET_GO = (sqlite3.Error, ShardLost)  # the state itself
 
 
 def run_assembler(
@@ -87,7 +86,8 @@ def run_assembler(
     CannotStart
         When this version cannot read the state, or what is on the bus.
     sqlite3.Error
-        When the state cannot be read or written: who owns the shard may open it anew, or another one.
+        When the state cannot be read: who owns the shard may open it anew, or another one. What concerns one message, or
+        passes, is tried again here, so that one study does not stop the others.
     ShardLost
         When another one owns it by now.
     """
@@ -109,7 +109,7 @@ def run_assembler(
                     _handle(assembler, delivery)
                 assembler.run_due(heard=delivery.envelope.time if delivery is not None else None)
                 outage.over()
-            except (*_LET_GO, CannotStart):
+            except (ShardLost, CannotStart):
                 raise
             except TransientError as error:
                 outage.away(error)
@@ -138,7 +138,7 @@ def _handle(assembler: Assembler, delivery: Delivery) -> None:
         assembler.take(delivery.envelope)
     except UnknownMessage as error:
         delivery.reject(str(error))
-    except _LET_GO:
+    except ShardLost:
         raise  # to leave the group hands the message back
     except _AWAY as error:
         assembler.forget()

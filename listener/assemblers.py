@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ichor import metrics
-from ichor.errors import CannotStart
+from ichor.errors import CannotStart, TransientError
+from ichor.outage import Outage
 from ichor.shards import Shard
-from ichor.store.ownership import Claim, Members
+from ichor.store.ownership import Claim, Members, ShardLost
 
 _LOG = logging.getLogger(__name__)
 _LOOK_ROUND = 0.5  # seconds
@@ -57,14 +58,15 @@ def run_assemblers(
     members = Members(folder, count=shards)
     owner = _Owner(assemble, members, state_path, shards=shards, pause=pause)
     metrics.ASSEMBLY_SHARDS.set(shards)
+    outage = Outage(_LOG, role="assemble")
     is_ready = False
     try:
         while not stop.is_set():
             try:
                 owner.look_round()
+                outage.over()
             except OSError as error:
-                metrics.LOOP_ERRORS.labels("assemble").inc()
-                _LOG.warning("shards: %s; those that are owned go on", error.strerror or type(error).__name__)
+                outage.away(TransientError(f"shards: {error.strerror or type(error).__name__}; owned ones go on"))
             if not is_ready and owner.is_ready:
                 is_ready = True
                 on_ready()
@@ -109,10 +111,14 @@ class _Owner:
         self._pause = pause
         self._running: dict[int, _Running] = {}  # in the order in which they were taken
         self._not_before: dict[int, float] = {}
+        self._failed: set[int] = set()  # since they were assembled last
 
     @property
     def is_ready(self) -> bool:
-        return all(one.ready.is_set() or not one.thread.is_alive() for one in self._running.values())
+        self._failed -= {number for number, one in self._running.items() if one.ready.is_set()}
+        return not self._failed and all(
+            one.ready.is_set() or not one.thread.is_alive() for one in self._running.values()
+        )
 
     def look_round(self) -> None:
         """Take or give up; OSError when the folder cannot be used."""
@@ -134,7 +140,7 @@ class _Owner:
                 shard = Shard(number=number, of=self._shards)
                 self._running[number] = _Running(self._assemble, claim, shard, self._state_path(number))
                 kept.append(number)
-        metrics.ASSEMBLY_SHARDS_OWNED.set(min(len(kept), share))
+        metrics.ASSEMBLY_SHARDS_OWNED.set(sum(self._running[number].ready.is_set() for number in kept))
 
     def stop(self) -> None:
         for one in self._running.values():
@@ -150,9 +156,13 @@ class _Owner:
             if one.thread.is_alive():
                 continue
             del self._running[number]
-            if isinstance(one.error, CannotStart):
+            # Of several shards the others go on; without its only one this process is not what it says that it is.
+            if isinstance(one.error, CannotStart) or (
+                self._shards == 1 and one.error is not None and not isinstance(one.error, ShardLost)
+            ):
                 raise one.error
             if one.error is not None:
+                self._failed.add(number)
                 metrics.LOOP_ERRORS.labels("assemble").inc()
                 _LOG.error("shard %d of %d is let go: %s", number, self._shards, one.error, exc_info=one.error)
                 self._not_before[number] = time.monotonic() + self._pause

@@ -119,6 +119,8 @@ class Objects:
             return _counted(self._read_facts(file, stored))
         except Unreadable as error:
             return _counted(without_header(stored, error.reason))
+        except (OSError, TransientError):
+            raise  # the disk's or the store's fault, which may pass, and not the object's
         except Exception as error:  # noqa: BLE001 - one object must not stop the relay; the text may hold header values
             metrics.LOOP_ERRORS.labels("relay").inc()
             _LOG.error("no facts of %s: %s", stored.sop_instance_uid, type(error).__name__)

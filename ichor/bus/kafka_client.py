@@ -32,6 +32,7 @@ _LINGER_MS = 1000
 _SPARE_BYTES = 65536  # of a record's batch beside its value
 _REFUSED = (errors.SaslAuthenticationFailedError, errors.AuthorizationError)
 _LATE = (errors.KafkaTimeoutError, errors.RequestTimedOutError)
+_UNREADABLE = (ssl.SSLError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _UNUSABLE = (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError, errors.KafkaConfigurationError)
 
 
@@ -345,10 +346,12 @@ class Cluster:
             raise TransientError(f"{where}: {_line(error)}{hint}") from error
         except errors.KafkaError as error:
             raise TransientError(f"{where}: {_line(error)}") from error
-        except (ssl.SSLError, OSError) as error:
+        except ssl.SSLError as error:
             raise CannotStart(
                 f"{where}: bus.kafka.ca, cert or key cannot be used: {error.strerror or error}"
             ) from error
+        except OSError as error:
+            raise TransientError(f"{where}: {_line(error)}") from error
 
     def _tls(self) -> ssl.SSLContext:
         settings, key = self.settings, "ca"
@@ -357,7 +360,7 @@ class Cluster:
             key = "cert or key"
             if settings.cert:
                 context.load_cert_chain(settings.cert, settings.key or None, password="")
-        except OSError as error:  # ssl.SSLError is one
+        except _UNREADABLE as error:
             raise CannotStart(f"bus.kafka.{key} cannot be used: {error.strerror or error}") from error
         return context
 

@@ -9,6 +9,7 @@ message is a repetition of one that was finished long ago (`ichor.bus.kafka_tail
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,36 @@ class Replica:
         self.db.execute("PRAGMA synchronous = OFF")
         self.db.execute("PRAGMA cache_size = -2048")  # KiB
         path.unlink()
+        self._stamps: dict[str, int] = {}
+        self._settled: dict[str, int] = {}  # what a snapshot has said of all before
         self._make_tables()
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """All that is done to the tables inside, or nothing."""
+        self.db.execute("BEGIN")
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            if self.db.in_transaction:  # a full disk may have rolled back already
+                self.db.execute("ROLLBACK")
+            raise
 
     def reset(self) -> None:
         """Forget everything."""
         with self.changed:
-            for table in ("message", "delivery", "letter", "subscription"):
-                self.db.execute(f"DROP TABLE {table}")
-            self.positions.clear()
+            with self.whole():
+                for table in ("message", "delivery", "letter", "subscription"):
+                    self.db.execute(f"DROP TABLE {table}")
+                self._make_tables()
             self.at = 0
-            self._make_tables()
+            for known in (self.positions, self._stamps, self._settled):
+                known.clear()
 
     def _make_tables(self) -> None:
         for statement in schema.TABLES:
             self.db.execute(statement)
-        self._stamps: dict[str, int] = {}
-        self._settled: dict[str, int] = {}  # what a snapshot has said of all before
 
     # --- the log ----------------------------------------------------------------------------------------------------
 
@@ -197,12 +212,14 @@ class Replica:
             return {
                 "do": "snapshot",
                 "after": self.at,
-                "positions": {
-                    topic: max(position, self._settled.get(topic, 0) - 1) for topic, position in self.positions.items()
-                },
+                "positions": self.reached(),
                 "deliveries": self.db.execute(f"SELECT {schema.DELIVERY} FROM delivery").fetchall(),
                 "letters": self.db.execute(f"SELECT {schema.LETTER} FROM letter").fetchall(),
             }
+
+    def reached(self) -> dict[str, int]:
+        """Offset of each topic before which the ledger has said all."""
+        return {topic: max(position, self._settled.get(topic, 0) - 1) for topic, position in self.positions.items()}
 
     def begin_with(self, offset: int, entry: Mapping[str, Any]) -> None:
         """Take a snapshot that nothing came in between, instead of what was before it."""

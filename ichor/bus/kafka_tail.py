@@ -117,15 +117,16 @@ class Tail:
                         log.info("%s: going on", self.ledger or "log")
                         self._complaint = ""
             except OffsetOutOfRangeError as error:
-                self._skip(error)
+                # What was to be read next has been deleted: `_assign` begins with what there is.
+                log.info("%s was cut: %s", self.ledger or "a log", " ".join(str(error).split()))
             except Exception as error:  # noqa: BLE001 - the loop's edge: a new client begins where this one ended
                 self._complain(error)
-                self._stop.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
             finally:
                 if consumer is not None:
                     with contextlib.suppress(Exception):
                         consumer.close()
+            self._stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         with self.replica.changed:
             self.replica.db.close()
 
@@ -145,13 +146,20 @@ class Tail:
         self._entries.clear()
         names = list(replica.positions) + ([self.ledger] if self.ledger is not None else [])
         self._cluster.ensure(names)
-        first = {name: ends[0] for name, ends in self._cluster.ends(names).items()}
+        ends = self._cluster.ends(names)
+        first = {name: ends[name][0] for name in names}
         with replica.changed:
             if self.ledger is not None and replica.at < first[self.ledger]:
                 # Others have made a snapshot and cut off what was before it, or this replica begins.
                 replica.reset()
-                first = {self.ledger: first[self.ledger]}
                 replica.at = first[self.ledger]
+            reached = replica.reached() | ({self.ledger: replica.at} if self.ledger is not None else {})
+            for name, offset in reached.items():
+                if offset > ends[name][1]:
+                    whose = f"the ledger of group {replica.group} knows" if replica.group is not None else "it was"
+                    raise CannotStart(
+                        f"topic {self._cluster.settings.prefix}{name} is shorter than {whose}: was it made anew?"
+                    )
             for topic in replica.positions:
                 replica.positions[topic] = max(replica.positions[topic], first[topic])
             places = self._cluster.places(
@@ -170,14 +178,14 @@ class Tail:
                 return
             known = len(replica.positions)
             if found or self._entries:
-                replica.db.execute("BEGIN")
+                before = dict(replica.positions), replica.at
                 try:
-                    self._fold(found)
+                    with replica.whole():
+                        self._fold(found)
                 except BaseException:
-                    replica.db.execute("ROLLBACK")
+                    replica.positions, replica.at = before
                     self._begin()
                     raise
-                replica.db.execute("COMMIT")
             replica.error = None
             replica.changed.notify_all()
             grown = len(replica.positions) > known
@@ -227,7 +235,3 @@ class Tail:
         except (KeyError, TypeError, ValueError) as error:
             replica.at = offset + 1
             log.error("record %d of ledger %s is left out: %s", offset, self.ledger, type(error).__name__)
-
-    def _skip(self, error: OffsetOutOfRangeError) -> None:
-        """What was to be read next has been deleted: `_assign` begins with what there is."""
-        log.info("%s was cut: %s", self.ledger or "a log", " ".join(str(error).split()))

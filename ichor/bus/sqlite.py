@@ -170,13 +170,16 @@ class SqliteBus:
     def close(self) -> None:
         with self._lock:
             members, self._members = self._members, []
-        for member in members:
-            member.close()
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        try:
+            with contextlib.ExitStack() as all_of_them:
+                for member in members:
+                    all_of_them.callback(member.close)
+        finally:
+            with self._lock:
+                self._closed = True
+                idle, self._idle = self._idle, []
+            for connection in idle:
+                connection.close()
 
     # --- connections: a pool, because threads come and go with associations -------------------------------------
 
@@ -337,14 +340,16 @@ class SqliteSubscription:
         if self._closed:
             return
         self._closed = True
-        with self.bus._transaction() as db:
-            db.execute(schema.RELEASE, {"me": self._wake.name})
-        notify(self.bus._wakes, [self.group])  # the others, for what came free, and a receive() of our own
-        with self._waiting:
-            self._wake.close()
-        with self.bus._lock:
-            if self in self.bus._members:
-                self.bus._members.remove(self)
+        try:
+            with self.bus._transaction() as db:
+                db.execute(schema.RELEASE, {"me": self._wake.name})
+        finally:  # whose name has no wake any more is dead to the others: they free what it held
+            notify(self.bus._wakes, [self.group])  # the others, for what came free, and a receive() of our own
+            with self._waiting:
+                self._wake.close()
+            with self.bus._lock:
+                if self in self.bus._members:
+                    self.bus._members.remove(self)
 
     def _claim(self) -> SqliteDelivery | None:
         me, bus = self._wake.name, self.bus

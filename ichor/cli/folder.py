@@ -21,20 +21,24 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Where everything durable lies; spool, blobs and open series, when shared with others, in ``store``.
+    """Where everything durable lies; spool and blobs, when shared with others, in ``store`` or in ``bucket``.
 
-    In ``bucket``, where that is set, lie spool and blobs.
+    ``roams``: assemblers of several machines share a bus, so open series lie in ``store``, too.
     """
 
     root: Path
     store: Path | None = None
     bucket: StoreSettings | None = None
     shards: int = 1
+    roams: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> DataFolder:
         store = settings.store
-        return cls(settings.data, store.folder, store if store.is_bucket else None, settings.assemble.shards)
+        return cls(
+            settings.data, store.folder, store if store.is_bucket else None, settings.assemble.shards,
+            roams=store.folder is not None and settings.bus.url.startswith("kafka:"),
+        )  # fmt: skip
 
     @property
     def bus(self) -> Path:
@@ -47,10 +51,10 @@ class DataFolder:
     @property
     def assembly(self) -> Path:
         """Which assembler owns which shard, and their state but that of a single shard of one machine."""
-        return (self.store or self.root) / "assembly"
+        return (self.store if self.roams and self.store else self.root) / "assembly"
 
     def assembly_state(self, shard: int) -> Path:
-        if self.store is None and self.shards == 1:
+        if not self.roams and self.shards == 1:
             return self.root / "assembly.sqlite"
         return self.assembly / f"{shard}.sqlite"
 
@@ -106,10 +110,11 @@ class DataFolder:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.store is not None:
+                self._refuse_own_images("a folder that all roles share", but=(self.root / "store").exists())
                 open_store(self.store, self.root)
             if self.bucket is not None:
                 self._open_bucket(self.bucket)
-            used = self.store is None and (self.journal.exists() or (self.root / "assembly.sqlite").exists())
+            used = not self.roams and (self.journal.exists() or (self.root / "assembly.sqlite").exists())
             divide(self.assembly, self.shards, unstamped=1 if used else None)
             for part in (self.spool, *self._own_blobs, self.engines, self.run, self.metrics):
                 part.mkdir(parents=True, exist_ok=True)
@@ -137,12 +142,17 @@ class DataFolder:
     def _own_blobs(self) -> tuple[Path, ...]:
         return (self.blobs,) if self.bucket is None else ()
 
+    def _refuse_own_images(self, url: str, *, but: bool = False) -> None:
+        if not but and any((self.root / "spool").glob("*")):
+            text = (
+                f"data folder {self.root} has received images of its own: begin with another where store.url is {url}"
+            )
+            raise CannotStart(text)
+
     def _open_bucket(self, settings: StoreSettings) -> None:
         from ichor.store.bucket_receivers import open_store as open_in_bucket
 
-        if any((self.root / "spool").glob("*")):
-            text = f"data folder {self.root} has received images of its own: begin with another where store.url is s3:"
-            raise CannotStart(text)
+        self._refuse_own_images("s3:")
         open_in_bucket(open_bucket(settings), self.root)
 
     def lock(self, name: str = "lock", *, alone: bool, patience: float = 3.0) -> int:

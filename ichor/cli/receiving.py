@@ -74,7 +74,7 @@ def check_assembly(folder: DataFolder) -> Iterator[Finding]:
         if known not in (None, folder.shards):
             todo = f"set `assemble.shards = {known}`, the same on every machine"
             yield Finding(Level.FAIL, what, f"{folder.shards} in the settings, {known} in {folder.assembly}", todo)
-        elif known is not None and (known > 1 or folder.store is not None):
+        elif known is not None and (known > 1 or folder.roams):
             free = unowned(folder.assembly, known)
             text = f"{known - len(free)} of {known} have an assembler"
             todo = "nothing is lost: their studies wait; start `ichor assemble`, or look into its log"

@@ -292,7 +292,7 @@ def _assemble(settings: Settings, folder: DataFolder) -> Role:
             study_wait=settings.study.wait,
             rules=settings.routing(),
             clock=SystemClock(),
-            shared=folder.store is not None,
+            shared=folder.roams,
         )
         run_assemblers(
             assemble,

@@ -1,6 +1,6 @@
 """What receivers leave in an object store that they share: as `ichor.store.shared`, with signs and claims in place of locks.
 
-``receivers/<name>`` is put again now and then: its time, of the store's clock, is the receiver's sign. ``taken/<name>``
+``receivers/<name>`` is put again every 10 s: its time, of the store's clock, is the receiver's sign. ``taken/<name>``
 is put once and for ever by who takes it over, and says who that is. Nobody can see whether a receiver that is silent
 lives: one that cannot reach the store for `lost_after` counts as lost, and what it still tells is told twice.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from pathlib import Path
 
 from ichor.errors import CannotStart, TransientError
+from ichor.outage import Outage
 from ichor.store.bucket import Bucket
 from ichor.store.shared import (
     RECEIVER,
@@ -89,7 +91,7 @@ def register(bucket: Bucket, data: Path, *, site_name: str = "") -> str:
 
 
 class BucketReceivers:
-    """`ichor.store.protocol.Receivers` of a bucket.
+    """`ichor.store.protocol.Receivers` of a bucket. Gives its sign in a thread of its own until `close`.
 
     Parameters
     ----------
@@ -97,14 +99,21 @@ class BucketReceivers:
         Its own, from `register`.
     lost_after
         Seconds without a sign after which a receiver is lost.
+    every
+        Seconds between two signs.
     """
 
-    def __init__(self, bucket: Bucket, name: str, *, lost_after: float) -> None:
+    def __init__(self, bucket: Bucket, name: str, *, lost_after: float, every: float = 10.0) -> None:
         self._bucket = bucket
         self._name = name
         self._lost_after = lost_after
         self._takers: dict[str, str] = {}  # for ever
         self._was_taken = False
+        self._every = every
+        self._closed = threading.Event()
+        # Who calls `look_round` may be minutes at work between two calls, in a store with much to remove.
+        self._signing = threading.Thread(target=self._keep_signing, name="sign", daemon=True)
+        self._signing.start()
 
     @property
     def name(self) -> str:
@@ -139,6 +148,21 @@ class BucketReceivers:
         while more := {name for name, taker in takers.items() if taker in found} - found:
             found |= more
         return frozenset(found)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._signing.join()
+
+    def _keep_signing(self) -> None:
+        outage = Outage(_LOG, role="receivers")
+        while not self._closed.wait(self._every):
+            try:
+                self._bucket.put(_SIGNS + self._name, b"")
+                outage.over()
+            except TransientError as error:
+                outage.away(error)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: without signs it would be taken for lost
+                outage.away(TransientError(type(error).__name__))
 
     def _known_takers(self) -> dict[str, str]:
         for one in self._bucket.names(_TAKEN):

@@ -8,6 +8,7 @@ In one folder, of one machine or of a store that several share: ``SHARDS`` says 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -33,27 +34,35 @@ def divide(folder: Path, count: int, *, unstamped: int | None = None) -> None:
     CannotStart
         When it is divided otherwise.
     """
-    stamp = folder / _STAMP
     known = divided_into(folder) or unstamped
-    if known is None or not stamp.exists():
-        folder.mkdir(exist_ok=True)
-        draft = folder / f".{_STAMP}.{secrets.token_hex(8)}"
-        with draft.open("w") as file:
-            file.write(f"{known or count}\n")
-            file.flush()
-            disk.sync(file.fileno())
+    if known is None or not (folder / _STAMP).exists():
         try:
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, stamp)
-        finally:
-            draft.unlink()
-        disk.sync_directory(folder)
-        known = divided_into(folder)
+            _put_stamp(folder, known or count)
+            known = divided_into(folder)
+        except OSError as error:
+            # A full disk must not keep an older folder from starting, which alone can make room; the next start stamps.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or known != count:
+                raise
     if known != count:
         raise CannotStart(
             f"assemble.shards = {count}: the assemblers' state in {folder} is divided into {known}, and cannot be "
             "divided anew; see docs/decisions/0026"
         )
+
+
+def _put_stamp(folder: Path, count: int) -> None:
+    folder.mkdir(exist_ok=True)
+    draft = folder / f".{_STAMP}.{secrets.token_hex(8)}"
+    try:
+        with draft.open("w") as file:
+            file.write(f"{count}\n")
+            file.flush()
+            disk.sync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, folder / _STAMP)
+    finally:
+        draft.unlink(missing_ok=True)
+    disk.sync_directory(folder)
 
 
 def divided_into(folder: Path) -> int | None:

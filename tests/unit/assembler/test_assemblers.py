@@ -21,13 +21,23 @@ from ichor.bus.protocol import Bus
 from ichor.bus.sqlite import SqliteBus
 from ichor.clock import SystemClock
 from ichor.errors import CannotStart
-from ichor.messages import EVENTS, AssociationClosed, InstancesReceived, StudyAssembled, open_envelope, seal
+from ichor.messages import (
+    EVENTS,
+    AssociationClosed,
+    Envelope,
+    InstancesReceived,
+    StudyAssembled,
+    open_envelope,
+    seal,
+)
 from ichor.pipeline import PipelineSpec
 from ichor.shards import Shard, by_topic, shard_of
 from ichor.store.blobs import FileBlobs
 from ichor.types import Findings, Grade, Job
 from listener.assembler import run_assembler
 from listener.assemblers import run_assemblers
+from listener.assembly_store import AssemblyStore
+from listener.study import StudyAssembly
 
 SHARDS = 4
 STUDIES = [f"1.2.{n}" for n in range(1, 13)]  # some in every shard
@@ -148,6 +158,23 @@ def test_a_shard_whose_state_cannot_be_used_is_let_go_and_taken_again(owners: Ow
     assert owners.broken == {}
 
 
+def test_the_only_shard_of_a_damaged_file_ends_the_role_and_is_never_ready(tmp_path: Path) -> None:
+    (tmp_path / "assembly.sqlite").write_bytes(b"no database" * 100)
+    bus = MemoryBus()
+    ready = threading.Event()
+    (tmp_path / "assembly").mkdir()
+    with pytest.raises(sqlite3.DatabaseError):
+        run_assemblers(
+            partial(
+                run_assembler, bus=bus, blobs=FileBlobs(tmp_path / "blobs"), pipelines=(), study_wait=1.0,
+                clock=SystemClock(),
+            ),
+            folder=tmp_path / "assembly", state_path=lambda _: tmp_path / "assembly.sqlite", shards=1,
+            stop=threading.Event(), on_ready=ready.set,
+        )  # fmt: skip
+    assert not ready.is_set()
+
+
 def test_a_state_that_this_version_cannot_read_ends_the_role(owners: Owners) -> None:
     owners.broken[3] = CannotStart("version 99")
     owners.start("a")
@@ -159,7 +186,7 @@ def test_a_state_that_this_version_cannot_read_ends_the_role(owners: Owners) -> 
 # --- with studies ----------------------------------------------------------------------------------------------------
 
 
-def bring(bus: Bus, study: str, *, part: slice = slice(None), release: bool = True, association: str = "a1") -> None:
+def told_of(study: str, *, part: slice = slice(None), release: bool = True, association: str = "a1") -> list[Envelope]:
     images = [make_slice(study=study, series=f"{study}.1", number=n + 1) for n in range(10)][part]
     told: list[InstancesReceived | AssociationClosed] = [
         InstancesReceived(study_instance_uid=study, association=association, instances=tuple(images)),
@@ -168,7 +195,11 @@ def bring(bus: Bus, study: str, *, part: slice = slice(None), release: bool = Tr
             counts={f"{study}.1": len(images)}, closed_at=0.0,
         )] if release else []),
     ]  # fmt: skip
-    envelopes = [seal(one, source="test", time=SystemClock().time()) for one in told]
+    return [seal(one, source="test", time=SystemClock().time()) for one in told]
+
+
+def bring(bus: Bus, study: str, *, part: slice = slice(None), release: bool = True, association: str = "a1") -> None:
+    envelopes = told_of(study, part=part, release=release, association=association)
     for topic, some in by_topic(envelopes, SHARDS).items():
         bus.publish(topic, some)
 
@@ -224,6 +255,38 @@ def test_a_study_goes_on_where_another_assembler_left_it(tmp_path: Path) -> None
     assert bus.dead_letters() == []
     # Of a volume that machines share nothing is mapped into memory.
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(("-wal", "-shm"))] == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_study_whose_state_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    read = AssemblyStore.load
+
+    def load(store: AssemblyStore, study: StudyAssembly) -> int | None:
+        if study.uid == STUDIES[0]:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        return read(store, study)
+
+    monkeypatch.setattr(AssemblyStore, "load", load)
+    bus, stop = MemoryBus(clock=SystemClock()), threading.Event()
+    for study in STUDIES[:4]:
+        bus.publish("instances", told_of(study))
+    thread = threading.Thread(
+        target=run_assembler,
+        kwargs={
+            "bus": bus, "blobs": FileBlobs(tmp_path / "blobs"), "state_path": tmp_path / "assembly.sqlite",
+            "pipelines": (PIPELINE,), "study_wait": 10.0, "clock": SystemClock(), "stop": stop,
+            "on_ready": lambda: None, "shared": shared,
+        },
+    )  # fmt: skip
+    thread.start()
+    try:
+        eventually(lambda: {job.study_instance_uid for job in jobs(bus)} == set(STUDIES[1:4]))
+        assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
 
 
 class Process:

@@ -184,6 +184,22 @@ def test_a_bus_that_closes_hands_back_what_its_members_held(path: Path) -> None:
     assert list(path.with_name("bus.sqlite.wake").iterdir()) == []
 
 
+def test_a_release_that_fails_leaves_no_wake_and_no_member_behind(path: Path) -> None:
+    bus = SqliteBus(path)
+    for _ in range(2):
+        bus.subscribe(["jobs"], "work")
+    with bus._connection() as db:
+        db.execute("DROP TABLE delivery")
+    with pytest.raises(TransientError, match="delivery"):
+        bus._members[0].close()
+    assert len(bus._members) == 1
+    with pytest.raises(TransientError, match="delivery"):
+        bus.close()
+    assert list(path.with_name("bus.sqlite.wake").iterdir()) == []
+    with pytest.raises(RuntimeError, match="closed"):
+        bus.lag()
+
+
 # --- durability ------------------------------------------------------------------------------------------------------
 
 

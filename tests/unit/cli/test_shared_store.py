@@ -40,8 +40,8 @@ def folder(settings: Settings) -> DataFolder:
 def test_images_and_results_lie_in_the_store_and_all_else_in_the_data_folder(folder: DataFolder) -> None:
     folder.prepare()
     assert folder.store is not None
-    assert {folder.spool.parent, folder.blobs.parent, folder.assembly.parent} == {folder.store}
-    assert {path.parent for path in (folder.journal, folder.receipts, folder.run)} == {folder.root}
+    assert {folder.spool.parent, folder.blobs.parent} == {folder.store}
+    assert {path.parent for path in (folder.journal, folder.receipts, folder.run, folder.assembly)} == {folder.root}
     assert not (folder.root / "spool").exists()
 
 
@@ -136,11 +136,14 @@ def test_nothing_is_said_of_a_store_where_there_is_none(tmp_path: Path) -> None:
     assert list(check_store(DataFolder(tmp_path))) == []
 
 
-def test_state_lies_with_the_store_where_assemblers_share_it_and_as_before_where_there_is_one(
-    folder: DataFolder, tmp_path: Path
+def test_state_lies_with_the_store_where_assemblers_share_a_bus_and_as_before_where_they_do_not(
+    settings: Settings, folder: DataFolder, tmp_path: Path
 ) -> None:
-    assert folder.store is not None
-    assert folder.assembly_state(0) == folder.store / "assembly" / "0.sqlite"
+    kafka = {"bus": {"url": "kafka://127.0.0.1:9092"}}
+    roaming = DataFolder.of(Settings.model_validate(settings.model_dump(mode="json") | kafka))
+    assert roaming.store is not None
+    assert roaming.assembly_state(0) == roaming.store / "assembly" / "0.sqlite"
+    assert folder.assembly_state(0) == folder.root / "assembly.sqlite"  # nobody else hears of its studies
     alone = DataFolder(tmp_path / "alone")
     assert alone.assembly_state(0) == tmp_path / "alone" / "assembly.sqlite"
     assert DataFolder(alone.root, shards=4).assembly_state(3) == tmp_path / "alone" / "assembly" / "3.sqlite"
@@ -166,6 +169,29 @@ def test_a_folder_of_before_there_were_shards_has_one(tmp_path: Path, name: str)
     with pytest.raises(CannotStart, match="divided into 1"):
         DataFolder(tmp_path, shards=4).prepare()
     DataFolder(tmp_path).prepare()
+
+
+def test_a_full_disk_keeps_no_folder_of_before_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    DataFolder(tmp_path).prepare()
+    (tmp_path / "journal.sqlite").touch()
+    (tmp_path / "assembly" / "SHARDS").unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ichor.store.ownership.disk.sync", full)
+    DataFolder(tmp_path).prepare()
+    assert list((tmp_path / "assembly").iterdir()) == []
+    with pytest.raises(CannotStart, match=r"divided into 1|No space"):
+        DataFolder(tmp_path, shards=4).prepare()
+
+
+def test_a_folder_with_images_of_its_own_is_not_put_on_a_shared_store(tmp_path: Path, settings: Settings) -> None:
+    alone = DataFolder(tmp_path / "data")
+    alone.prepare()
+    (alone.spool / "1.2.3").mkdir()
+    with pytest.raises(CannotStart, match="images of its own"):
+        DataFolder.of(settings).prepare()
 
 
 def test_shards_without_an_assembler_are_counted(tmp_path: Path) -> None:
