@@ -42,13 +42,9 @@ def images(receive: Receive) -> dict[str, int]:
 
 def test_two_assemblers_share_the_studies_and_one_takes_over(tmp_path: Path, free_port: Callable[[], int]) -> None:
     assert len({shard_of(study, SHARDS) for study in STUDIES}) == SHARDS
-    (tmp_path / "store").mkdir()
-    receive = Receive(
-        tmp_path / "site", free_port(), listener={"processes": 1}, store={"url": f"file:{tmp_path / 'store'}"},
-        assemble={"shards": SHARDS},
-    )  # fmt: skip
+    receive = Receive(tmp_path / "site", free_port(), listener={"processes": 1}, assemble={"shards": SHARDS})
     assemblers: list[subprocess.Popen[bytes]] = []
-    state = tmp_path / "store" / "assembly"
+    state = receive.data / "assembly"
 
     def shared(among: int) -> bool:
         return len(list((state / "members").iterdir())) == among and not unowned(state, SHARDS)
