@@ -75,10 +75,8 @@ class Objects:
             _LOG.error("an acknowledged object is not in the spool: %s", record.sop_instance_uid)
             return None
         except OSError as error:
-            self._failures += 1
-            if self._failures < _TRIES:
+            if not self._is_given_up():
                 raise
-            self._failures = 0
             _LOG.error("object %s cannot be read: %s", record.sop_instance_uid, error.strerror)
             # A row all the same, so that its bytes are kept; nobody can say what they are.
             stored = _named(record, hashlib.sha256(record.location.encode()).hexdigest())
@@ -101,14 +99,20 @@ class Objects:
         return False
 
     def facts_of(self, stored: StoredObject) -> Instance:
-        """Facts of an object that the journal has."""
+        """Facts of an object that the journal has. Raises as `look_into`."""
         try:
             with self._spool.open(stored.location) as file:
                 return self._facts(file, stored)
         except (KeyError, OSError) as error:
+            if isinstance(error, OSError) and not self._is_given_up():
+                raise
             self._check_spool()
             _LOG.error("object %s cannot be read: %s", stored.sop_instance_uid, type(error).__name__)
             return _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+
+    def _is_given_up(self) -> bool:
+        self._failures = (self._failures + 1) % _TRIES
+        return self._failures == 0
 
     def _check_spool(self) -> None:
         if not self._spool.is_there():

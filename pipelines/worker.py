@@ -175,7 +175,7 @@ class Worker:
         study = study_from(history)
         predecessor = predecessor_of(job, study, history=history, blobs=blobs)
         if delivery.dead:
-            self._give_up(delivery, job, spec, study=study, predecessor=predecessor)
+            self._give_up(delivery, job, spec, history=history, predecessor=predecessor)
             return
         now = self._clock.time()
         if _superseded(study, job):
@@ -258,7 +258,13 @@ class Worker:
                 log.warning("findings are not kept for recall: %s", _reason(error))
 
     def _give_up(
-        self, delivery: Delivery, job: Job, spec: PipelineSpec, *, study: Study | None, predecessor: ResultSet | None
+        self,
+        delivery: Delivery,
+        job: Job,
+        spec: PipelineSpec,
+        *,
+        history: Sequence[Data],
+        predecessor: ResultSet | None,
     ) -> None:
         """The last of a job: a report "not analysed" with the reason, and the event that it failed for good."""
         reason = next(
@@ -266,8 +272,7 @@ class Worker:
         )
         prefix = place(job.job_id, failed=True)
         result = stored_set(self._bench.blobs, prefix)
-        told = study is not None and any(j.job_id == job.job_id and j.state is JobState.FAILED for j in study.jobs)
-        # Told first: should the report kill its worker as well, the next one lets it be.
+        # Told before each try: should the report kill its workers as well, it is let be at last.
         self._publish(
             JobFailed(
                 study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, final=True,
@@ -275,11 +280,13 @@ class Worker:
             ),
             job,
         )  # fmt: skip
-        if result is None and not told:
+        if result is None and _times_given_up(history, job) < MOST_ATTEMPTS:
             try:
                 made = self._work(
                     delivery, lambda: not_analysed(self._bench, spec, job, reason=reason, predecessor=predecessor)
                 )
+            except (OSError, TransientError):
+                raise  # it comes again
             except Exception as error:  # noqa: BLE001 - the job is lost already; its report is all that is missing
                 log.error("job %s: no report of its failure: %s", job.job_id, _trace(error))
             else:
@@ -389,6 +396,17 @@ class _Running(Generic[T]):
 def _superseded(study: Study | None, job: Job) -> bool:
     """Is a newer revision of this pipeline ordered?"""
     return study is not None and any(j.pipeline == job.pipeline and j.revision > job.revision for j in study.jobs)
+
+
+def _times_given_up(history: Sequence[Data], job: Job) -> int:
+    """How often that was told since the last attempt at it."""
+    times = 0
+    for event in history:
+        if isinstance(event, JobStarted) and event.job_id == job.job_id:
+            times = 0
+        elif isinstance(event, JobFailed) and event.job_id == job.job_id:
+            times += event.final
+    return times
 
 
 def _reason(error: BaseException) -> str:

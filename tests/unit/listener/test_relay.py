@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -412,6 +413,32 @@ def test_object_that_is_lost_has_no_row_and_one_that_cannot_be_read_has_a_defect
     ]  # fmt: skip
     assert metrics.OBJECTS_LOST._value.get() == lost + 1
     assert running.bus.closed()[0].counts == {"1.2.3.1": 3}
+    log.close()
+    assert running.end() is True
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), TransientError("the store is away")])
+@pytest.mark.parametrize("started_anew", [False, True])
+def test_a_store_that_is_away_while_a_header_is_read_costs_the_object_nothing(
+    place: Path, log: ReceiptWriter, error: Exception, started_anew: bool
+) -> None:
+    errors = [error]
+
+    def read(file: BinaryIO, one: StoredObject) -> Instance:
+        if errors:
+            raise errors.pop()
+        return facts(file, one)
+
+    if started_anew:
+        with contextlib.closing(Journal(place / "journal.sqlite", durable=False)) as journal:
+            one = StoredObject(file_sha256=hashlib.sha256(b"1").hexdigest(), **stored(1)._asdict())
+            journal.take([(one, "gone")], cursors={}, holds=lambda *_: True)
+    else:
+        write(log, stored(1), ended())
+    running = Running(place, RecordingBus(), read=read)
+    running.bus.wait_for(lambda b: bool(b.instances()))
+    assert [one.defect for one in running.bus.instances()] == [None]
+    assert not errors
     log.close()
     assert running.end() is True
 

@@ -557,13 +557,62 @@ def test_a_job_whose_worker_always_dies_is_given_up() -> None:
     assert place.state() is StudyState.FAILED
 
 
-def test_a_report_of_failure_that_kills_its_worker_is_not_tried_for_ever() -> None:
+def given_up() -> Place:
+    """The next delivery is that of a job whose attempts all failed."""
     place = Place(Failing(*[ValueError()] * 99))
     place.order()
     for _ in range(MOST_ATTEMPTS):
         place.step()
         place.clock.advance(100)
-    place.encoder.error = WorkerFault("stands for a crash")
+    return place
+
+
+@pytest.mark.parametrize("error", [TransientError("store away"), OSError(5, "Input/output error")])
+def test_a_store_that_is_away_for_a_moment_does_not_cost_a_lost_job_its_report(error: Exception) -> None:
+    place = given_up()
+    place.encoder.error = error
+    place.step()
+    assert place.told(ResultReady, RESULTS) == []
+    assert not place.idle()
+    place.encoder.error = None
+    place.clock.advance(100)
+    place.step()
+    (ready,) = place.told(ResultReady, RESULTS)
+    assert [o.kind for o in ready.objects] == ["report"]
+    assert place.state() is StudyState.FAILED
+    assert place.idle()
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_report_of_failure_that_never_comes_is_not_tried_for_ever(kills: bool) -> None:
+    place = given_up()
+    calls = len(place.encoder.calls)
+    place.encoder.error = None if kills else OSError(5, "Input/output error")
+    for _ in range(MOST_ATTEMPTS):
+        if kills:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(place.worker, "_work", died)
+                with pytest.raises(KeyboardInterrupt):
+                    place.step()
+        else:
+            place.step()
+        place.clock.advance(100)
+    place.encoder.error = None
+    tried = len(place.encoder.calls)
+    place.step()
+    assert len(place.encoder.calls) == tried == calls + (0 if kills else MOST_ATTEMPTS)
+    assert place.told(JobFailed)[-1].final
+    assert place.told(ResultReady, RESULTS) == []
+    assert place.idle()
+
+
+def died(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_report_of_failure_that_cannot_be_made_is_let_be() -> None:
+    place = given_up()
+    place.encoder.error = WorkerFault("a defect")
     calls = len(place.encoder.calls)
     place.step()
     place.encoder.error = None

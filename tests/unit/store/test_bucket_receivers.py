@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 from pathlib import Path
 
 import pytest
 from s3 import AgedBucket
 
+from ichor.errors import TransientError
+from ichor.store.bucket import Bucket
 from ichor.store.bucket_receivers import BucketReceivers, open_store, register
 from ichor.store.shared import receiver_of_folder
 
@@ -103,3 +106,26 @@ def test_a_sign_is_given_and_the_stranger_in_the_folder_is_no_receiver(store: Ag
     pod.relay.look_round()
     assert f"receivers/{pod.name}" in [one.key for one in store.names("receivers/")]
     assert other.relay.look_round() is False
+
+
+class FlakyBucket(Bucket):
+    """Takes signs once it has refused some."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.signs: queue.Queue[str] = queue.Queue()
+
+    def put(self, key: str, data: bytes) -> None:  # noqa: ARG002 - a sign has none
+        if self.errors:
+            raise self.errors.pop(0)
+        self.signs.put(key)
+
+
+def test_a_receiver_gives_signs_while_its_relay_is_at_work_for_long(caplog: pytest.LogCaptureFixture) -> None:
+    bucket = FlakyBucket(TransientError("away"), TransientError("away"), ValueError("SECRET"))
+    receivers = BucketReceivers(bucket, "ct_1", lost_after=HOUR, every=0.01)
+    assert [bucket.signs.get(timeout=60) for _ in range(3)] == ["receivers/ct_1"] * 3
+    receivers.close()
+    assert caplog.text.count("receivers waits: away") == 1
+    assert "SECRET" not in caplog.text
+    assert not receivers._signing.is_alive()
