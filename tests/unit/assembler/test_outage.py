@@ -6,25 +6,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from unit.away import Away
 
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
-from ichor.errors import CannotStart, TransientError
+from ichor.errors import CannotStart
 from ichor.store.blobs import FileBlobs
 from listener import assembler
-
-
-class Away:
-    """A subscription of a bus that is away twice, and then says that this version must not use it."""
-
-    def __init__(self) -> None:
-        self.answers: list[Exception] = [TransientError("Kafka hangs up"), TransientError("Kafka is silent")]
-
-    def receive(self, _timeout: float) -> None:
-        raise self.answers.pop(0) if self.answers else CannotStart("written by a newer Ichor")
-
-    def close(self) -> None:
-        self.answers = []
 
 
 def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_assembler(

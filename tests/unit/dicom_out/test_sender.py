@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
+from unit.away import Away
 
 from dicom_out.demo_pacs import DemoPacs
 from dicom_out.outbox import Backoff, Outbox
@@ -572,19 +573,6 @@ def test_a_host_that_is_not_found_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="host is not found") as caught:
         echo(away, calling_ae="ICHOR")
     assert caught.value.no_listener
-
-
-class Away:
-    """A subscription of a bus that is away twice, and then says that this version must not use it."""
-
-    def __init__(self) -> None:
-        self.answers: list[Exception] = [TransientError("Kafka hangs up"), TransientError("Kafka is silent")]
-
-    def receive(self, _timeout: float) -> None:
-        raise self.answers.pop(0) if self.answers else CannotStart("written by a newer Ichor")
-
-    def close(self) -> None:
-        self.answers = []
 
 
 def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_sender(

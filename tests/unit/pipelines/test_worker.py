@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import pytest
+from unit.away import Away
 from unit.pipelines.heads import Judge, ThresholdEngine, head, instance
 
 from ichor.arrays import Volume
@@ -753,19 +754,6 @@ def test_a_pipeline_spec_is_found_by_its_entry_point() -> None:
     from ichor.pipeline import installed
 
     assert [p.name for p in installed() if isinstance(p, PipelineSpec)] == ["haematoma"]
-
-
-class Away:
-    """A subscription of a bus that is away twice, and then says that this version must not use it."""
-
-    def __init__(self) -> None:
-        self.answers: list[Exception] = [TransientError("Kafka hangs up"), TransientError("Kafka is silent")]
-
-    def receive(self, _timeout: float) -> None:
-        raise self.answers.pop(0) if self.answers else CannotStart("written by a newer Ichor")
-
-    def close(self) -> None:
-        self.answers = []
 
 
 def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_worker(
