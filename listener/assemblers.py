@@ -117,7 +117,7 @@ class _Owner:
     def is_ready(self) -> bool:
         self._failed -= {number for number, one in self._running.items() if one.ready.is_set()}
         return not self._failed and all(
-            one.ready.is_set() or not one.thread.is_alive() for one in self._running.values()
+            one.ready.is_set() or (one.error is None and not one.thread.is_alive()) for one in self._running.values()
         )
 
     def look_round(self) -> None:

@@ -138,7 +138,7 @@ def test_a_newer_data_folder_is_refused(site: Site) -> None:
         (["phantom", "dwi", "--seed", "1", "--out", "x"], "dwi"),
         (["phantom", "ct-head", "--seed", "1", "--out", "x", "--followup-of", "y"], "followup"),
         (["serve", "--set", "listener.tls.cert=x"], "listener.tls"),
-        (["serve", "--set", "bus.url=kafka://h:1"], "bus.url"),
+        (["serve", "--set", "bus.url=amqp://h:1"], "bus.url"),
         (["serve", "--set", "listener.prot=1"], "prot"),
         (["push", ".", "--to", "nonsense"], "nonsense"),
         (["nonsense"], "nonsense"),
