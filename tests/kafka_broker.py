@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from absent import absent
 
 if TYPE_CHECKING:
     from ichor.bus.kafka import KafkaBus
@@ -285,7 +286,7 @@ def _classpath(mvn: str) -> str:
         )  # fmt: skip
         if done.returncode != 0 or not found.exists():
             message = f"Maven could not fetch Apache Kafka: {(done.stdout + done.stderr).strip()[-300:]}"
-            pytest.fail(message) if os.environ.get("REQUIRE_PEERS") == "1" else pytest.skip(message)
+            absent(message)
         found.replace(kept)
     return kept.read_text().strip()
 

@@ -6,7 +6,6 @@ be unfinished and `_KNOWN` records before it, whose ids it so knows; one of a lo
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -123,12 +122,17 @@ class Tail:
                 self._complain(error)
             finally:
                 if consumer is not None:
-                    with contextlib.suppress(Exception):
-                        consumer.close()
+                    self._close(consumer)
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         with self.replica.changed:
             self.replica.db.close()
+
+    def _close(self, consumer: Any) -> None:
+        try:
+            consumer.close()
+        except Exception as error:  # noqa: BLE001 - it is dropped whatever it says; the next client begins anew
+            log.info("%s: a client closed with %s", self.ledger or "log", type(error).__name__)
 
     def _complain(self, error: Exception) -> None:
         told = error if isinstance(error, CannotStart) else TransientError(str(error) or type(error).__name__)

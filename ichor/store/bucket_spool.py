@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from ichor.store.disk import Bytes
 from ichor.store.receipt_records import Carried
 from ichor.store.shared import STAMP
 from ichor.store.spool import Address, Placed, author_of, head_of
+
+log = logging.getLogger(__name__)
 
 FOLDER = "spool/"
 _PIECE = 1 << 20  # bytes that opening reads: all of most objects
@@ -212,8 +215,11 @@ class Incoming:
             try:
                 confirm(placed, None)
             except BaseException:
-                with contextlib.suppress(TransientError):
+                try:
                     self._bucket.delete(key)
+                except TransientError as error:
+                    # Nothing was acknowledged; what is whole in the spool and in no journal comes in by `recovery`.
+                    log.warning("an object that was not acknowledged stays in the store: %s", error)
                 raise
         return placed
 

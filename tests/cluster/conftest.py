@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from absent import absent
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "ichor"
@@ -50,7 +51,7 @@ def tool() -> Callable[[str, str], Tool]:
         built = CACHE / "bin" / name
         path = built if built.exists() else shutil.which(name)
         if path is None:
-            pytest.skip(f"{name} is not here: tests/cluster/tools {what}")
+            absent(f"{name} is not here: tests/cluster/tools {what}")
         return Tool(Path(path))
 
     return find
