@@ -199,6 +199,7 @@ class JobFailed:
     final: bool
     reason: str
     at: float
+    worker: str | None = None  # whose fault it was, where it was not the job's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from ichor import metrics
 from ichor.bus.protocol import Bus, Delivery
 from ichor.clock import Clock
 from ichor.encoding import Encoder
-from ichor.errors import CannotStart, IchorError, TransientError, UnknownMessage, WorkerFault
-from ichor.history import Study
+from ichor.errors import CannotStart, TransientError, UnknownMessage, WorkerFault
 from ichor.history.projection import events, study_from
 from ichor.history.study import JobStatus
 from ichor.messages import (
@@ -45,7 +44,19 @@ from ichor.store.protocol import Blobs, SpoolReader
 from ichor.types import Earlier, Job, JobState, Priority, ResultSet
 from pipelines.amends import predecessor_of
 from pipelines.attempt import Bench, BuildVolume, LoadManifest, attempt, not_analysed, with_queue
+from pipelines.failures import (
+    MOST_ATTEMPTS,
+    MOST_FAULTS,
+    faults,
+    left_to_others,
+    pause_after,
+    reason_of,
+    times_given_up,
+    trace_of,
+    worker_died,
+)
 from pipelines.results import Made, place, put_result_set, set_of, stored_set
+from pipelines.running import Running
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,8 +66,7 @@ LEASE_SECONDS = 15.0
 BEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 AWAY_SECONDS = 5.0  # before a job whose store or bus was away is tried again
-MOST_ATTEMPTS = 7  # a process that is killed again and again costs the job in hand an attempt each time
-LONGEST_PAUSE = 10.0
+OTHERS_PAUSE = 2.0
 EARLIER_SECONDS, EARLIER_PAUSE = 60.0, 0.5
 COMPARED_ATTEMPTS = 2
 
@@ -74,6 +84,7 @@ def run_worker(
     clock: Clock,
     stop: threading.Event,
     on_ready: Callable[[], None],
+    name: str = "",
     build_volume: BuildVolume = read_volume,
     load_manifest: LoadManifest = get_manifest,
 ) -> None:
@@ -87,6 +98,9 @@ def run_worker(
         Names that results are addressed to.
     not_analysed_report
         Whether "not analysed" is written as a report, too.
+    name
+        Of this worker and of the process that comes after it, where there are other workers to leave a job to. Empty:
+        each process is a worker of its own.
 
     Raises
     ------
@@ -99,7 +113,7 @@ def run_worker(
         blobs=blobs, spool=spool, engines=engines, encoder=encoder, build_volume=build_volume,
         load_manifest=load_manifest, not_analysed_report=not_analysed_report,
     )  # fmt: skip
-    worker = Worker(bus, bench, pipelines=pipelines, destinations=destinations, clock=clock, stop=stop)
+    worker = Worker(bus, bench, pipelines=pipelines, destinations=destinations, clock=clock, stop=stop, name=name)
     worker.run(on_ready)
 
 
@@ -115,7 +129,9 @@ class Worker:
         destinations: Sequence[str],
         clock: Clock,
         stop: threading.Event,
+        name: str = "",
     ) -> None:
+        self._name = name or uuid.uuid4().hex
         self._bus, self._bench, self._clock, self._stop = bus, bench, clock, stop
         self._pipelines = {spec.name: spec for spec in pipelines}
         self._destinations = tuple(destinations)
@@ -141,7 +157,7 @@ class Worker:
                     self._stop.wait(1.0)
                 except Exception as error:  # noqa: BLE001 - the loop's edge: the lease brings the job back
                     metrics.LOOP_ERRORS.labels("work").inc()
-                    log.error("the loop goes on after %s", _trace(error))
+                    log.error("the loop goes on after %s", trace_of(error))
                     self._stop.wait(1.0)
         finally:
             subscription.close()
@@ -160,8 +176,8 @@ class Worker:
             self._handle(delivery, job)
         except (TransientError, OSError) as error:
             # The bus, the store or the disk below it: not the job's fault.
-            log.warning("job %s waits: %s", job.job_id, _reason(error))
-            delivery.retry(AWAY_SECONDS, reason=_reason(error), count=False)
+            log.warning("job %s waits: %s", job.job_id, reason_of(error))
+            delivery.retry(AWAY_SECONDS, reason=reason_of(error), count=False)
 
     def _handle(self, delivery: Delivery, job: Job) -> None:
         spec, blobs = self._pipelines[job.pipeline], self._bench.blobs
@@ -178,7 +194,7 @@ class Worker:
             self._give_up(delivery, job, spec, history=history, predecessor=predecessor)
             return
         now = self._clock.time()
-        if _superseded(study, job):
+        if any(j.pipeline == job.pipeline and j.revision > job.revision for j in (study.jobs if study else ())):
             self._publish(
                 JobSuperseded(study_instance_uid=job.study_instance_uid, job_id=job.job_id, at=now),
                 job, id=f"{job.job_id}:superseded",
@@ -186,30 +202,37 @@ class Worker:
             metrics.JOBS.labels(job.pipeline, "superseded").inc()
             delivery.ack()
             return
+        if worker_died(history, job, attempt=delivery.attempt):
+            # As an attempt that raised: others go first, and a shower of deaths does not meet one job alone.
+            self._failed(job, Reason.WORKER_DIED, attempt=delivery.attempt - 1)
+            delivery.retry(pause_after(delivery.attempt - 1), reason=Reason.WORKER_DIED, count=False)
+            return
+        if left_to_others(history, job, worker=self._name, now=now):
+            delivery.retry(OTHERS_PAUSE, reason="it is left to another worker", count=False)
+            return
         if self._earlier_is_at_work(job, now=now, amends=predecessor is not None):
             delivery.retry(EARLIER_PAUSE, reason="the scan that it is compared with is at work", count=False)
             return
+        faulted = len(faults(history, job))
         # Before work starts, so that a job that kills its worker shows.
         self._publish(
             JobStarted(study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, at=now),
             job,
         )  # fmt: skip
         try:
-            asked, earlier = self._to_compare(job, attempt=delivery.attempt)
+            asked, earlier = self._to_compare(job, attempt=delivery.attempt + faulted)
             made = self._work(
                 delivery, lambda: attempt(self._bench, spec, asked, predecessor=predecessor, earlier=earlier)
             )
         except TransientError:
             raise
         except (WorkerFault, MemoryError) as error:
-            self._failed(delivery, job, error)
-            # A fault of this process is not the message's. Running out of memory may be: it counts, or it would
-            # go on for ever.
-            delivery.retry(1.0, reason=_reason(error), count=isinstance(error, MemoryError))
-            raise WorkerFault(f"job {job.job_id}: {_reason(error)}") from error
+            self._faulted(delivery, job, error, before=faulted)
+            raise WorkerFault(f"job {job.job_id}: {reason_of(error)}") from error
         except Exception as error:  # noqa: BLE001 - the loop's edge: told, counted, tried again, at last given up
-            self._failed(delivery, job, error)
-            delivery.retry(min(2.0 ** (delivery.attempt - 1), LONGEST_PAUSE), reason=_reason(error))
+            log.error("job %s, attempt %d: %s", job.job_id, delivery.attempt, trace_of(error))
+            self._failed(job, reason_of(error), attempt=delivery.attempt)
+            delivery.retry(pause_after(delivery.attempt), reason=reason_of(error))
             return
         if made is None:
             delivery.retry(0.0, reason="the worker is stopping", count=False)
@@ -255,7 +278,7 @@ class Worker:
             try:
                 self._bench.blobs.put(key, dump_findings(findings))
             except (OSError, TransientError) as error:
-                log.warning("findings are not kept for recall: %s", _reason(error))
+                log.warning("findings are not kept for recall: %s", reason_of(error))
 
     def _give_up(
         self,
@@ -280,7 +303,7 @@ class Worker:
             ),
             job,
         )  # fmt: skip
-        if result is None and _times_given_up(history, job) < MOST_ATTEMPTS:
+        if result is None and times_given_up(history, job) < MOST_ATTEMPTS:
             try:
                 made = self._work(
                     delivery, lambda: not_analysed(self._bench, spec, job, reason=reason, predecessor=predecessor)
@@ -288,7 +311,7 @@ class Worker:
             except (OSError, TransientError):
                 raise  # it comes again
             except Exception as error:  # noqa: BLE001 - the job is lost already; its report is all that is missing
-                log.error("job %s: no report of its failure: %s", job.job_id, _trace(error))
+                log.error("job %s: no report of its failure: %s", job.job_id, trace_of(error))
             else:
                 if made is None:
                     delivery.retry(0.0, reason="the worker is stopping", count=False)
@@ -301,7 +324,7 @@ class Worker:
 
     def _work(self, delivery: Delivery, task: Callable[[], T]) -> T | None:
         """Run a task in a thread, keeping the lease; None when the end came and it took too long."""
-        running = _Running(task)
+        running = Running(task)
         beat = self._clock.monotonic() + BEAT_SECONDS
         limit: float | None = None
         while not running.finished.wait(0.2):
@@ -349,13 +372,23 @@ class Worker:
             )  # fmt: skip
             self._publish(ready, job, topic=RESULTS, id=f"{name}:ready")
 
-    def _failed(self, delivery: Delivery, job: Job, error: BaseException) -> None:
-        log.error("job %s, attempt %d: %s", job.job_id, delivery.attempt, _trace(error))
+    def _faulted(self, delivery: Delivery, job: Job, error: BaseException, *, before: int) -> None:
+        """Hand a job back that this process could not do; give it up when it is the last that was to try (0028)."""
+        log.error("job %s, worker %s: %s", job.job_id, self._name, trace_of(error))
+        reason = reason_of(error)
+        self._failed(job, reason, attempt=delivery.attempt, worker=self._name)
+        if before + 1 >= MOST_FAULTS:
+            delivery.give_up(f"{MOST_FAULTS} workers failed on it: {reason}")
+        else:
+            delivery.retry(1.0, reason=reason, count=False)
+
+    def _failed(self, job: Job, reason: str, *, attempt: int, worker: str | None = None) -> None:
+        """Tell of an attempt that will be repeated."""
         metrics.JOB_ATTEMPTS_FAILED.labels(job.pipeline).inc()
         self._publish(
             JobFailed(
-                study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, final=False,
-                reason=_reason(error), at=self._clock.time(),
+                study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=attempt, final=False,
+                reason=reason, at=self._clock.time(), worker=worker,
             ),
             job,
         )  # fmt: skip
@@ -364,59 +397,3 @@ class Worker:
         self._bus.publish(
             topic, [seal(data, source=SOURCE, time=self._clock.time(), id=id, priority=job.priority)]
         )  # fmt: skip
-
-
-class _Running(Generic[T]):
-    """A task in a daemon thread: one that hangs does not keep the process alive."""
-
-    def __init__(self, task: Callable[[], T]) -> None:
-        self.finished = threading.Event()
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._task = task
-        threading.Thread(target=self._run, name="attempt", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._task()
-        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
-            self._error = error
-        except BaseException as error:  # noqa: BLE001 - a panic of a library in Rust, or an exit: ends this task only
-            self._error = IchorError(f"unexpected error ({type(error).__name__})")
-            self._error.__cause__ = error
-        finally:
-            self.finished.set()
-
-    def result(self) -> T | None:
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-def _superseded(study: Study | None, job: Job) -> bool:
-    """Is a newer revision of this pipeline ordered?"""
-    return study is not None and any(j.pipeline == job.pipeline and j.revision > job.revision for j in study.jobs)
-
-
-def _times_given_up(history: Sequence[Data], job: Job) -> int:
-    """How often that was told since the last attempt at it."""
-    times = 0
-    for event in history:
-        if isinstance(event, JobStarted) and event.job_id == job.job_id:
-            times = 0
-        elif isinstance(event, JobFailed) and event.job_id == job.job_id:
-            times += event.final
-    return times
-
-
-def _reason(error: BaseException) -> str:
-    """What people are told: our own errors hold no PHI, others' texts may."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return str(error) if isinstance(error, IchorError) else f"unexpected error ({type(error).__name__})"
-
-
-def _trace(error: BaseException) -> str:
-    """Where it happened, without the text of a foreign error: that may quote a header."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    return f"{_reason(error)}\n{where}"

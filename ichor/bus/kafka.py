@@ -295,12 +295,15 @@ class KafkaDelivery:
         self._end("ack", {"do": "finish"})
 
     def retry(self, delay: float, *, reason: str, count: bool = True) -> None:
-        now = self._member.bus.clock.time()
         if count and not self.dead and self.attempt >= self._member.max_attempts:
-            self._end("retry", {"do": "die", "cause": reason, "now": now})
+            self.give_up(reason)
             return
+        now = self._member.bus.clock.time()
         left = self.attempt - (0 if count or self.dead else 1)
         self._end("retry", {"do": "wait", "due": now + delay, "left": left, "reason": reason})
+
+    def give_up(self, reason: str) -> None:
+        self._end("give_up", {"do": "die", "cause": reason, "now": self._member.bus.clock.time()})
 
     def reject(self, reason: str) -> None:
         self._end("reject", {"do": "finish", "cause": reason, "now": self._member.bus.clock.time()})

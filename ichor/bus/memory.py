@@ -192,18 +192,22 @@ class MemoryDelivery:
                 self._remove()
 
     def retry(self, delay: float, *, reason: str, count: bool = True) -> None:
+        if count and not self.dead and self.attempt >= self.member.max_attempts:
+            self.give_up(reason)
+            return
         bus, item = self.member.bus, self._item
         with bus.changed:
-            if not self._end("retry"):
-                return
-            item.due = bus.clock.time() + delay
-            item.reason = reason
-            if self.dead:
-                return
-            if not count:
-                item.attempts -= 1
-            elif item.attempts >= self.member.max_attempts:
-                bus.bury(item, self.member.group, reason)
+            if self._end("retry"):
+                item.due = bus.clock.time() + delay
+                item.reason = reason
+                item.attempts -= not (count or self.dead)
+
+    def give_up(self, reason: str) -> None:
+        bus, item = self.member.bus, self._item
+        with bus.changed:
+            if self._end("give_up"):
+                if not self.dead:
+                    bus.bury(item, self.member.group, reason)
                 item.dead, item.due = True, 0.0
 
     def reject(self, reason: str) -> None:

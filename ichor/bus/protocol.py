@@ -9,14 +9,15 @@ Rules
   messages with the same subject are never in the hands of two members of one group at the same time (one member may
   hold several), and a later one of the same topic and rank is not handed out before an earlier one of its subject
   that waits for its retry.
-* A delivery is leased: when the lease ends without ack, retry, reject or extend, it is delivered again and the
+* A delivery is leased: when the lease ends without an ending or extend, it is delivered again and the
   attempt counts. A backend that can tell that a member's process died ends its leases at once. The attempt is durable
   before ``receive`` returns it, so a message that kills its worker is counted. Who lost its lease to another ends
   nothing any more: its verbs are logged and ignored.
 * A message whose ``max_attempts`` attempts all failed goes to the dead letters with its cause instead of being
   delivered again; it is handed out with ``dead=True``, without delay and until that is acked, so that the consumer can
   say so. A message that the consumer rejected is not handed out again.
-* ``retry(count=False)`` takes the attempt back: the failure was not the message's fault.
+* ``retry(count=False)`` takes the attempt back: the failure was not the message's fault. ``give_up`` makes the attempt the
+  last one, however many there were.
 * Any verb raises `ichor.errors.TransientError` when the backend is away or full. What it should have done may have been
   done: to publish again is safe.
 """
@@ -55,7 +56,7 @@ class Lag:
 
 
 class Delivery(Protocol):
-    """One message in hand. Exactly one of ack, retry, reject ends it; a second ending raises RuntimeError."""
+    """One message in hand. Exactly one of ack, retry, give_up, reject ends it; a second ending raises RuntimeError."""
 
     @property
     def topic(self) -> str: ...
@@ -76,6 +77,9 @@ class Delivery(Protocol):
 
     def retry(self, delay: float, *, reason: str, count: bool = True) -> None:
         """Deliver again in ``delay`` seconds. ``count=False``: this attempt is taken back."""
+
+    def give_up(self, reason: str) -> None:
+        """As if this had been the last attempt: to the dead letters with ``reason``, then handed out dead."""
 
     def reject(self, reason: str) -> None:
         """To the dead letters with ``reason`` at once."""

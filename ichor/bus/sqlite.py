@@ -264,7 +264,7 @@ class SqliteDelivery:
 
     def retry(self, delay: float, *, reason: str, count: bool = True) -> None:
         if count and not self.dead and self.attempt >= self._member.max_attempts:
-            self._end("retry", f"UPDATE delivery SET owner = NULL, due = 0, dead = 1 WHERE {schema.MINE}", bury=reason)
+            self.give_up(reason)
             return
         self._end(
             "retry",
@@ -273,6 +273,10 @@ class SqliteDelivery:
             left=self.attempt - (0 if count or self.dead else 1),
             reason=reason,
         )
+
+    def give_up(self, reason: str) -> None:
+        dead = f"UPDATE delivery SET owner = NULL, due = 0, dead = 1 WHERE {schema.MINE}"
+        self._end("give_up", dead, bury=None if self.dead else reason)
 
     def reject(self, reason: str) -> None:
         self._end("reject", f"DELETE FROM delivery WHERE {schema.MINE}", bury=None if self.dead else reason)

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -334,6 +335,8 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
             clock=SystemClock(),
             stop=stop,
             on_ready=on_ready,
+            # There are others where the bus is of several machines; a pod's container that is back has its name again.
+            name=(settings.bus.kafka.member or socket.gethostname()) if settings.bus.url.startswith("kafka:") else "",
         )
 
     return run

@@ -228,7 +228,7 @@ def test_extend_keeps_the_lease_from_now_on(bus: Bus, clock: ManualClock) -> Non
     assert take(second).attempt == 2
 
 
-@pytest.mark.parametrize("verb", ["ack", "retry", "reject", "extend"])
+@pytest.mark.parametrize("verb", ["ack", "retry", "give_up", "reject", "extend"])
 def test_who_lost_the_lease_ends_nothing(bus: Bus, clock: ManualClock, verb: str) -> None:
     first, second = bus.subscribe(["jobs"], "work", lease=10.0), bus.subscribe(["jobs"], "work", lease=10.0)
     bus.publish("jobs", [message("a")])
@@ -238,6 +238,7 @@ def test_who_lost_the_lease_ends_nothing(bus: Bus, clock: ManualClock, verb: str
     {
         "ack": lost.ack,
         "retry": lambda: lost.retry(0, reason="x"),
+        "give_up": lambda: lost.give_up("x"),
         "reject": lambda: lost.reject("x"),
         "extend": lambda: lost.extend(100.0),
     }[verb]()
@@ -288,8 +289,8 @@ def test_without_counting_a_message_is_retried_for_ever(bus: Bus) -> None:
     assert bus.dead_letters() == []
 
 
-@pytest.mark.parametrize("first", ["ack", "retry", "reject"])
-@pytest.mark.parametrize("second", ["ack", "retry", "reject", "extend"])
+@pytest.mark.parametrize("first", ["ack", "retry", "give_up", "reject"])
+@pytest.mark.parametrize("second", ["ack", "retry", "give_up", "reject", "extend"])
 def test_a_second_ending_is_an_error(bus: Bus, first: str, second: str) -> None:
     member = bus.subscribe(["jobs"], "work")
     bus.publish("jobs", [message("a")])
@@ -297,6 +298,7 @@ def test_a_second_ending_is_an_error(bus: Bus, first: str, second: str) -> None:
     verbs: dict[str, Callable[[], None]] = {
         "ack": delivery.ack,
         "retry": lambda: delivery.retry(0, reason="x"),
+        "give_up": lambda: delivery.give_up("x"),
         "reject": lambda: delivery.reject("x"),
         "extend": lambda: delivery.extend(1.0),
     }
@@ -351,6 +353,25 @@ def test_after_the_last_attempt_it_is_handed_out_dead_once_with_its_cause_in_the
     assert ids(member) == ["b"]
     clock.advance(1000.0)
     assert member.receive(0) is None
+
+
+def test_what_is_given_up_early_is_handed_out_dead_with_one_letter_and_can_be_replayed(bus: Bus) -> None:
+    member = bus.subscribe(["jobs"], "work", max_attempts=5)
+    bus.publish("jobs", [message("a", subject="1.2"), message("b", subject="1.2")])
+    take(member).retry(0, reason="away", count=False)
+    take(member).give_up("three workers broke")
+    first = take(member)
+    assert (first.envelope.id, first.dead, first.attempt) == ("a", True, 1)
+    first.give_up("again")
+    dead = take(member)
+    assert (dead.envelope.id, dead.dead) == ("a", True)
+    (letter,) = bus.dead_letters()
+    assert (letter.reason, letter.attempts) == ("three workers broke", 1)
+    dead.ack()
+    assert ids(member) == ["b"]
+    bus.replay(letter.letter_id)
+    again = take(member)
+    assert (again.attempt, again.dead) == (1, False)
 
 
 def test_a_message_that_kills_its_workers_goes_to_the_dead_letters(bus: Bus, clock: ManualClock) -> None:

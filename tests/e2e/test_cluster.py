@@ -16,7 +16,7 @@ from e2e.orthanc import Orthanc
 from e2e.stream import Modality, many_studies
 from kafka_broker import Broker
 
-from pipelines.worker import MOST_ATTEMPTS
+from pipelines.failures import MOST_ATTEMPTS
 
 pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.timeout(3600)]
 SLICES = 20

@@ -55,8 +55,9 @@ from ichor.types import (
 )
 from ichor.uids import job_id_of, uid_of
 from pipelines.attempt import Bench
+from pipelines.failures import MOST_ATTEMPTS, OTHERS_FIRST
 from pipelines.haematoma import PIPELINE
-from pipelines.worker import BEAT_SECONDS, DRAIN_SECONDS, MOST_ATTEMPTS, Worker, run_worker
+from pipelines.worker import BEAT_SECONDS, DRAIN_SECONDS, LEASE_SECONDS, Worker, run_worker
 
 STUDY = "1.2.3"
 BLEED = head(blood=[((35.0, -10.0, 20.0), 16.0)])
@@ -112,15 +113,20 @@ class Place:
         self.built = 0
         self.spec = PIPELINE if run is None else replace(PIPELINE, run=run)
         self.orders: list[Job] = []
-        bench = Bench(
+        self.bench = Bench(
             blobs=self.blobs, spool=NoSpool(), engines={"haematoma-phantom": self.engine}, encoder=self.encoder,
             build_volume=self.build, load_manifest=lambda ref, _: self.manifests[ref.key], not_analysed_report=report,
         )  # fmt: skip
-        self.worker = Worker(
-            self.bus, bench, pipelines=[self.spec], destinations=["pacs"], clock=self.clock, stop=self.stop
-        )  # fmt: skip
+        self.begin()
         topics = [jobs_topic("haematoma", p) for p in (Priority.STAT, Priority.ROUTINE)]
         self.subscription = self.bus.subscribe(topics, "work", lease=15, max_attempts=MOST_ATTEMPTS)
+
+    def begin(self, name: str = "") -> None:
+        """Another process is the worker from here on."""
+        self.worker = Worker(
+            self.bus, self.bench, pipelines=[self.spec], destinations=["pacs"], clock=self.clock, stop=self.stop,
+            name=name,
+        )  # fmt: skip
 
     def build(self, manifest: Manifest, *, spool: SpoolReader, ref: ManifestRef | None = None) -> Volume:
         assert isinstance(spool, NoSpool)
@@ -623,17 +629,104 @@ def test_a_report_of_failure_that_cannot_be_made_is_let_be() -> None:
     assert place.idle()
 
 
-@pytest.mark.parametrize(("error", "attempt"), [(WorkerFault("device lost"), 1), (MemoryError(), 2)])
-def test_a_broken_worker_hands_back_and_ends(error: BaseException, attempt: int) -> None:
-    """Its fault is not the message's; running out of memory may be, so that is counted."""
-    place = Place(Failing(error))
+def broken_by(place: Place, *names: str) -> None:
+    """Workers of these names take the job, one after the other, and end by a fault of theirs."""
+    for name in names:
+        place.begin(name)
+        with pytest.raises(WorkerFault):
+            place.step()
+        place.clock.advance(10)
+
+
+FAULTS = [WorkerFault("device lost"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", FAULTS)
+def test_a_broken_worker_hands_back_and_ends_and_two_of_them_cost_no_attempt(error: BaseException) -> None:
+    place = Place(Failing(error, error))
     place.order()
+    broken_by(place, "one", "two")
+    assert [(f.final, f.worker) for f in place.told(JobFailed)] == [(False, "one"), (False, "two")]
+    place.begin("three")
+    assert place.step().attempt == 1
+    assert place.told(JobDone)[0].outcome == "found"
+    assert place.bus.dead_letters() == []
+
+
+@pytest.mark.parametrize("names", [("one", "two", "three"), ("", "", "")])
+@pytest.mark.parametrize(("error", "cause"), [(FAULTS[0], "device lost"), (FAULTS[1], "out of memory")])
+def test_a_job_that_broke_three_workers_is_given_up(names: tuple[str, ...], error: BaseException, cause: str) -> None:
+    """Where a worker has no name that stays, as on one machine, each process of it is a worker of its own."""
+    place = Place(Failing(*[error] * 99))
+    place.order()
+    broken_by(place, *names)
+    (letter,) = place.bus.dead_letters()
+    assert letter.reason == f"3 workers failed on it: {cause}"
+    place.begin()
+    assert place.step().dead
+    assert (place.told(JobFailed)[-1].final, place.told(JobFailed)[-1].reason) == (True, letter.reason)
+    (ready,) = place.told(ResultReady, RESULTS)
+    assert [o.kind for o in ready.objects] == ["report"]
+    assert place.state() is StudyState.FAILED
+    assert place.idle()
+    # A replay begins from the first worker.
+    place.bus.replay(letter.letter_id)
+    broken_by(place, "one", "two")
+    assert place.bus.dead_letters() == []
+
+
+def test_a_worker_that_broke_leaves_the_job_to_others_and_takes_it_again_when_nobody_came() -> None:
+    place = Place(Failing(*[MemoryError()] * 99))
+    place.order()
+    for breaks in (1, 2, 3):
+        broken_by(place, "one")
+        assert len([f for f in place.told(JobFailed) if f.worker == "one"]) == breaks
+        if breaks == 3:
+            break
+        place.begin("one")
+        place.step()
+        place.clock.advance(OTHERS_FIRST / 2)
+        place.step()
+        assert len(place.told(JobStarted)) == breaks
+        place.clock.advance(OTHERS_FIRST / 2)
+    assert [letter.reason for letter in place.bus.dead_letters()] == ["3 workers failed on it: out of memory"]
+
+
+def test_the_faults_of_one_job_are_not_those_of_another() -> None:
+    place = Place(Failing(*[MemoryError()] * 3))
+    place.order(study="1.2.4")
+    broken_by(place, "one", "two")
+    place.order(study="1.2.5")
+    place.begin("two")
+    assert place.step().envelope.subject == "1.2.4"  # which it leaves to others
     with pytest.raises(WorkerFault):
         place.step()
-    assert [f.final for f in place.told(JobFailed)] == [False]
-    place.clock.advance(10)
-    assert place.step().attempt == attempt
-    assert place.told(JobDone)[0].outcome == "found"
+    assert [f.study_instance_uid for f in place.told(JobFailed)] == ["1.2.4", "1.2.4", "1.2.5"]
+    assert place.bus.dead_letters() == []
+
+
+def test_a_job_whose_worker_died_says_so_and_lets_others_go_first() -> None:
+    place = Place()
+    place.order(study="1.2.4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place.worker, "_work", died)
+        with pytest.raises(KeyboardInterrupt):
+            place.step()
+    place.order(study="1.2.5")
+    place.clock.advance(LEASE_SECONDS)
+    place.begin()
+    assert place.step().envelope.subject == "1.2.4"
+    (failed,) = place.told(JobFailed)
+    assert (failed.study_instance_uid, failed.attempt, failed.final) == ("1.2.4", 1, False)
+    assert "died" in failed.reason
+    next_one = place.subscription.receive(0)
+    assert next_one is not None
+    place.worker.handle(next_one)
+    place.step()
+    assert [done.study_instance_uid for done in place.told(JobDone)] == ["1.2.5", "1.2.4"]
+    assert [(s.study_instance_uid, s.attempt) for s in place.told(JobStarted)] == [
+        ("1.2.4", 1), ("1.2.5", 1), ("1.2.4", 2),
+    ]  # fmt: skip
 
 
 def test_a_message_that_cannot_be_read_is_a_dead_letter() -> None:
@@ -708,6 +801,7 @@ def test_a_job_handed_back_costs_no_attempt() -> None:
     place.step()
     never.set()
     assert place.told(JobDone) == []
+    place.worker._clock = place.clock
     assert place.step().attempt == 1
     assert place.told(JobDone)[0].outcome == "found"
 
