@@ -16,7 +16,9 @@ from e2e.orthanc import Orthanc
 from e2e.stream import Modality, many_studies
 from kafka_broker import Broker
 
-from pipelines.failures import MOST_ATTEMPTS
+from ichor.history.projection import log as messages_of
+from ichor.messages import EVENTS, JobFailed, open_envelope
+from pipelines.failures import MOST_ATTEMPTS, MOST_FAULTS, OTHERS_FIRST
 
 pytestmark = [pytest.mark.xdist_group("kafka"), pytest.mark.timeout(3600)]
 SLICES = 20
@@ -94,9 +96,12 @@ def test_what_cannot_be_done_is_given_up_with_its_cause_keeps_nobody_waiting_and
 ) -> None:
     cluster = make_cluster(receivers=1, senders=1)
     (tmp_path / "in").mkdir()
-    studies = by_uid(many_studies(tmp_path / "in", 4))
+    studies = by_uid(many_studies(tmp_path / "in", 5))
     *broken, fine = studies
-    causes = {"raise": "RuntimeError", "kill": "died or hung", "memory": "out of memory"}
+    causes = {
+        "raise": "RuntimeError", "kill": "died or hung", "memory": "3 workers failed on it: out of memory",
+        "fault": "3 workers failed on it: as the test asked",
+    }  # fmt: skip
     for uid, trouble in zip(broken, causes, strict=True):
         (cluster.control / uid).write_text(trouble)
     cluster.start()
@@ -108,13 +113,25 @@ def test_what_cannot_be_done_is_given_up_with_its_cause_keeps_nobody_waiting_and
 
     cluster.until(lambda: states().get(fine) == "done", what="the one that can be done")
     ended = dict.fromkeys(broken, "failed") | {fine: "done"}
-    cluster.until(lambda: states() == ended, what=lambda: f"three that are given up: {states()}", timeout=2 * PATIENCE)
+    cluster.until(lambda: states() == ended, what=lambda: f"four that are given up: {states()}", timeout=2 * PATIENCE)
     letters = {letter.envelope.subject: letter for letter in cluster.bus().dead_letters()}
     for uid, cause in zip(broken, causes.values(), strict=True):
         assert cause in letters[uid].reason
-        assert letters[uid].attempts == MOST_ATTEMPTS
+        assert letters[uid].attempts <= MOST_ATTEMPTS
         assert letters[uid].letter_id in cluster.ichor("dlq", "list")
         assert cause in cluster.ichor("dlq", "show", letters[uid].letter_id)
+    assert [letters[uid].attempts for uid in broken[:2]] == [MOST_ATTEMPTS] * 2
+    failed = [
+        event
+        for envelope in messages_of(cluster.bus(), EVENTS)
+        if isinstance(event := open_envelope(envelope), JobFailed) and event.worker is not None
+    ]
+    for uid in broken[-2:]:
+        faults = [(f.worker, f.at) for f in failed if f.study_instance_uid == uid]
+        assert len(faults) == MOST_FAULTS
+        # By three workers, or by one again when the others had not come for it.
+        again = [(one, two) for n, one in enumerate(faults) for two in faults[n + 1 :] if one[0] == two[0]]
+        assert all(two[1] - one[1] >= OTHERS_FIRST for one, two in again), faults
     for uid in broken:
         (cluster.control / uid).unlink()
         cluster.ichor("dlq", "replay", letters[uid].letter_id)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ichor.errors import WorkerFault
 from ichor.pipeline import Engine, PipelineSpec, Timing
 from ichor.types import Algorithm, Findings, Stage
 
@@ -44,6 +45,8 @@ def _misbehave(study: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if trouble == "memory":
         raise MemoryError
+    if trouble == "fault":
+        raise WorkerFault("as the test asked")
 
 
 def _asked(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from unit.pipelines.heads import head
 from unit.pipelines.test_worker import Place
 
 from ichor.arrays import Volume
-from ichor.errors import Unreadable
+from ichor.errors import Unreadable, WorkerFault
 from ichor.messages import EVENTS, JobDone, JobStarted, jobs_topic, seal
 from ichor.reasons import Reason
 from ichor.types import Earlier, Findings, Job, JobState, Priority
@@ -186,21 +187,20 @@ def test_a_scan_that_cannot_be_analysed_is_said(patient: Patient) -> None:
     assert patient.told(JobDone)[-1].outcome == "found"
 
 
-def _fails(*_: Any, **__: Any) -> Any:
-    raise ArithmeticError("of another study")
+@pytest.mark.parametrize("error", [ArithmeticError("of another study"), MemoryError()])
+def test_a_comparison_that_fails_costs_two_attempts_and_no_answer(patient: Patient, error: Exception) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
 
-
-def test_a_comparison_that_fails_costs_two_attempts_and_no_answer(
-    patient: Patient, monkeypatch: pytest.MonkeyPatch
-) -> None:
     first = patient.order(study=FIRST)
     patient.step()
-    spec = replace(patient.spec, compare=_fails)
-    monkeypatch.setitem(patient.worker._pipelines, "haematoma", spec)
+    patient.spec = replace(patient.spec, compare=fails)
     patient.ask(first)
     for _ in range(3):
         patient.clock.advance(10.0)
-        patient.step()
+        patient.begin()
+        with suppress(WorkerFault):
+            patient.step()
     assert patient.findings().summary[-1].endswith(Reason.EARLIER_GIVEN_UP)
     assert patient.told(JobDone)[-1].study_instance_uid == SECOND
 
