@@ -73,8 +73,8 @@ class Site:
         member.start()
         return member
 
-    def bus(self, prefix: str) -> KafkaBus:
-        folder = self.folder / f"{prefix}asking"
+    def bus(self, prefix: str, name: str = "asking") -> KafkaBus:
+        folder = self.folder / f"{prefix}{name}"
         folder.mkdir()
         bus = KafkaBus(f"kafka://{self.servers}", KafkaSettings(prefix=prefix, timeout=30.0), folder)
         self._stack.callback(bus.close)

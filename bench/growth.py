@@ -29,12 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench._cluster import MATRIX, PATIENCE_SECONDS, SLICES, Head, Meter, Site, at_rest, size_of, wait_ready
+from bench._cluster import MATRIX, PATIENCE_SECONDS, SHARDS, SLICES, Head, Meter, Site, at_rest, size_of, wait_ready
 from bench._site import free_ports
 from ichor.bus.kafka import KafkaBus
 from ichor.errors import TransientError
 from ichor.history.projection import log
 from ichor.messages import EVENTS, Envelope, jobs_topic
+from ichor.shards import shards
 from ichor.types import Priority
 
 WORKERS = (1, 2, 4)
@@ -56,7 +57,8 @@ class Row:
     bus: dict[str, float]
     store: float
     follower: float  # CPU seconds a study of this process, which follows the events (and has published what waits)
-    claims: float  # records of the workers' ledger by study
+    claims: float  # records of the workers' ledger a study
+    events: float  # of them a study
     once: bool
 
     @property
@@ -115,6 +117,8 @@ def _take_in(site: Site, *, count: int) -> list[list[Envelope]]:
     roots = {"receive": [receiving], "relay": [relay], "assemble": [assemble.process.pid], "Kafka": [site.broker]}
     before, begun = site.bytes_by_topic(prefix), time.monotonic()
     stored = size_of(site.store / "spool"), size_of(site.store / "blobs")
+    topics = [shard.topic for shard in shards(SHARDS)]
+    messages = _records(bus, *topics)
     meter = Meter(roots)
     for number in range(WARM, WARM + count):
         head.send(number, port)
@@ -129,7 +133,8 @@ def _take_in(site: Site, *, count: int) -> list[list[Envelope]]:
     )
     print("  CPU ms a study: " + ", ".join(f"{role} {1000 * value / count:.1f}" for role, value in cpu.items()))
     print(f"  at rest, CPU ms a second: {resting}")
-    print(f"  bytes on the bus a study: {_bytes(told, count)}")
+    messages = _records(bus, *topics) - messages
+    print(f"  bytes on the bus a study: {_bytes(told, count)}; messages to the assembler {messages / count:.2f}")
     spool, blobs = size_of(site.store / "spool") - stored[0], size_of(site.store / "blobs") - stored[1]
     print(f"  bytes in the store a study: images {spool / count:,.0f}, manifests {blobs / count:,.0f}", flush=True)
     events = defaultdict(list)
@@ -162,7 +167,7 @@ def _queues(site: Site, jobs: Sequence[list[Envelope]], queued: Sequence[int], *
     for count in queued:
         studies = [next(rest) for _ in range(count)]
         before, stored = site.bytes_by_topic(prefix), size_of(site.store / "blobs")
-        ledger = bus.cluster.ends(["group.work"])["group.work"][1]
+        ledger, told = _records(bus, "group.work"), _records(bus, EVENTS)
         meter, own = Meter(roots), time.process_time()
         done, delivered, once = _bring(follower, studies)
         own = time.process_time() - own
@@ -172,12 +177,30 @@ def _queues(site: Site, jobs: Sequence[list[Envelope]], queued: Sequence[int], *
             workers=workers, queued=count, seconds=done, delivered=delivered, cpu=cpu,
             bus={topic: size / count for topic, size in grown.items()},
             store=(size_of(site.store / "blobs") - stored) / count,
-            claims=(bus.cluster.ends(["group.work"])["group.work"][1] - ledger) / count, follower=own / count, once=once,
+            claims=(_records(bus, "group.work") - ledger) / count, events=(_records(bus, EVENTS) - told) / count,
+            follower=own / count, once=once,
         )  # fmt: skip
         _print(row)
         yield row
+    _print_start(site, prefix, jobs[0][-1].subject)
     for member in (*team, send):
         member.kill()
+
+
+def _print_start(site: Site, prefix: str, study: str) -> None:
+    """What a process that starts does before it knows the events of any one study: it reads them all."""
+    bus = site.bus(prefix, "start")
+    count, begun, cpu = _records(bus, EVENTS), time.monotonic(), time.process_time()
+    bus.read(EVENTS, subject=study)
+    seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
+    print(
+        f"a process that starts reads {count} events in {seconds:.2f} s, {1e6 * cpu / count:.0f} us of CPU each",
+        flush=True,
+    )
+
+
+def _records(bus: KafkaBus, *topics: str) -> int:
+    return sum(end for _, end in bus.cluster.ends(topics).values())
 
 
 class _Follower:
@@ -241,7 +264,8 @@ def _print(row: Row) -> None:
         f"{row.workers} workers, {row.queued:5d} queued: {row.queued / row.seconds:6.2f} studies/s done, "
         f"{row.queued / row.delivered:6.2f} delivered; CPU ms a study: "
         + ", ".join(f"{role} {1000 * value:.1f}" for role, value in row.cpu.items())
-        + f", follower {1000 * row.follower:.1f}; records of the ledger a study {row.claims:.2f}; store {row.store:,.0f} bytes; bus {_bytes(row.bus, 1)}"
+        + f", follower {1000 * row.follower:.1f}; a study has {row.events:.2f} events, {row.claims:.2f} records in the "
+        + f"workers' ledger; store {row.store:,.0f} bytes; bus {_bytes(row.bus, 1)}"
         + ("" if row.once else "; NOT EVERY STUDY ONCE"),
         flush=True,
     )
