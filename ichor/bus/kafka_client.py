@@ -245,7 +245,7 @@ class Cluster:
         with self._told(""):
             return kafka.KafkaConsumer(
                 **self._common(), group_id=None, enable_auto_commit=False, auto_offset_reset="none",
-                max_poll_records=records, fetch_max_wait_ms=200, metrics_enabled=False,
+                max_poll_records=records, fetch_max_wait_ms=min(1000, self._milliseconds // 2), metrics_enabled=False,
             )  # fmt: skip
 
     def places(self, positions: Mapping[str, int]) -> dict[Any, int]:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # Finished messages before the first unfinished one whose repetition a member that has just come would notice.
 _KNOWN = 2000
-_POLL_MS = 200
+_POLL_MS = 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FORGET_SECONDS = 600.0
 

@@ -242,8 +242,11 @@ def events(bus: Bus, study_instance_uid: str, *, topic: str = EVENTS) -> Iterato
 def log(bus: Bus, topic: str, *, subject: str | None = None) -> Iterator[Envelope]:
     """All that a topic holds, in order, in batches."""
     cursor = 0
-    while batch := bus.read(topic, after=cursor, limit=_BATCH, subject=subject):
+    while True:
+        batch = bus.read(topic, after=cursor, limit=_BATCH, subject=subject)
         yield from (envelope for _, envelope in batch)
+        if len(batch) < _BATCH:  # to ask Kafka for nothing more costs as much as to ask for something
+            return
         cursor = batch[-1][0]
 
 
