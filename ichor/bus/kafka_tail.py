@@ -136,8 +136,10 @@ class Tail:
 
     def _complain(self, error: Exception) -> None:
         told = error if isinstance(error, CannotStart) else TransientError(str(error) or type(error).__name__)
-        if str(told) != self._complaint:
-            self._complaint = str(told)
+        # One outage is one line, in whatever words kafka-python tells of it; what a person must mend is said each.
+        complaint = str(told) if isinstance(told, CannotStart) else "away"
+        if complaint != self._complaint:
+            self._complaint = complaint
             metrics.LOOP_ERRORS.labels("bus").inc()
             log.warning("the bus waits: %s", told, exc_info=None if isinstance(error, IchorError) else error)
         with self.replica.changed:

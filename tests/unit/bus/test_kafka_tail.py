@@ -173,6 +173,42 @@ def test_a_topic_that_was_made_anew_stops_who_knew_more_and_who_comes(lists: Lis
         fresh.check()
 
 
+def test_one_outage_is_one_line_and_what_a_person_must_mend_is_another(
+    lists: Lists, follow: Callable[[], Tail], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="ichor.bus.kafka_tail")
+    said = iter([
+        TransientError("Kafka at lists: KafkaTimeoutError: Unable to bootstrap"),
+        TransientError("Kafka at lists: KafkaConnectionError: 111"),
+        errors.KafkaConnectionError("socket disconnected"),
+        CannotStart("Kafka refuses the credentials"),
+        CannotStart("Kafka refuses the credentials"),
+        CannotStart("topic ichor.jobs has 3 partitions"),
+        TransientError("Kafka at lists: KafkaConnectionError: 111"),
+    ])  # fmt: skip
+    answers: list[Exception] = []
+
+    def places(_positions: Mapping[str, int]) -> dict[Any, int]:
+        for error in said:
+            answers.append(error)
+            raise error
+        return Lists.places(lists, _positions)
+
+    lists.places = places  # type: ignore[method-assign]
+    tail = follow()
+    wait_for(tail, lambda: tail.replica.positions.get("jobs") == 0 and tail.replica.error is None)
+    tail.catch_up(LONG)
+    assert len(answers) == 7
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.removeprefix("the bus waits: ") for line in told] == [
+        "Kafka at lists: KafkaTimeoutError: Unable to bootstrap",
+        "Kafka refuses the credentials",
+        "topic ichor.jobs has 3 partitions",
+        "Kafka at lists: KafkaConnectionError: 111",
+    ]
+    assert caplog.text.count("going on") == 1
+
+
 def test_descriptors_that_run_out_are_no_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more(**_settings: Any) -> Any:
         raise OSError(24, "Too many open files")
