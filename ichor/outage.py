@@ -1,11 +1,11 @@
-"""Something that a loop needs is away: counted each time, said once, and once when it is back. Decides no pause."""
+"""Something that a loop needs is away or refuses it: counted each time, said once, and once when it is back. Decides no pause."""
 
 from __future__ import annotations
 
 import logging
 
 from ichor import metrics
-from ichor.errors import TransientError
+from ichor.errors import CannotStart, IchorError, TransientError
 
 
 class Outage:
@@ -13,17 +13,23 @@ class Outage:
 
     def __init__(self, log: logging.Logger, *, role: str) -> None:
         self._log, self._role = log, role
-        self._said = False
+        self._said = ""
 
-    def away(self, error: TransientError) -> None:
-        """The loop met this, and will ask again."""
+    def away(self, error: TransientError | CannotStart, *, cause: Exception | None = None) -> None:
+        """The loop met this, and will ask again.
+
+        Said anew only when what a person must do is another: wait, or mend what a CannotStart names. An outage has many
+        texts. ``cause``: what nobody foresaw, for its traceback.
+        """
         metrics.LOOP_ERRORS.labels(self._role).inc()
-        if not self._said:
-            self._log.warning("%s waits: %s", self._role, error)
-        self._said = True
+        said = str(error) if isinstance(error, CannotStart) else "away"
+        if said != self._said:
+            foreseen = cause is None or isinstance(cause, IchorError)
+            self._log.warning("%s waits: %s", self._role, error, exc_info=None if foreseen else cause)
+        self._said = said
 
     def over(self) -> None:
         """The loop got through."""
         if self._said:
             self._log.info("%s goes on", self._role)
-        self._said = False
+        self._said = ""

@@ -133,8 +133,8 @@ class Relay:
                 pause = _FIRST_PAUSE
                 self._outage.over()
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
-                if isinstance(error, TransientError):
-                    self._outage.away(error)
+                if isinstance(error, (TransientError, CannotStart)):
+                    self._outage.away(error)  # also what a person must mend: senders need not wait for that
                 else:
                     metrics.LOOP_ERRORS.labels("relay").inc()
                     what = error if isinstance(error, IchorError) else type(error).__name__

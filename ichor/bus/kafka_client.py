@@ -306,7 +306,7 @@ class Cluster:
         try:
             with self._translated(what):
                 yield
-        except TransientError:
+        except (TransientError, CannotStart):
             metrics.BUS_AWAY.set(1)
             raise
         if what:

@@ -16,10 +16,10 @@ from typing import Any
 
 from kafka.errors import OffsetOutOfRangeError
 
-from ichor import metrics
 from ichor.bus.kafka_client import Cluster, order_of
 from ichor.bus.kafka_replica import Replica, load
-from ichor.errors import CannotStart, IchorError, TransientError
+from ichor.errors import CannotStart, TransientError
+from ichor.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Tail:
         self._copy = copy_letters
         self._entries: deque[Any] = deque()
         self._stop = threading.Event()
-        self._complaint = ""
+        self._outage = Outage(log, role="bus")
         self._forget_at = time.monotonic() + _FORGET_SECONDS
         self._begin()
         threading.Thread(target=self._run, name=f"kafka-{group or topic}", daemon=True).start()
@@ -112,9 +112,7 @@ class Tail:
                 while not self._stop.is_set():
                     self._step(consumer)
                     pause = _FIRST_PAUSE
-                    if self._complaint:
-                        log.info("%s: going on", self.ledger or "log")
-                        self._complaint = ""
+                    self._outage.over()
             except OffsetOutOfRangeError as error:
                 # What was to be read next has been deleted: `_assign` begins with what there is.
                 log.info("%s was cut: %s", self.ledger or "a log", " ".join(str(error).split()))
@@ -136,12 +134,7 @@ class Tail:
 
     def _complain(self, error: Exception) -> None:
         told = error if isinstance(error, CannotStart) else TransientError(str(error) or type(error).__name__)
-        # One outage is one line, in whatever words kafka-python tells of it; what a person must mend is said each.
-        complaint = str(told) if isinstance(told, CannotStart) else "away"
-        if complaint != self._complaint:
-            self._complaint = complaint
-            metrics.LOOP_ERRORS.labels("bus").inc()
-            log.warning("the bus waits: %s", told, exc_info=None if isinstance(error, IchorError) else error)
+        self._outage.away(told, cause=error)
         with self.replica.changed:
             self.replica.error = told
             self.replica.changed.notify_all()

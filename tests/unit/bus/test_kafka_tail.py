@@ -200,13 +200,13 @@ def test_one_outage_is_one_line_and_what_a_person_must_mend_is_another(
     tail.catch_up(LONG)
     assert len(answers) == 7
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [line.removeprefix("the bus waits: ") for line in told] == [
+    assert [line.removeprefix("bus waits: ") for line in told] == [
         "Kafka at lists: KafkaTimeoutError: Unable to bootstrap",
         "Kafka refuses the credentials",
         "topic ichor.jobs has 3 partitions",
         "Kafka at lists: KafkaConnectionError: 111",
     ]
-    assert caplog.text.count("going on") == 1
+    assert caplog.text.count("bus goes on") == 1
 
 
 def test_descriptors_that_run_out_are_no_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
