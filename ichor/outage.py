@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ichor import metrics
-from ichor.errors import CannotStart, IchorError, TransientError
+from ichor.errors import IchorError, TransientError
 
 
 class Outage:
@@ -15,14 +15,14 @@ class Outage:
         self._log, self._role = log, role
         self._said = ""
 
-    def away(self, error: TransientError | CannotStart, *, cause: Exception | None = None) -> None:
+    def away(self, error: IchorError, *, cause: Exception | None = None) -> None:
         """The loop met this, and will ask again.
 
-        Said anew only when what a person must do is another: wait, or mend what a CannotStart names. An outage has many
-        texts. ``cause``: what nobody foresaw, for its traceback.
+        Said anew only when what a person must do is another: wait, or mend what an error that is not transient names. One
+        outage has many texts. ``cause``: what nobody foresaw, for its traceback.
         """
         metrics.LOOP_ERRORS.labels(self._role).inc()
-        said = str(error) if isinstance(error, CannotStart) else "away"
+        said = "away" if isinstance(error, TransientError) else str(error)
         if said != self._said:
             foreseen = cause is None or isinstance(cause, IchorError)
             self._log.warning("%s waits: %s", self._role, error, exc_info=None if foreseen else cause)

@@ -139,6 +139,7 @@ class Commitments:
         try:
             handle(delivery)
         except UnknownMessage as error:
+            _LOG.error("a message is given up: %s", error)
             delivery.reject(str(error))
         except (TransientError, OutOfResources) as error:
             delivery.retry(_PAUSE, reason=type(error).__name__, count=False)
