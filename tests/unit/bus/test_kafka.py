@@ -311,19 +311,21 @@ def credentials(broker: Broker, **others: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_tls_and_sasl_are_spoken(open_bus: Open, broker: Broker) -> None:
-    bus = open_bus(**credentials(broker))
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_tls_and_sasl_are_spoken(open_bus: Open, broker: Broker, mechanism: str) -> None:
+    bus = open_bus(**credentials(broker, mechanism=mechanism))
     bus.publish("jobs", [message("a")])
     take(bus.subscribe(["jobs"], "work")).ack()
     assert [envelope.id for _, envelope in bus.read("jobs")] == ["a"]
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
 @pytest.mark.parametrize("tls", [False, True])
 def test_wrong_credentials_are_told_in_one_line_that_names_the_settings(
-    open_bus: Open, broker: Broker, tmp_path: Path, tls: bool
+    open_bus: Open, broker: Broker, tmp_path: Path, tls: bool, mechanism: str
 ) -> None:
     (tmp_path / "wrong").write_text("not it")
-    wrong = credentials(broker, password_file=str(tmp_path / "wrong"), timeout=2.0)
+    wrong = credentials(broker, password_file=str(tmp_path / "wrong"), timeout=2.0, mechanism=mechanism)
     bus = open_bus(**(wrong if tls else {**wrong, "servers": broker.sasl, "tls": False, "ca": ""}))
     told: list[IchorError] = []
 
