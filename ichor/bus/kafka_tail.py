@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,19 @@ class Tail:
         deadline = time.monotonic() + seconds
         if self.ledger is not None:
             self.wait_for({self.ledger: self._cluster.ends([self.ledger])[self.ledger][1]}, deadline)
+        self.fold_up_to(self._cluster.ends(self.topics()), deadline)
+
+    def topics(self) -> list[str]:
+        """What it follows beside the ledger; of a group whose ledger is folded, what that has subscribed."""
         with self.replica.changed:
-            topics = list(self.replica.positions)
-        ends = self._cluster.ends(topics)
-        for topic, (first, _) in ends.items():
+            return list(self.replica.positions)
+
+    def fold_up_to(self, ends: Mapping[str, tuple[int, int]], deadline: float) -> None:
+        """Wait until these topics (first offset, and the one after the last) are folded, those of them that it follows."""
+        own = {topic: ends[topic] for topic in self.topics() if topic in ends}
+        for topic, (first, _) in own.items():
             self.replica.forget(topic, first)
-        self.wait_for({topic: last for topic, (_, last) in ends.items()}, deadline)
+        self.wait_for({topic: last for topic, (_, last) in own.items()}, deadline)
 
     def wait_for(self, offsets: dict[str, int], deadline: float) -> None:
         """Wait until what is before these offsets is folded; as `catch_up`."""

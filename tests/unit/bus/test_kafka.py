@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +299,28 @@ def test_a_ledger_of_a_newer_ichor_stops_its_members_with_one_line(
             with pytest.raises(CannotStart, match=r"newer Ichor \(99"):
                 member.receive(1.0)
     assert len([record for record in caplog.records if "newer" in record.message]) == 1
+
+
+def test_what_is_asked_of_kafka_to_prune_does_not_grow_with_groups(
+    open_bus: Open, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = open_bus()
+    topics = [f"jobs{n}" for n in range(12)]
+    for n, topic in enumerate(topics):
+        bus.publish(topic, [message("a"), message("b")])
+        member = bus.subscribe([topic], f"work{n}")
+        take(member).ack()
+    asked: list[Sequence[str]] = []
+    ends = bus.cluster.ends
+
+    def count(names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        asked.append(names)
+        return ends(names)
+
+    monkeypatch.setattr(bus.cluster, "ends", count)
+    assert [bus.prune(topic, before=clock.time() + 60.0) for topic in topics] == [1] * 12
+    assert len(asked) == 3 * 12
+    assert [envelope.id for _, envelope in open_bus().read("jobs7")] == ["b"]
 
 
 # --- who may talk to it, and when it does not answer -----------------------------------------------------------------

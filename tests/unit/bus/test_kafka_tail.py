@@ -197,7 +197,7 @@ def test_one_outage_is_one_line_and_what_a_person_must_mend_is_another(
     lists.places = places  # type: ignore[method-assign]
     tail = follow()
     wait_for(tail, lambda: tail.replica.positions.get("jobs") == 0 and tail.replica.error is None)
-    tail.catch_up(LONG)
+    wait_for(tail, lambda: "bus goes on" in caplog.text)
     assert len(answers) == 7
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.removeprefix("bus waits: ") for line in told] == [
