@@ -24,8 +24,7 @@ class Outage:
         metrics.LOOP_ERRORS.labels(self._role).inc()
         said = "away" if isinstance(error, TransientError) else str(error)
         if said != self._said:
-            foreseen = cause is None or isinstance(cause, IchorError)
-            self._log.warning("%s waits: %s", self._role, error, exc_info=None if foreseen else cause)
+            self._log.warning("%s waits: %s", self._role, error, exc_info=cause)
         self._said = said
 
     def over(self) -> None:

@@ -18,7 +18,7 @@ from kafka.errors import OffsetOutOfRangeError
 
 from ichor.bus.kafka_client import Cluster, order_of
 from ichor.bus.kafka_replica import Replica, load
-from ichor.errors import CannotStart, TransientError
+from ichor.errors import CannotStart, IchorError, TransientError
 from ichor.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,8 @@ class Tail:
 
     def _complain(self, error: Exception) -> None:
         told = error if isinstance(error, CannotStart) else TransientError(str(error) or type(error).__name__)
-        self._outage.away(told, cause=error)
+        if not isinstance(error, IchorError):  # else who waits for the replica is told, and says so
+            self._outage.away(told, cause=error)
         with self.replica.changed:
             self.replica.error = told
             self.replica.changed.notify_all()

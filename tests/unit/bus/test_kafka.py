@@ -287,9 +287,7 @@ def test_a_topic_that_takes_less_than_the_setting_says_so(open_bus: Open, prefix
         bus.publish("jobs", [message("a", noise=[str(hash(str(n))) for n in range(1000)])])
 
 
-def test_a_ledger_of_a_newer_ichor_stops_its_members_with_one_line(
-    open_bus: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_ledger_of_a_newer_ichor_stops_its_members(open_bus: Open, caplog: pytest.LogCaptureFixture) -> None:
     bus = open_bus()
     member = bus.subscribe(["jobs"], "work")
     newer = json.loads(dump({"do": "join", "topics": ["jobs"], "me": "x"})) | {"v": 99}
@@ -298,7 +296,7 @@ def test_a_ledger_of_a_newer_ichor_stops_its_members_with_one_line(
         for _ in range(3):
             with pytest.raises(CannotStart, match=r"newer Ichor \(99"):
                 member.receive(1.0)
-    assert len([record for record in caplog.records if "newer" in record.message]) == 1
+    assert caplog.records == []  # who receives says it
 
 
 def test_what_is_asked_of_kafka_to_prune_does_not_grow_with_groups(
