@@ -199,7 +199,7 @@ def test_what_was_foreseen_is_told_to_who_waits_and_what_was_not_is_said_once_wi
         with pytest.raises(error, match=text):
             tail.check()
         go_on.release()
-    go_on.release()
+    go_on.release(10)
     wait_for(tail, lambda: "bus goes on" in caplog.text)
     assert [record.getMessage() for record in caplog.records] == ["bus waits: one", "bus goes on"]
     assert "ZeroDivisionError" in caplog.text
