@@ -125,11 +125,11 @@ class Outbox:
         """Deliver one message, or put it back. Ends the delivery in every case."""
         try:
             ready = open_envelope(delivery.envelope)
+            if not isinstance(ready, ResultReady):
+                raise UnknownMessage(f"a {type(ready).__name__} is no result")
         except UnknownMessage as error:
+            logger.error("a message is given up: %s", error)
             delivery.reject(str(error))
-            return
-        if not isinstance(ready, ResultReady):
-            delivery.reject(f"a {type(ready).__name__} is no result")
             return
         if self._destination.name not in ready.destinations:
             delivery.ack()

@@ -1,11 +1,11 @@
-"""Something that a loop needs is away: counted each time, said once, and once when it is back. Decides no pause."""
+"""Something that a loop needs is away or refuses it: counted each time, said once, and once when it is back. Decides no pause."""
 
 from __future__ import annotations
 
 import logging
 
 from ichor import metrics
-from ichor.errors import TransientError
+from ichor.errors import IchorError, TransientError
 
 
 class Outage:
@@ -13,17 +13,22 @@ class Outage:
 
     def __init__(self, log: logging.Logger, *, role: str) -> None:
         self._log, self._role = log, role
-        self._said = False
+        self._said = ""
 
-    def away(self, error: TransientError) -> None:
-        """The loop met this, and will ask again."""
+    def away(self, error: IchorError, *, cause: Exception | None = None) -> None:
+        """The loop met this, and will ask again.
+
+        Said anew only when what a person must do is another: wait, or mend what an error that is not transient names. One
+        outage has many texts. ``cause``: what nobody foresaw, for its traceback.
+        """
         metrics.LOOP_ERRORS.labels(self._role).inc()
-        if not self._said:
-            self._log.warning("%s waits: %s", self._role, error)
-        self._said = True
+        said = "away" if isinstance(error, TransientError) else str(error)
+        if said != self._said:
+            self._log.warning("%s waits: %s", self._role, error, exc_info=cause)
+        self._said = said
 
     def over(self) -> None:
         """The loop got through."""
         if self._said:
             self._log.info("%s goes on", self._role)
-        self._said = False
+        self._said = ""

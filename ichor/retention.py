@@ -30,9 +30,10 @@ from pathlib import Path
 from ichor import metrics
 from ichor.bus import Bus
 from ichor.clock import Clock
-from ichor.errors import TransientError
+from ichor.errors import CannotStart, TransientError
 from ichor.history import Projection
 from ichor.messages import COMMITMENTS, RESULTS
+from ichor.outage import Outage
 from ichor.shards import shards as all_shards
 from ichor.store.journal import Journal
 from ichor.store.protocol import Blobs, Receivers, Spool
@@ -134,6 +135,7 @@ def keep_tidy(
     ended: frozenset[str] = frozenset()  # those whose associations it has ended
     bus: Bus | None = None
     projection: Projection | None = None
+    outage = Outage(log, role="retention")
     while not stop.is_set():
         waits = False
         try:
@@ -162,9 +164,10 @@ def keep_tidy(
                     bus.prune(topic, before=clock.time() - ages.spool)
                 if swept.objects or swept.result_sets:
                     log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
-        except TransientError as error:
-            metrics.LOOP_ERRORS.labels("retention").inc()
-            log.warning("retention waits: %s", error)
+            outage.over()
+        except (TransientError, CannotStart) as error:
+            outage.away(error)
+            sweep_at = float("-inf")  # not over before that has been tried again
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")

@@ -137,6 +137,7 @@ def _handle(assembler: Assembler, delivery: Delivery) -> None:
     try:
         assembler.take(delivery.envelope)
     except UnknownMessage as error:
+        _LOG.error("a message is given up: %s", error)
         delivery.reject(str(error))
     except ShardLost:
         raise  # to leave the group hands the message back

@@ -15,7 +15,7 @@ from pathlib import Path
 from ichor import metrics
 from ichor.bus.protocol import Bus, Delivery, Subscription
 from ichor.clock import Clock
-from ichor.errors import OutOfResources, TransientError, UnknownMessage
+from ichor.errors import CannotStart, OutOfResources, TransientError, UnknownMessage
 from ichor.messages import (
     COMMITMENTS,
     CommitmentAsked,
@@ -124,7 +124,7 @@ class Commitments:
                     if delivery is not None:
                         self._handle(delivery, handle)
                     outage.over()
-                except TransientError as error:
+                except (TransientError, CannotStart) as error:
                     outage.away(error)
                     self._stopping.wait(_PAUSE)
                 except Exception as error:  # noqa: BLE001 - the loop's edge: the message comes again, and is counted
@@ -139,6 +139,7 @@ class Commitments:
         try:
             handle(delivery)
         except UnknownMessage as error:
+            _LOG.error("a message is given up: %s", error)
             delivery.reject(str(error))
         except (TransientError, OutOfResources) as error:
             delivery.retry(_PAUSE, reason=type(error).__name__, count=False)

@@ -18,7 +18,7 @@ from typing import Protocol
 from ichor import heap, metrics
 from ichor.bus.protocol import Bus
 from ichor.clock import Clock
-from ichor.errors import CannotStart, IchorError, TransientError
+from ichor.errors import CannotStart, IchorError
 from ichor.messages import EVENTS, Envelope, ReceiveRefused, seal
 from ichor.outage import Outage
 from ichor.shards import by_topic
@@ -133,12 +133,11 @@ class Relay:
                 pause = _FIRST_PAUSE
                 self._outage.over()
             except Exception as error:  # noqa: BLE001 - the loop's edge: the bus or the disk is away, nothing is lost
-                if isinstance(error, TransientError):
-                    self._outage.away(error)
+                if isinstance(error, IchorError):
+                    self._outage.away(error)  # also what a person must mend: senders need not wait for that
                 else:
                     metrics.LOOP_ERRORS.labels("relay").inc()
-                    what = error if isinstance(error, IchorError) else type(error).__name__
-                    _LOG.warning("relay waits %.1f s: %s", pause, what)
+                    _LOG.warning("relay waits %.1f s: %s", pause, type(error).__name__)
                 self._untold, busy = True, True
                 if self._stopping:
                     threading.Event().wait(_PAUSE_WHILE_STOPPING)

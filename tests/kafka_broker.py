@@ -39,7 +39,9 @@ listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAIN
 advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_SSL://127.0.0.1:{secure},SASL_PLAINTEXT://127.0.0.1:{sasl}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SASL_PLAINTEXT:SASL_PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
 user_{user}="{password}";
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
@@ -106,7 +108,7 @@ class Broker:
         )
         name = cluster_id or uuid.uuid4().hex[:22]
         _run([*self._java, "kafka.tools.StorageTool", "format", *([] if control else ["--standalone"]), "-t", name,
-              "-c", str(folder / "server.properties")])  # fmt: skip
+              "--add-scram", f'SCRAM-SHA-512=[name={USER},password="{PASSWORD}"]', "-c", str(folder / "server.properties")])  # fmt: skip
 
     @property
     def servers(self) -> str:
@@ -114,7 +116,7 @@ class Broker:
 
     @property
     def secure(self) -> str:
-        """TLS by ``ca.pem``, SASL PLAIN with `USER` and the content of ``password``."""
+        """TLS by ``ca.pem``, SASL PLAIN or SCRAM-SHA-512 with `USER` and the content of ``password``."""
         return f"127.0.0.1:{self._secure}"
 
     @property

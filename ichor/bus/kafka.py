@@ -147,7 +147,7 @@ class KafkaBus:
         raise KeyError(letter_id)
 
     def prune(self, topic: str, *, before: float) -> int:
-        tails = [tail for tail in self._all_groups() if topic in tail.replica.positions]
+        tails = self._all_groups(reading=topic)
         if not tails:
             return 0
         first, last = self.cluster.ends([topic])[topic]
@@ -232,12 +232,19 @@ class KafkaBus:
         if self._closed:
             raise RuntimeError("the bus is closed")
 
-    def _all_groups(self) -> list[Tail]:
-        """Every group that has subscribed something, up to date."""
+    def _all_groups(self, *, reading: str | None = None) -> list[Tail]:
+        """Every group that has subscribed something, or ``reading``, up to date. Kafka is asked once for all of them."""
         self._check_open()
         tails = [self.group(name) for name in self.cluster.groups()]
+        ledgers = self.cluster.ends([tail.ledger for tail in tails if tail.ledger is not None])
         for tail in tails:
-            tail.catch_up(self.patience)
+            if tail.ledger is not None:
+                tail.wait_for({tail.ledger: ledgers[tail.ledger][1]}, time.monotonic() + self.patience)
+        if reading is not None:
+            tails = [tail for tail in tails if reading in tail.topics()]
+        ends = self.cluster.ends(sorted({topic for tail in tails for topic in tail.topics()}))
+        for tail in tails:
+            tail.fold_up_to(ends, time.monotonic() + self.patience)
         return tails
 
     def _letters(self, replica: Replica, only: Sequence[str] | None = None) -> list[DeadLetter]:

@@ -1,13 +1,13 @@
-"""What the Kafka bus asks of a cluster, in our own types and errors. The only module that imports kafka-python.
+"""What the Kafka bus asks of a cluster, in our own types and errors. The only one that calls kafka-python.
 
 Clients are made when first needed (threads do not survive a fork) and made anew after an error. kafka-python ships no
-types: nothing of it leaves this module but the consumer that `ichor.bus.kafka_tail` polls.
+types: nothing of it leaves this module but the consumer that `ichor.bus.kafka_tail` polls, and the admin client that
+`ichor.bus.kafka_topics` asks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import ssl
 import threading
@@ -21,6 +21,8 @@ from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from ichor import metrics
+from ichor.bus.kafka_causes import Causes
+from ichor.bus.kafka_topics import TopicState, topics_of
 from ichor.errors import CannotStart, IchorError, TransientError
 
 if TYPE_CHECKING:
@@ -56,31 +58,7 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-class _Causes(logging.Handler):
-    """Why the last connection failed: a client that cannot begin says only that it cannot, the cause goes to its log.
-
-    That log tells of every attempt for as long as Kafka is away; nobody but this sees it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last: BaseException | None = None
-
-    def listen(self) -> None:
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
-        logger = logging.getLogger("kafka.net.manager")
-        logger.setLevel(logging.WARNING)
-        logger.propagate = False
-        if self not in logger.handlers:
-            logger.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        for one in record.args or ():
-            if isinstance(one, BaseException) and not isinstance(one, _LATE):
-                self.last = one
-
-
-_CAUSES = _Causes()
+_CAUSES = Causes(not_these=_LATE)
 
 
 class Gone(IchorError):
@@ -184,6 +162,11 @@ class Cluster:
         head = self._name(self.ledger_prefix)
         with self._ask() as admin, self._told(self.ledger_prefix):
             return sorted(name.removeprefix(head) for name in admin.list_topics() if name.startswith(head))
+
+    def topics(self) -> list[TopicState]:
+        """All with the prefix; who asks needs DescribeConfigs."""
+        with self._ask() as admin, self._told(""):
+            return topics_of(admin, self.settings.prefix)
 
     def ends(self, topics: Sequence[str]) -> dict[str, tuple[int, int]]:
         """First offset and the one after the last of each topic."""
@@ -306,7 +289,7 @@ class Cluster:
         try:
             with self._translated(what):
                 yield
-        except TransientError:
+        except (TransientError, CannotStart):
             metrics.BUS_AWAY.set(1)
             raise
         if what:

@@ -10,16 +10,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kafka.errors import OffsetOutOfRangeError
 
-from ichor import metrics
 from ichor.bus.kafka_client import Cluster, order_of
 from ichor.bus.kafka_replica import Replica, load
 from ichor.errors import CannotStart, IchorError, TransientError
+from ichor.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Tail:
         self._copy = copy_letters
         self._entries: deque[Any] = deque()
         self._stop = threading.Event()
-        self._complaint = ""
+        self._outage = Outage(log, role="bus")
         self._forget_at = time.monotonic() + _FORGET_SECONDS
         self._begin()
         threading.Thread(target=self._run, name=f"kafka-{group or topic}", daemon=True).start()
@@ -67,12 +67,19 @@ class Tail:
         deadline = time.monotonic() + seconds
         if self.ledger is not None:
             self.wait_for({self.ledger: self._cluster.ends([self.ledger])[self.ledger][1]}, deadline)
+        self.fold_up_to(self._cluster.ends(self.topics()), deadline)
+
+    def topics(self) -> list[str]:
+        """What it follows beside the ledger; of a group whose ledger is folded, what that has subscribed."""
         with self.replica.changed:
-            topics = list(self.replica.positions)
-        ends = self._cluster.ends(topics)
-        for topic, (first, _) in ends.items():
+            return list(self.replica.positions)
+
+    def fold_up_to(self, ends: Mapping[str, tuple[int, int]], deadline: float) -> None:
+        """Wait until these topics (first offset, and the one after the last) are folded, those of them that it follows."""
+        own = {topic: ends[topic] for topic in self.topics() if topic in ends}
+        for topic, (first, _) in own.items():
             self.replica.forget(topic, first)
-        self.wait_for({topic: last for topic, (_, last) in ends.items()}, deadline)
+        self.wait_for({topic: last for topic, (_, last) in own.items()}, deadline)
 
     def wait_for(self, offsets: dict[str, int], deadline: float) -> None:
         """Wait until what is before these offsets is folded; as `catch_up`."""
@@ -112,9 +119,7 @@ class Tail:
                 while not self._stop.is_set():
                     self._step(consumer)
                     pause = _FIRST_PAUSE
-                    if self._complaint:
-                        log.info("%s: going on", self.ledger or "log")
-                        self._complaint = ""
+                    self._outage.over()
             except OffsetOutOfRangeError as error:
                 # What was to be read next has been deleted: `_assign` begins with what there is.
                 log.info("%s was cut: %s", self.ledger or "a log", " ".join(str(error).split()))
@@ -136,10 +141,8 @@ class Tail:
 
     def _complain(self, error: Exception) -> None:
         told = error if isinstance(error, CannotStart) else TransientError(str(error) or type(error).__name__)
-        if str(told) != self._complaint:
-            self._complaint = str(told)
-            metrics.LOOP_ERRORS.labels("bus").inc()
-            log.warning("the bus waits: %s", told, exc_info=None if isinstance(error, IchorError) else error)
+        if not isinstance(error, IchorError):  # else who waits for the replica is told, and says so
+            self._outage.away(told, cause=error)
         with self.replica.changed:
             self.replica.error = told
             self.replica.changed.notify_all()

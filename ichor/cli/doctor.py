@@ -17,6 +17,7 @@ from typing import Protocol
 from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
+from ichor.cli.kafka_topics import check_kafka
 from ichor.cli.machine import Finding, Level, check_machine, existing
 from ichor.cli.receiving import (
     check_assembly,
@@ -272,6 +273,8 @@ def _check_folder_bus(settings: Settings, folder: DataFolder) -> Iterator[Findin
             yield from check_bus(bus)
         finally:
             bus.close()
+        if not embedded:
+            yield from check_kafka(settings)
     except IchorError as error:
         todo = "restore bus.sqlite from a copy, or free its disk" if embedded else "see [bus.kafka]"
         yield Finding(Level.FAIL, "bus", str(error), todo)

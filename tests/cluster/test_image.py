@@ -1,4 +1,4 @@
-"""The CPU image, built by buildah from the Dockerfile and started: not root, and answers a C-ECHO. Minutes: `-m cluster`."""
+"""The CPU image, for files and for S3, built by buildah from the Dockerfile and started. Minutes each: `-m cluster`."""
 
 from __future__ import annotations
 
@@ -46,23 +46,34 @@ def buildah(peer: Callable[[str, str], str]) -> Buildah:
     return made
 
 
+@pytest.fixture(scope="module", params=["serve", "s3"])
+def requirements(request: pytest.FixtureRequest) -> str:
+    """What the Dockerfile calls so."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def container(buildah: Buildah) -> Iterator[str]:
+def container(buildah: Buildah, requirements: str) -> Iterator[str]:
     given = [f"--build-arg={name}" for name in ("PIP_INDEX_URL", "PIP_CERT") if name in os.environ]
     buildah(
-        "bud", "--quiet", "--layers", f"--build-arg=BASE={BASE}", *given, "--volume=/etc/ssl/certs:/etc/ssl/certs:ro",
-        "--tag=localhost/ichor-test", ROOT,
+        "bud", "--quiet", "--layers", f"--build-arg=BASE={BASE}",
+        f"--build-arg=REQUIREMENTS={requirements}", *given, "--volume=/etc/ssl/certs:/etc/ssl/certs:ro",
+        f"--tag=localhost/ichor-test-{requirements}", ROOT,
     )  # fmt: skip
-    name = buildah("from", "--pull-never", "localhost/ichor-test")
+    name = buildah("from", "--pull-never", f"localhost/ichor-test-{requirements}")
     yield name
     buildah("rm", name)
 
 
-def test_the_image_is_not_root_and_holds_nothing_that_builds(buildah: Buildah, container: str) -> None:
+def test_the_image_is_not_root_and_holds_nothing_that_builds(
+    buildah: Buildah, container: str, requirements: str
+) -> None:  # fmt: skip
     assert buildah("run", container, "--", "id", "-u") == str(UID)
     assert buildah("run", container, "--", "ichor", "--version").startswith("ichor ")
     missing = "import importlib.util as u, sys; sys.exit(any(u.find_spec(n) for n in ('pip', 'pytest', 'torch')))"
     buildah("run", container, "--", "python", "-c", missing)
+    known = "import importlib.util as u; print(u.find_spec('s3fs') is not None)"
+    assert buildah("run", container, "--", "python", "-c", known) == str(requirements == "s3")
     # Nothing of the installation is the user's, so nothing of it can be written.
     writable = buildah("run", container, "--", "find", "/opt/ichor", "/usr", "-xdev", "-writable", "!", "-type", "l")
     assert writable == ""

@@ -179,8 +179,8 @@ def test_install_upgrade_rollback_and_uninstall_on_a_real_api_server(helm: Tool,
     assert set(cluster.items("/api/v1/persistentvolumeclaims")) == {"site-ichor-store"}  # received images stay
 
 
-def test_the_small_and_the_single_form_are_admitted(helm: Tool, cluster: Cluster) -> None:
-    for site in ("small", "single"):
+def test_the_small_the_single_and_the_form_with_a_bucket_are_admitted(helm: Tool, cluster: Cluster) -> None:
+    for site in ("small", "single", "s3"):
         flags = ("--kubeconfig", cluster.kubeconfig, "--namespace", NAMESPACE)
         helm("install", f"a-{site}", CHART, *flags, "--values", CHART / "ci" / f"{site}.yaml")
         helm("uninstall", f"a-{site}", *flags)

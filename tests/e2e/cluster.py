@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import chain
@@ -33,6 +33,7 @@ from ichor.history.projection import log as messages_of
 from ichor.history.study import Study
 from ichor.messages import InstancesReceived, open_envelope
 from ichor.shards import shards
+from ichor.store.protocol import Spool
 from ichor.store.spool import FileSpool
 from ichor.types import StudyState
 
@@ -121,12 +122,13 @@ class Member:
 class Cluster:
     """Receivers, assemblers, workers and senders by number, over ``servers``; results go to ``orthanc``.
 
-    ``whole``: each receiver is an `ichor serve`, which has all roles.
+    ``whole``: each receiver is an `ichor serve`, which has all roles. ``settings``: further ones of every member.
     """
 
     def __init__(
         self, folder: Path, *, servers: str, prefix: str, orthanc: Orthanc, free_port: Callable[[], int],
         receivers: int = 2, assemblers: int = 2, workers: int = 3, senders: int = 2, whole: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.orthanc = folder, orthanc
         self.servers, self.prefix = servers, prefix
@@ -135,6 +137,7 @@ class Cluster:
         self.control = folder / "control"
         self.control.mkdir()
         self._plugin = _plugin(folder / "plugin")
+        self._settings = dict(settings or {})
         command = "serve" if whole else "receive"
         self.receivers = [
             self._member(f"{command}-{n}", command, port=free_port(), console=free_port()) for n in range(receivers)
@@ -196,7 +199,7 @@ class Cluster:
                 "ICHOR_LISTENER__PORT": str(port), "ICHOR_LISTENER__PROCESSES": "1", "ICHOR_STORE__RECEIVER": name,
                 "ICHOR_LISTENER__STAT_AE_TITLES": '["ICHOR_STAT"]',
             }  # fmt: skip
-        return Member(name, command, self.folder / name, settings, port, console)
+        return Member(name, command, self.folder / name, settings | self._settings, port, console)
 
     def _keep_alive(self) -> None:
         while not self._over.wait(_BACK_AFTER):
@@ -263,10 +266,12 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def check_nothing_lost(self, acknowledged: Iterable[Path]) -> None:
-        """Every acknowledged image was told by a receiver, and lies in the store byte for byte."""
-        spool, told = FileSpool(self.store / "spool"), {}
-        for envelope in chain.from_iterable(messages_of(self.bus(), shard.topic) for shard in shards(_SHARDS)):
+    def check_nothing_lost(
+        self, acknowledged: Iterable[Path], *, among: Spool | None = None, divided: int = _SHARDS
+    ) -> None:  # fmt: skip
+        """Every acknowledged image was told by a receiver, and lies in the store (``among``) byte for byte."""
+        spool, told = among or FileSpool(self.store / "spool"), {}
+        for envelope in chain.from_iterable(messages_of(self.bus(), shard.topic) for shard in shards(divided)):
             content = open_envelope(envelope)
             if isinstance(content, InstancesReceived):
                 for instance in content.instances:

@@ -9,16 +9,21 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from e2e.site import ICHOR
+from kafka.admin import ConfigResource
 from kafka_broker import PATIENCE, USER, Broker
+from unit.listener.modality import Scu, encode, image
 
 from ichor.bus.kafka import KafkaBus
 from ichor.bus.kafka_client import Entry
 from ichor.bus.kafka_replica import dump
+from ichor.errors import TransientError
+from ichor.messages import INSTANCES, RESULTS, Envelope, InstancesReceived, open_envelope
 
 pytestmark = pytest.mark.xdist_group("kafka")
 GROUP = "sender.pacs"
@@ -85,7 +90,8 @@ WRONG = {
 }  # fmt: skip
 
 
-def run(bus: dict[str, str], prefix: str, folder: Path) -> subprocess.Popen[bytes]:
+def run(bus: dict[str, str], prefix: str, folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Start `send`, or ``command``; its log is in ``folder``."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ICHOR_", "PROMETHEUS_"))}
     settings = {
         "DATA": str(folder / "data"), "BUS__KAFKA__PREFIX": prefix, "DESTINATIONS__0__NAME": "pacs",
@@ -94,8 +100,18 @@ def run(bus: dict[str, str], prefix: str, folder: Path) -> subprocess.Popen[byte
     } | {f"BUS__{key}": value for key, value in bus.items()}  # fmt: skip
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
-            [*ICHOR, "send"], env=clean | {f"ICHOR_{k}": v for k, v in settings.items()}, stdout=log, stderr=log
+            [*ICHOR, *(command or ("send",))],
+            env=clean | {f"ICHOR_{k}": v for k, v in settings.items()},
+            stdout=log,
+            stderr=log,
         )
+
+
+def wait_for(true: Callable[[], object], what: str, *, log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < until, f"no {what}:\n{log.read_text()}"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -107,13 +123,7 @@ def test_what_is_wrong_is_said_in_one_line_and_ends_or_is_tried_again(
     wrong.before(bus)
     role = run(wrong.bus(broker, tmp_path), prefix, tmp_path)
     log = tmp_path / "log"
-
-    def wait(true: Callable[[], object], what: str) -> None:
-        until = time.monotonic() + PATIENCE
-        while not true():
-            assert time.monotonic() < until, f"no {what}:\n{log.read_text()}"
-            time.sleep(0.1)
-
+    wait = partial(wait_for, log=log)
     try:
         if wrong.exits is not None:
             assert role.wait(PATIENCE) == wrong.exits, log.read_text()
@@ -134,6 +144,70 @@ def test_what_is_wrong_is_said_in_one_line_and_ends_or_is_tried_again(
         # Joining, and waiting after it, may each say it once; nothing says it at every attempt.
         assert len(re.findall(wrong.said.rpartition(": ")[2], told)) <= 2, told
         assert "not it" not in told
+    finally:
+        role.kill()
+        role.wait()
+        bus.close()
+
+
+def test_what_is_too_large_for_its_topic_is_said_once_and_told_when_the_topic_takes_it_images_are_taken_meanwhile(
+    broker: Broker, prefix: str, tmp_path: Path, kafka_bus: Callable[..., KafkaBus], free_port: Callable[[], int]
+) -> None:
+    bus, log, port, topic = (
+        kafka_bus(prefix, servers=broker.servers),
+        tmp_path / "log",
+        free_port(),
+        f"{prefix}{INSTANCES}",
+    )
+    with bus.cluster._ask() as admin:
+        small = {"num_partitions": 1, "configs": {"max.message.bytes": "200"}}
+        admin.create_topics({topic: small}, wait_for_metadata=True)
+    role = run(plain(broker, tmp_path), prefix, tmp_path, "receive", "--set", f"listener.port={port}")
+    wait, said = partial(wait_for, log=log), f"relay waits: a message for {topic} is larger than that topic takes"
+    uids = ["1.2.3.1", "1.2.3.2"]
+
+    def told() -> set[str]:
+        try:
+            contents = [open_envelope(envelope) for _, envelope in bus.read(INSTANCES)]
+        except TransientError:
+            return set()
+        batches = [content for content in contents if isinstance(content, InstancesReceived)]
+        return {one.sop_instance_uid for batch in batches for one in batch.instances}
+
+    try:
+        wait(lambda: "receiving on" in log.read_text(), "listener")
+        for uid in uids:
+            assert Scu(port).store(encode(image(uid)), sop_instance=uid) == 0
+            wait(lambda: said in log.read_text(), said)
+        assert told() == set()
+        with bus.cluster._ask() as admin:
+            admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": "1000000"})])
+        wait(lambda: told() == set(uids), "message")
+        wait(lambda: "relay goes on" in log.read_text(), "line")
+        role.terminate()
+        assert role.wait(PATIENCE) == 0, log.read_text()
+        assert log.read_text().count(said) == 1
+    finally:
+        role.kill()
+        role.wait()
+        bus.close()
+
+
+def test_a_message_of_a_newer_ichor_is_given_up_with_one_line_and_what_follows_is_read(
+    broker: Broker, prefix: str, tmp_path: Path, kafka_bus: Callable[..., KafkaBus]
+) -> None:
+    bus, log = kafka_bus(prefix, servers=broker.servers), tmp_path / "log"
+    names = ["ichor.result.ready.v99", "ichor.result.sung.v1"]
+    bus.publish(RESULTS, [Envelope(id=name, source="later", type=name, time=1.0, subject="1.2.3") for name in names])
+    role = run(plain(broker, tmp_path), prefix, tmp_path)
+    try:
+        wait_for(lambda: len(bus.dead_letters()) == 2, "dead letters", log=log)
+        said = [f"message type {name!r} is not known to this version of Ichor" for name in names]
+        assert [letter.reason for letter in bus.dead_letters()] == said
+        assert role.poll() is None
+        role.terminate()
+        assert role.wait(PATIENCE) == 0, log.read_text()
+        assert [log.read_text().count(f"a message is given up: {line}") for line in said] == [1, 1]
     finally:
         role.kill()
         role.wait()

@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from e2e.cluster import PATIENCE, Cluster
+from e2e.orthanc import Orthanc
 from e2e.receive import Receive
+from e2e.stream import data_set_bytes, many_studies
+from e2e.test_cluster import SLICES, by_uid, split_over
 from e2e.test_shared_store import STUDY, sending, told
 from s3 import S3, Way
 from unit.listener.modality import Scu, encode, image
 
 from ichor.store.bucket import Bucket
+from ichor.store.bucket_blobs import BucketBlobs
 from ichor.store.bucket_spool import BucketSpool
 
 OUT_OF_RESOURCES = 0xA700
@@ -159,3 +164,36 @@ def test_what_is_wrong_with_a_store_is_said_in_one_line_and_nothing_starts(
     way.begin()
     receive.start()
     assert len(sending(receive, 0, most=2)) == 2
+
+
+@pytest.mark.xdist_group("kafka")
+@pytest.mark.timeout(3600)
+def test_from_c_store_to_the_pacs_images_and_results_lie_in_the_bucket_and_nowhere_else(
+    bucket: Bucket, s3: S3, kafka_servers: str, prefix: str, orthanc: Orthanc, free_port: Callable[[], int], tmp_path: Path
+) -> None:  # fmt: skip
+    settings = {"ICHOR_STORE__URL": bucket.url, "ICHOR_STORE__S3__ENDPOINT": s3.endpoint, "ICHOR_ASSEMBLE__SHARDS": "1"}
+    cluster = Cluster(
+        tmp_path / "cluster", servers=kafka_servers, prefix=prefix, orthanc=orthanc, free_port=free_port,
+        assemblers=1, workers=1, senders=1, settings=settings,
+    )  # fmt: skip
+    (tmp_path / "in").mkdir()
+    studies = by_uid(many_studies(tmp_path / "in", 2))
+    try:
+        cluster.start()
+        for modality in split_over(cluster, list(studies.values())):
+            assert modality.finished.wait(PATIENCE), cluster.say()
+        cluster.wait_done(studies, slices=SLICES)
+        sent = [path for paths in studies.values() for path in paths]
+        cluster.check_nothing_lost(sent, among=BucketSpool(bucket, staging=tmp_path), divided=1)
+        assert len(stored(bucket, tmp_path)) == len(sent)
+        cluster.check_results(studies, slices=SLICES)
+        jobs = {job.job_id for study in cluster.studies().values() for job in study.jobs}
+        assert {key.split("/")[1] for key in BucketBlobs(bucket).keys("results")} == jobs
+        image_data = data_set_bytes(sent[SLICES // 2])
+        pixels = image_data[len(image_data) // 2 :][:4096]
+        assert len(set(pixels)) > 10
+        kept = [path for path in cluster.folder.rglob("*") if path.is_file()]
+        assert not [path for path in kept if pixels in path.read_bytes()]
+        assert list(cluster.store.iterdir()) == []
+    finally:
+        cluster.end()

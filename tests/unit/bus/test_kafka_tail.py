@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -171,6 +172,37 @@ def test_a_topic_that_was_made_anew_stops_who_knew_more_and_who_comes(lists: Lis
     wait_for(fresh, lambda: fresh.replica.error is not None)
     with pytest.raises(CannotStart, match="shorter"):
         fresh.check()
+
+
+def test_what_was_foreseen_is_told_to_who_waits_and_what_was_not_is_said_once_with_its_trace(
+    lists: Lists, follow: Callable[[], Tail], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="ichor.bus.kafka_tail")
+    said = iter([
+        TransientError("Kafka at lists: KafkaConnectionError: 111"),
+        CannotStart("Kafka refuses the credentials"),
+        ZeroDivisionError("one"),
+        ZeroDivisionError("another"),
+    ])  # fmt: skip
+    go_on = threading.Semaphore()
+
+    def places(_positions: Mapping[str, int]) -> dict[Any, int]:
+        assert go_on.acquire(timeout=LONG)
+        for error in said:
+            raise error
+        return Lists.places(lists, _positions)
+
+    lists.places = places  # type: ignore[method-assign]
+    tail = follow()
+    for error, text in ((TransientError, "111"), (CannotStart, "credentials"), (TransientError, "one")):
+        wait_for(tail, lambda text=text: text in str(tail.replica.error))  # type: ignore[misc]
+        with pytest.raises(error, match=text):
+            tail.check()
+        go_on.release()
+    go_on.release(10)
+    wait_for(tail, lambda: "bus goes on" in caplog.text)
+    assert [record.getMessage() for record in caplog.records] == ["bus waits: one", "bus goes on"]
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_descriptors_that_run_out_are_no_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:

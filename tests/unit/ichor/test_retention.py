@@ -13,6 +13,7 @@ from s3 import AgedBucket
 
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
+from ichor.errors import CannotStart, TransientError
 from ichor.history import Projection
 from ichor.messages import EVENTS, DeliveryChanged, Envelope, JobDone, StudyAssembled, seal
 from ichor.retention import Ages, Swept, keep_tidy, sweep
@@ -343,6 +344,48 @@ def test_an_absent_bus_and_an_absent_log_do_not_end_retention(place: Place, tmp_
     )  # fmt: skip
     assert (len(asked), waited) == (2, [600.0] * 3)
     assert place.journal.by_study(STUDY) == []
+
+
+def test_an_outage_is_said_once_and_the_sweep_is_not_left_out(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="ichor.retention")
+    (tmp_path / "own").mkdir()
+    receivers = Receivers(tmp_path, register(tmp_path, tmp_path / "own"), lost_after=3600.0)
+    answers: list[Exception] = [
+        TransientError("store s3://a: the endpoint cannot be reached"),
+        TransientError("Kafka at b: KafkaConnectionError: 111"),
+        TransientError("Kafka at b: KafkaTimeoutError"),
+        CannotStart("Kafka at b refuses the credentials"),
+        CannotStart("Kafka at b refuses the credentials"),
+    ]
+    stop, waited = threading.Event(), []
+
+    def open_bus() -> MemoryBus:
+        if answers:
+            raise answers.pop(0)
+        return place.bus
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        place.clock.advance(seconds)
+        if len(waited) == 8:
+            stop.set()
+
+    place.deliver("sent")
+    place.clock.advance(101)
+    keep_tidy(
+        open_bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "receipts", blobs=place.blobs,
+        ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
+    )  # fmt: skip
+    receivers.close()
+    assert waited == [10.0] * 8
+    assert [record.getMessage() for record in caplog.records] == [
+        "retention waits: store s3://a: the endpoint cannot be reached",
+        "retention waits: Kafka at b refuses the credentials",
+        "retention: 1 objects and 0 result sets removed",
+        "retention goes on",
+    ]
 
 
 def test_the_topics_of_all_shards_are_pruned(place: Place, tmp_path: Path) -> None:

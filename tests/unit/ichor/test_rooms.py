@@ -32,6 +32,8 @@ ALONE = {
     "starlette": ("console/",),
     "uvicorn": ("console/",),
     "kafka": ("ichor/bus/",),
+    "s3fs": ("ichor/store/bucket.py",),
+    "botocore": ("ichor/store/bucket.py",),
     "sqlite3": ("ichor/bus/", "ichor/store/", "listener/"),
 }
 

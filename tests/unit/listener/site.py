@@ -10,7 +10,7 @@ from typing import Any
 from ichor.bus.memory import MemoryBus
 from ichor.clock import SystemClock
 from ichor.config import Settings
-from ichor.errors import TransientError
+from ichor.errors import CannotStart, TransientError
 from ichor.messages import AssociationClosed, Envelope, InstancesReceived, ReceiveRefused, open_envelope
 from ichor.store.journal import Journal, JournalReader
 from ichor.store.receipts import ReceiptWriter
@@ -25,6 +25,7 @@ class RecordingBus(MemoryBus):
     def __init__(self) -> None:
         super().__init__()
         self.away = False
+        self.error: type[TransientError | CannotStart] = TransientError  # while away
         self.refused = 0  # publications while away
         self.log: list[tuple[str, Envelope]] = []
         self.published = threading.Condition()
@@ -34,7 +35,7 @@ class RecordingBus(MemoryBus):
             if self.away:
                 self.refused += 1
                 self.published.notify_all()
-                raise TransientError("away")
+                raise self.error("away")
             known = {(t, e.id) for t, e in self.log}
             self.log += [(topic, e) for e in envelopes if (topic, e.id) not in known]
             super().publish(topic, envelopes)

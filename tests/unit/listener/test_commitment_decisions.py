@@ -12,11 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from unit.away import Away
 from unit.listener.commitment_data import CT
 
 from ichor.bus.sqlite import SqliteBus
 from ichor.clock import SystemClock
-from ichor.errors import TransientError
+from ichor.errors import CannotStart, TransientError
 from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
 from ichor.retention import Ages, sweep
 from ichor.shards import shard_of
@@ -285,6 +286,24 @@ def test_a_bus_that_is_away_leaves_the_request_to_the_receipts(desk: Desk, monke
     monkeypatch.setattr(desk.bus, "publish", away)
     with pytest.raises(TransientError):
         commitments.requested(desk.ask((CT, "1.2.3.4.1")))
+
+
+def test_a_bus_that_is_not_for_this_version_is_said_once_by_each_group_and_asked_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[None] = []
+
+    class Newer(Away):
+        def receive(self, _timeout: float) -> None:
+            asked.append(None)
+            raise CannotStart("written by a newer Ichor")
+
+    monkeypatch.setattr(desk.bus, "subscribe", lambda *_, **__: Newer())
+    monkeypatch.setattr("listener.commitment_decisions._PAUSE", 0.01)
+    desk.start()
+    desk.until(lambda: len(asked) > 10)
+    desk.end()
+    assert [record.message for record in caplog.records] == ["commitment waits: written by a newer Ichor"] * 2
 
 
 def test_a_decision_that_fails_whenever_it_is_tried_is_told_as_failed(

@@ -365,12 +365,14 @@ def test_request_for_commitment_is_handed_over_before_the_log_forgets_it(place: 
     assert running.end() is True
 
 
-def test_an_absent_bus_is_said_once_stops_the_reading_and_loses_nothing(
-    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("error", [TransientError, CannotStart])
+def test_an_absent_bus_and_one_that_refuses_are_said_once_stop_the_reading_and_lose_nothing(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    error: type[TransientError | CannotStart],
+) -> None:  # fmt: skip
     monkeypatch.setattr(module, "_MOST_PER_BATCH", 10)
     bus = RecordingBus()
-    bus.away = True
+    bus.away, bus.error = True, error
     write(log, *(stored(number) for number in range(100)), ended())
     running = Running(place, bus)
     bus.wait_for(lambda b: b.refused >= 5)

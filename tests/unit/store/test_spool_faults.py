@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import descriptors
 
 from ichor.errors import OutOfResources
 from ichor.store import disk, pool
@@ -171,8 +171,6 @@ def test_whatever_fails_meanwhile_what_was_finished_is_there_and_nothing_is_left
             raise OSError(errno.ENOSPC, "No space left on device")
         real_write(descriptor, parts)
 
-    gc.collect()  # what earlier tests left open
-    before = len(os.listdir("/proc/self/fd"))
     spool = FileSpool(tmp_path, durability=level)
     placed: dict[bytes, str] = {}
     refused = []
@@ -214,7 +212,7 @@ def test_whatever_fails_meanwhile_what_was_finished_is_there_and_nothing_is_left
     assert finished(tmp_path) == sorted(placed)
     assert all(spool.reclaim(segment) for segment, _ in spool.segments())
     assert list(tmp_path.iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors(tmp_path) == []
 
 
 def test_a_full_disk_refuses_keeps_what_was_stored_and_recovers_alone(small_disk: Callable[[str], Path]) -> None:
