@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from absent import absent
@@ -167,21 +167,43 @@ class Quorum:
         for broker in self.brokers:
             broker.wait()
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """All at once. Who is asked to end, not killed, waits for a controller, which the last one has not."""
         for broker in self.brokers:
             broker.stop(how)
 
     def led_by(self, topic: str) -> Broker:
         """The broker that leads a topic, by its whole name."""
+        node = self._described(topic)["leader_id"]
+        return next(broker for broker in self.brokers if broker.node == node)
+
+    def leads(self, broker: Broker, topic: str) -> bool:
+        """Whether the others say that it leads the topic, or nobody; also when none of them answers."""
+        return self._asked(lambda: self.led_by(topic) is broker, otherwise=True)
+
+    def is_whole(self, topic: str) -> bool:
+        """Whether each broker has all of the topic; False when none answers."""
+        return self._asked(lambda: len(self._described(topic)["isr_nodes"]) == len(self.brokers), otherwise=False)
+
+    def _asked(self, question: Callable[[], bool], *, otherwise: bool) -> bool:
+        import kafka.errors
+
+        try:
+            return question()
+        except (kafka.errors.KafkaError, StopIteration):
+            return otherwise
+
+    def _described(self, topic: str) -> dict[str, Any]:
+        """The one partition of a topic."""
         import kafka
 
-        admin = kafka.KafkaAdminClient(bootstrap_servers=self.servers.split(","))
+        admin = kafka.KafkaAdminClient(bootstrap_servers=self.servers.split(","), bootstrap_timeout_ms=5000)
         try:
-            (described,) = [one for one in admin.describe_topics() if one["name"] == topic]
+            (described,) = admin.describe_topics([topic])
         finally:
             admin.close()
-        (node,) = {part["leader_id"] for part in described["partitions"]}
-        return next(broker for broker in self.brokers if broker.node == node)
+        (part,) = described["partitions"]
+        return part
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +249,7 @@ def quorum(peer: Callable[[str, str], str], free_port: Callable[[], int]) -> Ite
         three.start()
         yield three
     finally:
-        three.stop(signal.SIGKILL)
+        three.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

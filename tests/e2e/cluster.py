@@ -135,7 +135,7 @@ class Cluster:
         self.store = folder / "store"
         self.store.mkdir(parents=True)
         self.control = folder / "control"
-        self.control.mkdir()
+        (self.control / "at-work").mkdir(parents=True)
         self._plugin = _plugin(folder / "plugin")
         self._settings = dict(settings or {})
         command = "serve" if whole else "receive"
@@ -145,6 +145,7 @@ class Cluster:
         self.assemblers = [self._member(f"assemble-{n}", "assemble") for n in range(assemblers)]
         self.workers = [self._member(f"work-{n}", "work") for n in range(workers)]
         self.senders = [self._member(f"send-{n}", "send") for n in range(senders)]
+        self.left: list[Member] = []
         self._over = threading.Event()
         self._lock = threading.Lock()  # of starts
         self._kubelet: threading.Thread | None = None
@@ -170,7 +171,7 @@ class Cluster:
         self._over.set()
         if self._kubelet is not None:
             self._kubelet.join()
-        for member in self.members:
+        for member in [*self.members, *self.left]:
             for pid in member.processes():
                 member.signal(pid, signal.SIGCONT)
             member.kill()
@@ -183,6 +184,30 @@ class Cluster:
             receiver.kill()
             shutil.rmtree(receiver.data)
             receiver.start()
+
+    def join(self, group: list[Member]) -> Member:
+        """One more worker (or assembler, or sender): ``group`` is that list of this cluster's."""
+        command, number = group[-1].command, 1 + max(int(one.name.rpartition("-")[2]) for one in group)
+        made = self._member(f"{command}-{number}", command)
+        with self._lock:
+            made.start()
+            group.append(made)
+        self.until(made.is_ready, what=f"{made.name} ready")
+        return made
+
+    def leave(self, group: list[Member], member: Member) -> None:
+        """End one as an autoscaler does: it may hand back what it has in hand. Nobody starts it again."""
+        with self._lock:
+            group.remove(member)
+            self.left.append(member)
+        assert member.process is not None
+        member.signal(member.process.pid, signal.SIGTERM)
+        self.until(lambda: not member.processes(), what=f"the end of {member.name}\n{member.log()[-2500:]}")
+
+    def at_work(self) -> list[Member]:
+        """Workers with a job in hand."""
+        pids = {int(sign.name) for sign in (self.control / "at-work").iterdir()}
+        return [worker for worker in self.workers if pids.intersection(worker.processes())]
 
     def _member(self, name: str, command: str, *, port: int = 0, console: int = 0) -> Member:
         settings = {
@@ -249,13 +274,24 @@ class Cluster:
         lags = {(lag.topic, lag.group): lag.waiting + lag.leased for lag in self.bus().lag()}
         return {key: count for key, count in lags.items() if count}
 
+    def is_idle(self) -> bool:
+        """Whether the bus answers that nothing waits and nobody has anything in hand."""
+        try:
+            return not self.behind()
+        except TransientError:
+            return False
+
     def until(self, true: Callable[[], bool], *, what: str | Callable[[], str], timeout: float = PATIENCE) -> None:
         _until(true, what=what, timeout=timeout, say=self.say)
 
     def say(self) -> str:
         """Ends of all logs."""
-        there = [member for member in self.members if (member.folder / "log").exists()]
+        there = [member for member in [*self.members, *self.left] if (member.folder / "log").exists()]
         return "\n".join(f"--- {m.name}, {m.starts} starts\n{m.log()[-2500:]}" for m in there)
+
+    def logged(self, text: str) -> int:
+        """How often that stands in a log."""
+        return sum(member.log().count(text) for member in [*self.members, *self.left])
 
     def ichor(self, *arguments: str) -> str:
         """What a command prints in a worker's pod."""

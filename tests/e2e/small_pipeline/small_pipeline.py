@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,13 @@ ROLE = "ncct_head"
 def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Timing) -> Findings:
     """Says how many slices the volume has, and what they hold on average.
 
-    In the folder ``SMALL_PIPELINE``: ``seconds``, how long a job takes; a file named as the study asks for trouble.
+    In the folder ``SMALL_PIPELINE``: ``seconds``, how long a job takes; a file named as the study asks for trouble;
+    ``at-work`` holds a file named as each process that is at a job, or died at one.
     """
     del engines
     volume = volumes[ROLE]
     study = volume.sources[0].study_instance_uid
-    with timing(Stage.INFER):
+    with timing(Stage.INFER), _at_work():
         _misbehave(study)
         time.sleep(float(_asked("seconds") or 0.0))
         mean = float(volume.array_zyx.mean())
@@ -35,6 +37,16 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
         outcome="none", summary=(f"{len(volume.sources)} slices of {mean:.3f} HU on average",),
         algorithm=Algorithm(pipeline="small", version="1", parameters={}),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _at_work() -> Iterator[None]:
+    sign = Path(os.environ["SMALL_PIPELINE"]) / "at-work" / str(os.getpid())
+    sign.touch()
+    try:
+        yield
+    finally:
+        sign.unlink()
 
 
 def _misbehave(study: str) -> None:
