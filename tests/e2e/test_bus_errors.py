@@ -150,6 +150,34 @@ def test_what_is_wrong_is_said_in_one_line_and_ends_or_is_tried_again(
         bus.close()
 
 
+def test_roles_start_without_a_broker_say_so_once_and_end_when_they_are_told_to(
+    free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """Each loop of a role says it for itself: two groups answer requests for commitment, and retention asks alone."""
+    loops = {"receive": ["commitment", "commitment", "retention"], "assemble": ["assemble"], "console": ["history"]}
+    running = {}
+    for role in loops:
+        (tmp_path / role).mkdir()
+        ports = [f"listener.port={free_port()}", "--set", f"console.port={free_port()}"]
+        running[role] = run({"URL": "kafka://127.0.0.1:9"}, "ichor.", tmp_path / role, role, "--set", *ports)
+    logs = {role: tmp_path / role / "log" for role in loops}
+    try:
+        for role, log in logs.items():
+            waits = len(loops[role])
+            wait_for(lambda log=log, waits=waits: log.read_text().count(" waits: ") >= waits, "line", log=log)  # type: ignore[misc]
+        wait_for(lambda: "receiving on" in logs["receive"].read_text(), "listener", log=logs["receive"])
+        for role, process in running.items():
+            process.terminate()
+            assert process.wait(PATIENCE) == 0, logs[role].read_text()
+            said = re.findall(r"(\w+) waits: Kafka at 127\.0\.0\.1:9: ", logs[role].read_text())
+            assert sorted(said) == loops[role], logs[role].read_text()
+            assert logs[role].read_text().count("127.0.0.1:9:") == len(said)
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
 def test_what_is_too_large_for_its_topic_is_said_once_and_told_when_the_topic_takes_it_images_are_taken_meanwhile(
     broker: Broker, prefix: str, tmp_path: Path, kafka_bus: Callable[..., KafkaBus], free_port: Callable[[], int]
 ) -> None:
