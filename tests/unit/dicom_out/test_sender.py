@@ -32,7 +32,7 @@ from dicom_out.transport import (
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock, SystemClock
 from ichor.errors import CannotStart, TransientError
-from ichor.messages import EVENTS, RESULTS, DeliveryChanged, ResultReady, open_envelope, seal
+from ichor.messages import EVENTS, RESULTS, DeliveryChanged, Envelope, ResultReady, open_envelope, seal
 from ichor.metrics import DELIVERY_RETRIES
 from ichor.reasons import Reason
 from ichor.types import Destination, ResultObject
@@ -586,3 +586,26 @@ def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_sender(
             blobs=MemoryBlobs({}), clock=ManualClock(), stop=threading.Event(), on_ready=lambda: None, calling_ae="ICHOR",
         )  # fmt: skip
     assert [record.message for record in caplog.records] == ["send waits: Kafka hangs up"]
+
+
+class _AwayOnce(MemoryBus):
+    """Cannot take the first event."""
+
+    met = False
+
+    def publish(self, topic: str, envelopes: Sequence[Envelope]) -> None:
+        if topic == EVENTS and not self.met:
+            self.met = True
+            raise TransientError("the bus is away")
+        super().publish(topic, envelopes)
+
+
+def test_a_result_in_hand_when_the_bus_goes_away_is_told_when_it_is_back_not_when_its_lease_ends(
+    pacs: DemoPacs,
+) -> None:
+    with Running([to(pacs)], bus=_AwayOnce()) as sender:
+        sender.publish(ready())
+        sender.until(lambda seen: len(finals(seen)) == len(OBJECTS))
+    assert sender.bus.met
+    assert set(finals(sender.seen).values()) == {"sent"}
+    assert not any(lag.waiting or lag.leased for lag in sender.bus.lag())
