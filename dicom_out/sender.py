@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from dicom_out.outbox import LEASE_SECONDS, IdentityOf, Outbox, Withdrawn
 from dicom_out.transport import CONNECT_SECONDS, store_objects
-from ichor.bus import Bus, Subscription
+from ichor.bus import Bus, Delivery, Subscription
 from ichor.clock import Clock
 from ichor.errors import CannotStart, TransientError
 from ichor.messages import RESULTS
@@ -105,23 +105,29 @@ class _End:
 
 def _deliver(outbox: Outbox, subscription: Subscription, end: _End) -> None:
     outage = Outage(logger, role="send")
+    held: Delivery | None = None  # when the bus went away
     try:
         while not end.came():
             try:
-                delivery = subscription.receive(_POLL_SECONDS)
-                if delivery is not None:
-                    outbox.handle(delivery)
+                if held is not None:
+                    # Its lease is so long that nobody would send it for minutes after the bus is back.
+                    held.retry(0.0, reason="the bus was away", count=False)
+                    held = None
+                held = subscription.receive(_POLL_SECONDS)
+                if held is not None:
+                    outbox.handle(held)
+                    held = None
                 outage.over()
             except CannotStart as error:
                 end.cause = error
             except TransientError as error:
-                # The lease of what was in hand brings it back.
                 outage.away(error)
                 end.wait(_POLL_SECONDS)
             except Exception:
                 # The message stays leased: it comes again, counted, and after five times goes to the dead letters.
                 logger.exception("unexpected error while sending")
                 LOOP_ERRORS.labels(role="send").inc()
+                held = None
                 end.wait(_POLL_SECONDS)
     finally:
         subscription.close()

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.2
 _SNAPSHOT_EVERY = 1000  # records of a ledger
 _COMMIT_SECONDS = 2.0
-_UNSURE_SECONDS = 60.0
+_TIDY_AGAIN_SECONDS = 60.0
 
 
 class KafkaBus:
@@ -347,7 +347,7 @@ class KafkaSubscription:
         self._tail = bus.group(group)
         self._joined = False
         self._closed = False
-        self._unsure: dict[str, float] = {}  # claims that may or may not have been written; until when to look
+        self._unsure: dict[str, float] = {}  # claims that may or may not have been written; until when they would hold
         self._committed: dict[str, int] = {}
         self._tidy_at = 0.0
 
@@ -418,7 +418,7 @@ class KafkaSubscription:
         try:
             bus.tell(self._tail, {**claim, "most": self.max_attempts})
         except TransientError:
-            self._unsure[hand["hand"]] = time.monotonic() + _UNSURE_SECONDS
+            self._unsure[hand["hand"]] = time.monotonic() + self._lease
             raise
         with replica.changed:
             held = replica.in_hand(hand["hand"])
@@ -432,7 +432,7 @@ class KafkaSubscription:
             bus.tell(self._tail, {**hand, "do": "finish", "cause": str(error), "now": now})
             return None
         except TransientError:
-            self._unsure[hand["hand"]] = time.monotonic() + _UNSURE_SECONDS
+            self._unsure[hand["hand"]] = time.monotonic() + self._lease
             raise
         return KafkaDelivery(self, hand, topic, envelope, attempts, dead)
 
@@ -467,7 +467,7 @@ class KafkaSubscription:
                 self.bus.shorten(self._tail)
         except IchorError as error:
             # Nothing depends on either; but a ledger that is never cut grows.
-            self._tidy_at = now + _UNSURE_SECONDS
+            self._tidy_at = now + _TIDY_AGAIN_SECONDS
             log.warning("group %s: offsets or a snapshot could not be written: %s", self.group, error)
 
     def _check_open(self) -> None:

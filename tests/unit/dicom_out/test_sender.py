@@ -6,9 +6,10 @@ import io
 import itertools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pydicom
 import pytest
@@ -29,6 +30,7 @@ from dicom_out.transport import (
     judge,
     store_objects,
 )
+from ichor.bus import Delivery, Subscription
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock, SystemClock
 from ichor.errors import CannotStart, TransientError
@@ -586,3 +588,47 @@ def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_sender(
             blobs=MemoryBlobs({}), clock=ManualClock(), stop=threading.Event(), on_ready=lambda: None, calling_ae="ICHOR",
         )  # fmt: skip
     assert [record.message for record in caplog.records] == ["send waits: Kafka hangs up"]
+
+
+class _AwayOnce(MemoryBus):
+    """Cannot be told of the first end."""
+
+    met = False
+
+    def subscribe(self, *args: Any, **options: Any) -> Subscription:
+        joined = super().subscribe(*args, **options)
+        receive = joined.receive
+
+        def first(timeout: float) -> Delivery | None:
+            delivery = receive(timeout)
+            if delivery is None or self.met:
+                return delivery
+            self.met = True
+            return cast("Delivery", _Untold(delivery))
+
+        joined.receive = first  # type: ignore[method-assign]
+        return joined
+
+
+class _Untold:
+    """A delivery whose acknowledgement does not get through."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivery, name)
+
+    def ack(self) -> None:
+        raise TransientError("the bus is away")
+
+
+def test_a_result_in_hand_when_the_bus_goes_away_ends_when_it_is_back_not_when_its_lease_does(pacs: DemoPacs) -> None:
+    with Running([to(pacs)], bus=_AwayOnce()) as sender:
+        sender.publish(ready())
+        sender.until(lambda seen: len(finals(seen)) == len(OBJECTS))
+        deadline = time.monotonic() + 60
+        while any(lag.waiting + lag.leased for lag in sender.bus.lag()):
+            assert time.monotonic() < deadline, "it waits for the end of its lease"
+            time.sleep(0.05)
+    assert sender.bus.met
