@@ -29,7 +29,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench._cluster import MATRIX, PATIENCE_SECONDS, SHARDS, SLICES, Head, Meter, Site, at_rest, size_of, wait_ready
+from bench._cluster import (
+    MATRIX,
+    PATIENCE_SECONDS,
+    SENDERS,
+    SHARDS,
+    SLICES,
+    Head,
+    Meter,
+    Site,
+    at_rest,
+    size_of,
+    wait_ready,
+)
 from bench._site import free_ports
 from ichor.bus.kafka import KafkaBus
 from ichor.errors import TransientError
@@ -109,8 +121,7 @@ def _take_in(site: Site, *, count: int) -> list[list[Envelope]]:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(jobs)} of {until} jobs; {receive.log()[-1000:]}{assemble.log()[-1000:]}")
 
-    for number in range(WARM):
-        head.send(number, port)
+    head.send(range(WARM), port)
     take(WARM)
     relay = int((receive.data / "run" / "relay.ready").read_text())
     receiving = int((receive.data / "run" / "receive.ready").read_text())
@@ -120,15 +131,14 @@ def _take_in(site: Site, *, count: int) -> list[list[Envelope]]:
     topics = [shard.topic for shard in shards(SHARDS)]
     messages = _records(bus, *topics)
     meter = Meter(roots)
-    for number in range(WARM, WARM + count):
-        head.send(number, port)
+    head.send(range(WARM, WARM + count), port)
     sent = time.monotonic() - begun
     take(WARM + count)
     seconds, cpu = time.monotonic() - begun, meter.read()
     told = site.bytes_by_topic(prefix) - before
     resting = at_rest(roots)
     print(
-        f"{count} studies of {SLICES} images of {MATRIX} x {MATRIX}, an association each: sent in {sent:.1f} s, all jobs "
+        f"{count} studies of {SLICES} images of {MATRIX} x {MATRIX}, an association each, {SENDERS} at a time: sent in {sent:.1f} s, all jobs "
         f"there after {seconds:.1f} s ({count / seconds:.1f} studies/s, {count * SLICES / seconds:.0f} images/s)"
     )
     print("  CPU ms a study: " + ", ".join(f"{role} {1000 * value / count:.1f}" for role, value in cpu.items()))
