@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from kafka_broker import Broker, _classpath
 
 SHARDS = 8
 SLICES, MATRIX = 20, 128
+SENDERS = 4
 PATIENCE_SECONDS = 900.0
 _REST_SECONDS = 5.0
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -120,8 +123,7 @@ class Head:
     _STUDY = 6_000_000_000
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "now"
-        self._folder.mkdir(parents=True)
+        self._folder = folder
         write_ct_head(folder / "head", seed=20_510, bleed=30.0, slices=SLICES, matrix=MATRIX, series={"soft"})
         self._files = []
         for n, path in enumerate(sorted((folder / "head" / "dicom").rglob("*.dcm"))):
@@ -136,14 +138,21 @@ class Head:
             item.save_as(path, enforce_file_format=True)
             self._files.append(path.read_bytes())
 
-    def send(self, number: int, port: int) -> None:
-        old, new = str(self._STUDY).encode(), str(self._STUDY + 1 + number).encode()
-        for n, content in enumerate(self._files):
-            (self._folder / f"{n:03d}").write_bytes(content.replace(old, new))
-        subprocess.run(
-            ["storescu", "-aet", "CT1", "-aec", "ICHOR", "+sd", "127.0.0.1", str(port), str(self._folder)],
-            env={**os.environ, "TCP_NODELAY": "1"}, check=True,
-        )  # fmt: skip
+    def send(self, numbers: Iterable[int], port: int) -> None:
+        """Send studies, `SENDERS` at a time, an association each."""
+
+        def send(number: int) -> None:
+            old, new = str(self._STUDY).encode(), str(self._STUDY + 1 + number).encode()
+            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+                for n, content in enumerate(self._files):
+                    Path(folder, f"{n:03d}").write_bytes(content.replace(old, new))
+                subprocess.run(
+                    ["storescu", "-aet", "CT1", "-aec", "ICHOR", "+sd", "127.0.0.1", str(port), folder],
+                    env={**os.environ, "TCP_NODELAY": "1"}, check=True,
+                )  # fmt: skip
+
+        with ThreadPoolExecutor(SENDERS) as pool:
+            list(pool.map(send, numbers))
 
 
 def wait_ready(*members: Member) -> None:
