@@ -46,7 +46,7 @@ def run_console(
     Raises
     ------
     CannotStart
-        When the address cannot be had.
+        When the address cannot be had, or the log of events is not to be used by this version or with these settings.
     IchorError
         When the server or the thread that follows the events ended by itself.
     """
@@ -64,7 +64,15 @@ def run_console(
         )
     )  # fmt: skip
     end = threading.Event()
-    follow = threading.Thread(target=projection.run, args=(end,), name="history", daemon=True)
+    refused: list[CannotStart] = []
+
+    def follow_events() -> None:
+        try:
+            projection.run(end)
+        except CannotStart as error:  # for the thread that waits
+            refused.append(error)
+
+    follow = threading.Thread(target=follow_events, name="history", daemon=True)
     serve = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="http", daemon=True)
     try:
         follow.start()
@@ -72,12 +80,14 @@ def run_console(
         while not server.started and serve.is_alive():
             serve.join(0.01)
         deadline = clock.monotonic() + _LONGEST_READING
-        while not (stop.is_set() or projection.caught_up.wait(0.05)) and clock.monotonic() < deadline:
+        while not (stop.is_set() or projection.caught_up.wait(0.05) or refused) and clock.monotonic() < deadline:
             pass
-        if serve.is_alive():
+        if serve.is_alive() and not refused:
             on_ready()
             _LOG.info("console on http://%s:%d/", host, listening.getsockname()[1])
         while not stop.wait(0.2):
+            if refused:
+                raise refused[0]
             if not (follow.is_alive() and serve.is_alive()):
                 raise IchorError("a thread of the console ended by itself")
     finally:

@@ -74,6 +74,9 @@ OBJECTS_WRITTEN_BACK = Counter(
 )
 OBJECTS_LOST = Counter("ichor_objects_lost_total", "Acknowledged objects whose bytes are not in the spool")
 LOOP_ERRORS = Counter("ichor_loop_errors_total", "Unexpected errors caught at a loop's edge", ["role"])
+OUTAGES = Counter(
+    "ichor_outages_total", "Times that what a loop needs was away or refused it, from first to last one", ["role"]
+)
 SPOOL_FREE_BYTES = Gauge(
     "ichor_spool_free_bytes", "Free bytes for the spool or the receipts log, whichever has less",
     multiprocess_mode="mostrecent",

@@ -1,4 +1,4 @@
-"""Something that a loop needs is away or refuses it: counted each time, said once, and once when it is back. Decides no pause."""
+"""Something that a loop needs is away or refuses it: counted and said once, and once when it is back. Decides no pause."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ class Outage:
         """The loop met this, and will ask again.
 
         Said anew only when what a person must do is another: wait, or mend what an error that is not transient names. One
-        outage has many texts. ``cause``: what nobody foresaw, for its traceback.
+        outage has many texts. ``cause``: what nobody foresaw, for its traceback; it counts each time as an error of the loop.
         """
-        metrics.LOOP_ERRORS.labels(self._role).inc()
+        if cause is not None:
+            metrics.LOOP_ERRORS.labels(self._role).inc()
         said = "away" if isinstance(error, TransientError) else str(error)
         if said != self._said:
+            metrics.OUTAGES.labels(self._role).inc()
             self._log.warning("%s waits: %s", self._role, error, exc_info=cause)
         self._said = said
 

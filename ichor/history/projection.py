@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ichor import metrics
 from ichor.bus.protocol import Bus
-from ichor.errors import IchorError, TransientError, UnknownMessage
+from ichor.errors import CannotStart, IchorError, TransientError, UnknownMessage
 from ichor.history.study import Study
 from ichor.history.view import StudyView, fold
 from ichor.messages import EVENTS, Data, Envelope, JobDone, ReceiveRefused, StudyAssembled, open_envelope
@@ -74,12 +74,20 @@ class Projection:
             pass
 
     def run(self, stop: threading.Event, *, wait: float = 0.5) -> None:
-        """Follow the log until ``stop`` is set. A bus that is away is logged, counted and asked again."""
+        """Follow the log until ``stop`` is set. A bus that is away is logged, counted and asked again.
+
+        Raises
+        ------
+        CannotStart
+            The log is not to be used by this version, or with these settings.
+        """
         pause = 0.1
         outage = Outage(_LOG, role="history")
         while not stop.is_set():
             try:
                 self.step(wait)
+            except CannotStart:
+                raise
             except TransientError as error:
                 outage.away(error)
                 stop.wait(pause)

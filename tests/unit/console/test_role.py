@@ -59,3 +59,21 @@ def test_a_port_in_use_is_told(free_port: Callable[[], int]) -> None:
             host="127.0.0.1", port=port, bus=new_bus(), blobs=MemoryBlobs(), journal=None, token=None,  # type: ignore[arg-type]
             ready=lambda: (True, ""), waiting=lambda: None, clock=SystemClock(), stop=threading.Event(), on_ready=lambda: None,
         )  # fmt: skip
+
+
+def test_a_log_that_may_not_be_used_ends_the_role_with_the_reason(
+    free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, said = new_bus(), "events has 3 partitions: Ichor needs one"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise CannotStart(said)
+
+    monkeypatch.setattr(bus, "read", refuse)
+    ready = threading.Event()
+    with pytest.raises(CannotStart, match=said):
+        run_console(
+            host="127.0.0.1", port=free_port(), bus=bus, blobs=MemoryBlobs(), journal=None, token=None,  # type: ignore[arg-type]
+            ready=lambda: (True, ""), waiting=lambda: None, clock=SystemClock(), stop=threading.Event(), on_ready=ready.set,
+        )  # fmt: skip
+    assert not ready.is_set()

@@ -13,8 +13,9 @@ from ichor.outage import Outage
 
 def test_one_outage_is_one_line_and_what_a_person_must_mend_is_another(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="test")
-    outage, counted = Outage(logging.getLogger("test"), role="send"), metrics.LOOP_ERRORS.labels("send")
-    before = counted._value.get()
+    outage, counted = Outage(logging.getLogger("test"), role="send"), metrics.OUTAGES.labels("send")
+    unforeseen = metrics.LOOP_ERRORS.labels("send")
+    before, errors_before = counted._value.get(), unforeseen._value.get()
     outage.over()
     errors = (
         TransientError("Kafka at a: KafkaTimeoutError: Unable to bootstrap"),
@@ -37,4 +38,7 @@ def test_one_outage_is_one_line_and_what_a_person_must_mend_is_another(caplog: p
         "send goes on",
         "send waits: Kafka at a: KafkaConnectionError: 111",
     ]
-    assert counted._value.get() - before == 7
+    assert counted._value.get() - before == 5
+    assert unforeseen._value.get() == errors_before
+    outage.away(errors[1], cause=ValueError("nobody thought of it"))
+    assert unforeseen._value.get() == errors_before + 1
