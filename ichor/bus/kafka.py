@@ -133,8 +133,13 @@ class KafkaBus:
             ]  # fmt: skip
         return sorted(rows, key=lambda lag: (lag.topic, lag.group))
 
-    def dead_letters(self) -> list[DeadLetter]:
-        found = [letter for tail in self._all_groups() for letter in self._letters(tail.replica)]
+    def dead_letters(self, *, group: str | None = None) -> list[DeadLetter]:
+        if group is None:
+            tails = self._all_groups()
+        else:
+            tails = [self.group(group)]
+            tails[0].catch_up(self.patience)
+        found = [letter for tail in tails for letter in self._letters(tail.replica)]
         return sorted(found, key=lambda letter: (letter.at, letter.letter_id))
 
     def replay(self, letter_id: str) -> None:

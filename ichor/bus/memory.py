@@ -126,9 +126,9 @@ class MemoryBus:
                 rows.append(Lag(topic=topic, group=group, waiting=len(left) - leased, leased=leased, oldest_age=age))
             return rows
 
-    def dead_letters(self) -> list[DeadLetter]:
+    def dead_letters(self, *, group: str | None = None) -> list[DeadLetter]:
         with self.changed:
-            return [entry.letter for entry in self._letters.values()]
+            return [entry.letter for entry in self._letters.values() if group in (None, entry.letter.group)]
 
     def replay(self, letter_id: str) -> None:
         with self.changed:

@@ -122,7 +122,8 @@ class Bus(Protocol):
     def lag(self) -> list[Lag]:
         """One row per (topic, group)."""
 
-    def dead_letters(self) -> list[DeadLetter]: ...
+    def dead_letters(self, *, group: str | None = None) -> list[DeadLetter]:
+        """All, oldest first; with ``group`` those that it gave up, whatever is wrong with another group."""
 
     def replay(self, letter_id: str) -> None:
         """Deliver a dead letter again to its group, attempts from zero. KeyError when there is none."""

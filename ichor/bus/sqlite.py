@@ -128,7 +128,7 @@ class SqliteBus:
             for topic, team, n, leased, oldest in rows
         ]
 
-    def dead_letters(self) -> list[DeadLetter]:
+    def dead_letters(self, *, group: str | None = None) -> list[DeadLetter]:
         with self._connection() as db:
             rows = db.execute(schema.LETTERS).fetchall()
         return [
@@ -137,6 +137,7 @@ class SqliteBus:
                 attempts=attempts, reason=reason, at=at,
             )
             for letter, topic, team, body, attempts, reason, at in rows
+            if group in (None, team)
         ]  # fmt: skip
 
     def replay(self, letter_id: str) -> None:

@@ -409,6 +409,8 @@ def test_letters_of_two_groups_are_apart(bus: Bus) -> None:
     take(one).reject("no")
     assert ids(two) == ["a"]
     assert [letter.group for letter in bus.dead_letters()] == ["one"]
+    assert [letter.group for letter in bus.dead_letters(group="one")] == ["one"]
+    assert bus.dead_letters(group="two") == []
 
 
 def test_replay_delivers_again_to_its_group_only_with_attempts_from_zero(bus: Bus) -> None:
