@@ -11,7 +11,6 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from ichor import metrics
@@ -20,7 +19,7 @@ from ichor.clock import Clock
 from ichor.encoding import Encoder
 from ichor.errors import CannotStart, TransientError, UnknownMessage, WorkerFault
 from ichor.history.projection import events, study_from
-from ichor.history.study import JobStatus
+from ichor.history.study import Study
 from ichor.messages import (
     EVENTS,
     RESULTS,
@@ -41,9 +40,10 @@ from ichor.series.manifest import get_manifest
 from ichor.series.volume import build_volume as read_volume
 from ichor.store.findings import dump_findings
 from ichor.store.protocol import Blobs, SpoolReader
-from ichor.types import Earlier, Job, JobState, Priority, ResultSet
+from ichor.types import Job, Priority, ResultSet
 from pipelines.amends import predecessor_of
 from pipelines.attempt import Bench, BuildVolume, LoadManifest, attempt, not_analysed, with_queue
+from pipelines.earlier import earlier_is_at_work, to_compare
 from pipelines.failures import (
     MOST_ATTEMPTS,
     MOST_FAULTS,
@@ -55,7 +55,7 @@ from pipelines.failures import (
     trace_of,
     worker_died,
 )
-from pipelines.results import Made, place, put_result_set, set_of, stored_set
+from pipelines.results import Made, place, put_result_set, stored_set
 from pipelines.running import Running
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,7 @@ BEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 AWAY_SECONDS = 5.0  # before a job whose store or bus was away is tried again
 OTHERS_PAUSE = 2.0
-EARLIER_SECONDS, EARLIER_PAUSE = 60.0, 0.5
-COMPARED_ATTEMPTS = 2
+EARLIER_PAUSE = 0.5
 
 
 def run_worker(
@@ -180,19 +179,37 @@ class Worker:
             delivery.retry(AWAY_SECONDS, reason=reason_of(error), count=False)
 
     def _handle(self, delivery: Delivery, job: Job) -> None:
+        """Find what is left to do, and do it. Whatever raises here is an attempt that raised."""
         spec, blobs = self._pipelines[job.pipeline], self._bench.blobs
-        result = stored_set(blobs, place(job.job_id))
-        if result is not None:
-            # An earlier attempt was cut off after storing: its results are the results.
-            self._tell(result, job, spec)
-            delivery.ack()
-            return
-        history = tuple(events(self._bus, job.study_instance_uid))
-        study = study_from(history)
-        predecessor = predecessor_of(job, study, history=history, blobs=blobs)
-        if delivery.dead:
-            self._give_up(delivery, job, spec, history=history, predecessor=predecessor)
-            return
+        history: tuple[Data, ...] = ()
+        predecessor: ResultSet | None = None
+        try:
+            history = tuple(events(self._bus, job.study_instance_uid))
+            result = stored_set(blobs, place(job.job_id))
+            if result is not None:
+                # An earlier attempt was cut off after storing: its results are the results.
+                self._tell(result, job, spec)
+                delivery.ack()
+                return
+            study = study_from(history)
+            predecessor = predecessor_of(job, study, history=history, blobs=blobs)
+            if not delivery.dead:
+                if self._is_due(delivery, job, study, history=history, amends=predecessor is not None):
+                    self._do(delivery, job, spec, history=history, predecessor=predecessor)
+                return
+        except (TransientError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the loop's edge: told, counted, tried again, at last given up
+            if not delivery.dead:
+                self._raised(delivery, job, error, history=history)
+                return
+            log.error("job %s is given up without what it amends: %s", job.job_id, trace_of(error))
+        self._give_up(delivery, job, spec, history=history, predecessor=predecessor)
+
+    def _is_due(
+        self, delivery: Delivery, job: Job, study: Study | None, *, history: Sequence[Data], amends: bool
+    ) -> bool:
+        """Whether the job is to be done now; if not, it is ended or put off."""
         now = self._clock.time()
         if any(j.pipeline == job.pipeline and j.revision > job.revision for j in (study.jobs if study else ())):
             self._publish(
@@ -201,44 +218,46 @@ class Worker:
             )  # fmt: skip
             metrics.JOBS.labels(job.pipeline, "superseded").inc()
             delivery.ack()
-            return
-        if worker_died(history, job, attempt=delivery.attempt):
+        elif worker_died(history, job, attempt=delivery.attempt):
             # As an attempt that raised: others go first, and a shower of deaths does not meet one job alone.
             self._failed(job, Reason.WORKER_DIED, attempt=delivery.attempt - 1)
             delivery.retry(pause_after(delivery.attempt - 1), reason=Reason.WORKER_DIED, count=False)
-            return
-        if left_to_others(history, job, worker=self._name, now=now):
+        elif left_to_others(history, job, worker=self._name, now=now):
             delivery.retry(OTHERS_PAUSE, reason="it is left to another worker", count=False)
-            return
-        if self._earlier_is_at_work(job, now=now, amends=predecessor is not None):
+        elif earlier_is_at_work(job, self._bus, now=now, amends=amends):
             delivery.retry(EARLIER_PAUSE, reason="the scan that it is compared with is at work", count=False)
-            return
-        faulted = len(faults(history, job))
+        else:
+            return True
+        return False
+
+    def _do(
+        self, delivery: Delivery, job: Job, spec: PipelineSpec, *, history: Sequence[Data],
+        predecessor: ResultSet | None,
+    ) -> None:  # fmt: skip
+        """One attempt, from telling that it starts to telling what came of it."""
+        begun = self._clock.time()
         # Before work starts, so that a job that kills its worker shows.
         self._publish(
-            JobStarted(study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, at=now),
+            JobStarted(
+                study_instance_uid=job.study_instance_uid, job_id=job.job_id, attempt=delivery.attempt, at=begun
+            ),
             job,
-        )  # fmt: skip
+        )
         try:
-            asked, earlier = self._to_compare(job, attempt=delivery.attempt + faulted)
+            asked, earlier = to_compare(
+                job, self._bus, blobs=self._bench.blobs, attempt=delivery.attempt + len(faults(history, job))
+            )
             made = self._work(
                 delivery, lambda: attempt(self._bench, spec, asked, predecessor=predecessor, earlier=earlier)
             )
-        except TransientError:
-            raise
-        except (WorkerFault, MemoryError) as error:
-            self._faulted(delivery, job, error, before=faulted)
-            raise WorkerFault(f"job {job.job_id}: {reason_of(error)}") from error
-        except Exception as error:  # noqa: BLE001 - the loop's edge: told, counted, tried again, at last given up
-            log.error("job %s, attempt %d: %s", job.job_id, delivery.attempt, trace_of(error))
-            self._failed(job, reason_of(error), attempt=delivery.attempt)
-            delivery.retry(pause_after(delivery.attempt), reason=reason_of(error))
+        except OSError as error:  # of the work itself: it counts
+            self._raised(delivery, job, error, history=history)
             return
         if made is None:
             delivery.retry(0.0, reason="the worker is stopping", count=False)
             return
-        made = with_queue(made, now - job.queued_at)
-        result = put_result_set(blobs, made, job=job, prefix=place(job.job_id), predecessor=predecessor)
+        made = with_queue(made, begun - job.queued_at)
+        result = put_result_set(self._bench.blobs, made, job=job, prefix=place(job.job_id), predecessor=predecessor)
         self._tell(result, job, spec)
         metrics.JOBS.labels(job.pipeline, result.outcome).inc()
         for stage, seconds in made.seconds.items():
@@ -246,31 +265,6 @@ class Worker:
         # Before the study's next job may go to another worker: it would compute again.
         self._remember(made)
         delivery.ack()
-
-    def _earlier(self, job: Job) -> JobStatus | None:
-        """The newest job on the scan that this one is compared with."""
-        if job.earlier is None or job.earlier.refusal is not None:
-            return None
-        study = study_from(events(self._bus, job.earlier.study_instance_uid))
-        return next((j for j in (study.jobs if study else ()) if j.pipeline == job.pipeline and j.current), None)
-
-    def _earlier_is_at_work(self, job: Job, *, now: float, amends: bool) -> bool:
-        """Whether to wait for a result to cite, and for findings that would be computed twice: not for long."""
-        earlier = self._earlier(job)
-        if earlier is None or now - job.queued_at > EARLIER_SECONDS:
-            return False
-        # Whoever has no answer yet does not wait for a job that waits itself.
-        return earlier.state is JobState.RUNNING or (amends and earlier.state is JobState.QUEUED)
-
-    def _to_compare(self, job: Job, *, attempt: int) -> tuple[Job, ResultSet | None]:
-        """The job and the result to cite. What goes wrong with another study must not cost this one its answer."""
-        earlier = self._earlier(job)
-        if job.earlier is not None and job.earlier.refusal is None:
-            failed = earlier is not None and earlier.state is JobState.FAILED
-            if failed or attempt > COMPARED_ATTEMPTS:
-                reason = Reason.EARLIER_FAILED if failed else Reason.EARLIER_GIVEN_UP
-                return replace(job, earlier=Earlier(refusal=reason)), None
-        return job, None if earlier is None or earlier.done is None else set_of(earlier.done, self._bench.blobs)
 
     def _remember(self, made: Made) -> None:
         """Keep fresh findings for the same pixels under another identity; without them they are computed again."""
@@ -281,20 +275,14 @@ class Worker:
                 log.warning("findings are not kept for recall: %s", reason_of(error))
 
     def _give_up(
-        self,
-        delivery: Delivery,
-        job: Job,
-        spec: PipelineSpec,
-        *,
-        history: Sequence[Data],
+        self, delivery: Delivery, job: Job, spec: PipelineSpec, *, history: Sequence[Data],
         predecessor: ResultSet | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """The last of a job: a report "not analysed" with the reason, and the event that it failed for good."""
         reason = next(
             (d.reason for d in self._bus.dead_letters() if d.envelope.id == delivery.envelope.id), Reason.WORKER_DIED
         )
         prefix = place(job.job_id, failed=True)
-        result = stored_set(self._bench.blobs, prefix)
         # Told before each try: should the report kill its workers as well, it is let be at last.
         self._publish(
             JobFailed(
@@ -303,20 +291,21 @@ class Worker:
             ),
             job,
         )  # fmt: skip
-        if result is None and times_given_up(history, job) < MOST_ATTEMPTS:
-            try:
+        result: ResultSet | None = None
+        try:
+            result = stored_set(self._bench.blobs, prefix)
+            if result is None and times_given_up(history, job) < MOST_ATTEMPTS:
                 made = self._work(
                     delivery, lambda: not_analysed(self._bench, spec, job, reason=reason, predecessor=predecessor)
                 )
-            except (OSError, TransientError):
-                raise  # it comes again
-            except Exception as error:  # noqa: BLE001 - the job is lost already; its report is all that is missing
-                log.error("job %s: no report of its failure: %s", job.job_id, trace_of(error))
-            else:
                 if made is None:
                     delivery.retry(0.0, reason="the worker is stopping", count=False)
                     return
                 result = put_result_set(self._bench.blobs, made, job=job, prefix=prefix, predecessor=predecessor)
+        except (OSError, TransientError):
+            raise  # it comes again
+        except Exception as error:  # noqa: BLE001 - the job is lost already; its report is all that is missing
+            log.error("job %s: no report of its failure: %s", job.job_id, trace_of(error))
         if result is not None:
             self._tell(result, job, spec, failed=True)
         metrics.JOBS.labels(job.pipeline, "failed").inc()
@@ -372,15 +361,24 @@ class Worker:
             )  # fmt: skip
             self._publish(ready, job, topic=RESULTS, id=f"{name}:ready")
 
-    def _faulted(self, delivery: Delivery, job: Job, error: BaseException, *, before: int) -> None:
-        """Hand a job back that this process could not do; give it up when it is the last that was to try (0028)."""
-        log.error("job %s, worker %s: %s", job.job_id, self._name, trace_of(error))
+    def _raised(self, delivery: Delivery, job: Job, error: Exception, *, history: Sequence[Data]) -> None:
+        """Count an attempt that raised, and hand the job back (0028). Raises when this process is what is broken."""
         reason = reason_of(error)
-        self._failed(job, reason, attempt=delivery.attempt, worker=self._name)
-        if before + 1 >= MOST_FAULTS:
-            delivery.give_up(f"{MOST_FAULTS} workers failed on it: {reason}")
-        else:
-            delivery.retry(1.0, reason=reason, count=False)
+        log.error("job %s, attempt %d, worker %s: %s", job.job_id, delivery.attempt, self._name, trace_of(error))
+        if not isinstance(error, WorkerFault | MemoryError):
+            self._failed(job, reason, attempt=delivery.attempt)
+            delivery.retry(pause_after(delivery.attempt), reason=reason)
+            return
+        try:
+            self._failed(job, reason, attempt=delivery.attempt, worker=self._name)
+            if len(faults(history, job)) + 1 >= MOST_FAULTS:
+                delivery.give_up(f"{MOST_FAULTS} workers failed on it: {reason}")
+            else:
+                delivery.retry(1.0, reason=reason, count=False)
+        except (TransientError, OSError) as away:
+            # The worker is broken all the same; the end of its lease brings the job back.
+            log.warning("job %s is not handed back: %s", job.job_id, reason_of(away))
+        raise WorkerFault(f"job {job.job_id}: {reason}") from error
 
     def _failed(self, job: Job, reason: str, *, attempt: int, worker: str | None = None) -> None:
         """Tell of an attempt that will be repeated."""

@@ -57,6 +57,7 @@ from ichor.uids import job_id_of, uid_of
 from pipelines.attempt import Bench
 from pipelines.failures import MOST_ATTEMPTS, OTHERS_FIRST
 from pipelines.haematoma import PIPELINE
+from pipelines.results import SET
 from pipelines.worker import BEAT_SECONDS, DRAIN_SECONDS, LEASE_SECONDS, Worker, run_worker
 
 STUDY = "1.2.3"
@@ -629,6 +630,71 @@ def test_a_report_of_failure_that_cannot_be_made_is_let_be() -> None:
     assert place.idle()
 
 
+def spent(place: Place) -> None:
+    """The worker takes all deliveries of a job that it cannot do, and the one after them."""
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        assert place.step().attempt == attempt
+        place.clock.advance(100)
+    assert place.step().dead
+    assert place.idle()
+
+
+def test_a_job_whose_own_results_cannot_be_read_is_given_up_with_that_cause_and_a_report() -> None:
+    place = Place()
+    job = place.order()
+    place.blobs.put_set(f"results/{job.job_id}", {SET: b"{broken"})
+    spent(place)
+    (letter,) = place.bus.dead_letters()
+    assert "ResultSet" in letter.reason
+    assert [(f.final, f.reason) for f in place.told(JobFailed)] == [(False, letter.reason)] * MOST_ATTEMPTS + [
+        (True, letter.reason)
+    ]
+    assert [o.kind for o in place.told(ResultReady, RESULTS)[0].objects] == ["report"]
+    assert place.state() is StudyState.FAILED
+    assert place.built == 0
+
+
+def test_a_job_that_amends_what_cannot_be_read_is_given_up_with_that_cause_and_a_report() -> None:
+    place = Place()
+    first = place.order()
+    place.step()
+    place.blobs.delete(f"results/{first.job_id}/{SET}")
+    place.blobs.put(f"results/{first.job_id}/{SET}", b"{broken")
+    place.order(2)
+    spent(place)
+    assert "ResultSet" in place.told(JobFailed)[-1].reason
+    assert place.encoder.calls[-1]["findings"].outcome == "not_analysed"
+    assert place.encoder.calls[-1]["predecessor"] is None
+    assert [o.kind for o in place.told(ResultReady, RESULTS)[-1].objects] == ["report"]
+
+
+def test_a_report_of_failure_that_cannot_be_read_is_let_be() -> None:
+    place = given_up()
+    place.blobs.put_set(f"results/{place.orders[0].job_id}-failed", {SET: b"{broken"})
+    place.step()
+    assert place.told(JobFailed)[-1].final
+    assert place.told(ResultReady, RESULTS) == []
+    assert place.state() is StudyState.FAILED
+    assert place.idle()
+
+
+def test_results_that_cannot_be_stored_are_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place()
+    place.order()
+    with monkeypatch.context() as patch:
+        patch.setattr(place.blobs, "put_set", refuse)
+        place.step()
+    (failed,) = place.told(JobFailed)
+    assert (failed.attempt, failed.final, failed.reason) == (1, False, "unexpected error (ValueError)")
+    place.clock.advance(60)
+    assert place.step().attempt == 2
+    assert place.told(JobDone)[0].outcome == "found"
+
+
+def refuse(*_: object) -> bool:
+    raise ValueError("SECRET")
+
+
 def broken_by(place: Place, *names: str) -> None:
     """Workers of these names take the job, one after the other, and end by a fault of theirs."""
     for name in names:
@@ -690,6 +756,39 @@ def test_a_worker_that_broke_leaves_the_job_to_others_and_takes_it_again_when_no
         assert len(place.told(JobStarted)) == breaks
         place.clock.advance(OTHERS_FIRST / 2)
     assert [letter.reason for letter in place.bus.dead_letters()] == ["3 workers failed on it: out of memory"]
+
+
+@pytest.mark.parametrize("away", [TransientError("Kafka away"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize("at", ["telling", "handing back"])
+def test_a_broken_worker_ends_also_when_the_bus_is_away_at_that_moment(
+    monkeypatch: pytest.MonkeyPatch, at: str, away: Exception
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise away
+
+    def run(*_: object) -> Findings:
+        if at == "telling":
+            monkeypatch.setattr(place.bus, "publish", gone)
+        else:
+            monkeypatch.setattr(type(delivery), "retry", gone)
+        raise WorkerFault("device lost")
+
+    place = Place(run)
+    place.order()
+    delivery = place.subscription.receive(0)
+    assert delivery is not None
+    with pytest.raises(WorkerFault, match="device lost"):
+        place.worker.handle(delivery)
+    monkeypatch.undo()
+    place.spec = PIPELINE
+    place.begin()
+    place.clock.advance(LEASE_SECONDS)
+    place.step()
+    place.clock.advance(60)
+    if at == "telling":  # the end of its lease is all that is known of the attempt
+        assert [(f.attempt, f.reason) for f in place.told(JobFailed)] == [(1, Reason.WORKER_DIED)]
+        place.step()
+    assert place.told(JobDone)[0].outcome == "found"
 
 
 def test_the_faults_of_one_job_are_not_those_of_another() -> None:

@@ -17,7 +17,8 @@ from ichor.messages import EVENTS, JobDone, JobStarted, jobs_topic, seal
 from ichor.reasons import Reason
 from ichor.types import Earlier, Findings, Job, JobState, Priority
 from ichor.uids import job_id_of
-from pipelines.worker import EARLIER_SECONDS
+from pipelines import earlier
+from pipelines.earlier import LONGEST_WAIT
 
 FIRST, SECOND = "1.2.3", "1.2.4"
 SMALL, LARGE = head(blood=[((35.0, -10.0, 20.0), 16.0)]), head(blood=[((35.0, -10.0, 20.0), 20.0)])
@@ -214,12 +215,12 @@ def test_a_scan_at_work_is_waited_for_but_not_for_ever(patient: Patient) -> None
     first = patient.order(study=FIRST)
     own = patient.subscription.receive(0)
     assert own is not None
-    own.extend(10 * EARLIER_SECONDS)
+    own.extend(10 * LONGEST_WAIT)
     started(patient, first)
     patient.ask(first)
     patient.step()
     assert patient.encoder.calls == []
-    patient.clock.advance(EARLIER_SECONDS)
+    patient.clock.advance(LONGEST_WAIT)
     patient.step()
     assert "haematoma_growth" in patient.numbers()
 
@@ -236,8 +237,8 @@ def test_a_job_that_was_given_up_is_not_tried_again_here(patient: Patient, monke
     first = patient.order(study=FIRST)
     assert patient.subscription.receive(0) is not None
     patient.ask(first)
-    known: Callable[[Job], Any] = patient.worker._earlier
-    monkeypatch.setattr(patient.worker, "_earlier", lambda job: replace(known(job), state=JobState.FAILED))
+    known: Callable[..., Any] = earlier.status_of
+    monkeypatch.setattr(earlier, "status_of", lambda job, bus: replace(known(job, bus), state=JobState.FAILED))
     patient.step()
     assert patient.engine.calls == 1
     assert patient.findings().summary[-1].endswith(Reason.EARLIER_FAILED)
