@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Sequence
 
@@ -11,12 +12,23 @@ from ichor.types import Job
 
 MOST_ATTEMPTS = 5
 MOST_FAULTS = 3  # of different workers
+_AWAY = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
+        errno.EMFILE, errno.ENFILE, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    }
+)  # fmt: skip
 OTHERS_FIRST = 60.0  # for so long a worker by whose fault a job failed leaves it to others
 
 
 def pause_after(attempt: int) -> float:
     """Seconds before a job is tried again whose attempt failed: of five, the last one comes 40 s after the first ends."""
     return 3.0 ** (attempt - 1)
+
+
+def store_is_away(error: OSError) -> bool:
+    """Does the disk or the volume answer so, and not a file that is as it should not be? Then no job is to blame."""
+    return error.errno in _AWAY
 
 
 def worker_died(history: Sequence[Data], job: Job, *, attempt: int) -> bool:
@@ -41,6 +53,11 @@ def faults(history: Sequence[Data], job: Job) -> list[JobFailed]:
 def left_to_others(history: Sequence[Data], job: Job, *, worker: str, now: float) -> bool:
     """Did it fail by the fault of this worker a moment ago?"""
     return any(fault.worker == worker and now - fault.at < OTHERS_FIRST for fault in faults(history, job))
+
+
+def given_up(history: Sequence[Data], job: Job) -> bool:
+    """Was it ever, as ``history`` has it?"""
+    return any(isinstance(event, JobFailed) and event.job_id == job.job_id and event.final for event in history)
 
 
 def times_given_up(history: Sequence[Data], job: Job) -> int:

@@ -48,9 +48,11 @@ from pipelines.failures import (
     MOST_ATTEMPTS,
     MOST_FAULTS,
     faults,
+    given_up,
     left_to_others,
     pause_after,
     reason_of,
+    store_is_away,
     times_given_up,
     trace_of,
     worker_died,
@@ -61,7 +63,7 @@ from pipelines.running import Running
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SOURCE = "work"
+SOURCE = GROUP = "work"
 LEASE_SECONDS = 15.0
 BEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
@@ -139,7 +141,7 @@ class Worker:
         topics = [
             jobs_topic(name, priority) for name in self._pipelines for priority in (Priority.STAT, Priority.ROUTINE)
         ]
-        subscription = self._bus.subscribe(topics, "work", lease=LEASE_SECONDS, max_attempts=MOST_ATTEMPTS)
+        subscription = self._bus.subscribe(topics, GROUP, lease=LEASE_SECONDS, max_attempts=MOST_ATTEMPTS)
         outage = Outage(log, role="work")
         try:
             on_ready()
@@ -197,7 +199,7 @@ class Worker:
                 if self._is_due(delivery, job, study, history=history, amends=predecessor is not None):
                     self._do(delivery, job, spec, history=history, predecessor=predecessor)
                 return
-        except (TransientError, OSError):
+        except (CannotStart, TransientError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - the loop's edge: told, counted, tried again, at last given up
             if not delivery.dead:
@@ -250,11 +252,18 @@ class Worker:
             made = self._work(
                 delivery, lambda: attempt(self._bench, spec, asked, predecessor=predecessor, earlier=earlier)
             )
-        except OSError as error:  # of the work itself: it counts
+        except OSError as error:
+            if store_is_away(error):
+                raise
             self._raised(delivery, job, error, history=history)
             return
         if made is None:
             delivery.retry(0.0, reason="the worker is stopping", count=False)
+            return
+        if not given_up(history, job) and stored_set(self._bench.blobs, place(job.job_id, failed=True)) is not None:
+            # This attempt outlived its lease, and the job was given up meanwhile: its report is in the PACS, or soon.
+            log.warning("job %s: what came of attempt %d is dropped: it was given up", job.job_id, delivery.attempt)
+            delivery.ack()
             return
         made = with_queue(made, begun - job.queued_at)
         result = put_result_set(self._bench.blobs, made, job=job, prefix=place(job.job_id), predecessor=predecessor)
@@ -280,7 +289,8 @@ class Worker:
     ) -> None:  # fmt: skip
         """The last of a job: a report "not analysed" with the reason, and the event that it failed for good."""
         reason = next(
-            (d.reason for d in self._bus.dead_letters() if d.envelope.id == delivery.envelope.id), Reason.WORKER_DIED
+            (d.reason for d in self._bus.dead_letters(group=GROUP) if d.envelope.id == delivery.envelope.id),
+            Reason.WORKER_DIED,
         )
         prefix = place(job.job_id, failed=True)
         # Told before each try: should the report kill its workers as well, it is let be at last.
@@ -301,15 +311,31 @@ class Worker:
                 if made is None:
                     delivery.retry(0.0, reason="the worker is stopping", count=False)
                     return
+                late = self._result_of(job)
+                if late is not None:  # of an attempt that outlived its lease: one answer is enough
+                    self._tell(late, job, spec)
+                    delivery.ack()
+                    return
                 result = put_result_set(self._bench.blobs, made, job=job, prefix=prefix, predecessor=predecessor)
         except (OSError, TransientError):
             raise  # it comes again
+        except (WorkerFault, MemoryError) as error:
+            # Another process may have the room for it; `times_given_up` ends this.
+            delivery.retry(1.0, reason=reason_of(error))
+            raise WorkerFault(f"job {job.job_id}, the report that it failed: {reason_of(error)}") from error
         except Exception as error:  # noqa: BLE001 - the job is lost already; its report is all that is missing
             log.error("job %s: no report of its failure: %s", job.job_id, trace_of(error))
         if result is not None:
             self._tell(result, job, spec, failed=True)
         metrics.JOBS.labels(job.pipeline, "failed").inc()
         delivery.ack()
+
+    def _result_of(self, job: Job) -> ResultSet | None:
+        """What an attempt at it stored, if it can be read."""
+        try:
+            return stored_set(self._bench.blobs, place(job.job_id))
+        except UnknownMessage:
+            return None
 
     def _work(self, delivery: Delivery, task: Callable[[], T]) -> T | None:
         """Run a task in a thread, keeping the lease; None when the end came and it took too long."""
@@ -372,7 +398,9 @@ class Worker:
         try:
             self._failed(job, reason, attempt=delivery.attempt, worker=self._name)
             if len(faults(history, job)) + 1 >= MOST_FAULTS:
-                delivery.give_up(f"{MOST_FAULTS} workers failed on it: {reason}")
+                names = {self._name, *(fault.worker or "" for fault in faults(history, job))}
+                alone = "" if len(names) >= MOST_FAULTS else f" ({', '.join(sorted(names))}, more than once)"
+                delivery.give_up(f"{MOST_FAULTS} workers failed on it{alone}: {reason}")
             else:
                 delivery.retry(1.0, reason=reason, count=False)
         except (TransientError, OSError) as away:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,7 @@ from ichor.types import (
 )
 from ichor.uids import job_id_of, uid_of
 from pipelines.attempt import Bench
-from pipelines.failures import MOST_ATTEMPTS, OTHERS_FIRST
+from pipelines.failures import MOST_ATTEMPTS, OTHERS_FIRST, pause_after
 from pipelines.haematoma import PIPELINE
 from pipelines.results import SET
 from pipelines.worker import BEAT_SECONDS, DRAIN_SECONDS, LEASE_SECONDS, Worker, run_worker
@@ -618,9 +619,22 @@ def died(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_report_of_failure_that_breaks_its_worker_is_made_by_the_next_one() -> None:
+    place = given_up()
+    place.encoder.error = MemoryError()
+    with pytest.raises(WorkerFault, match="out of memory"):
+        place.step()
+    place.encoder.error = None
+    place.begin()
+    place.clock.advance(2.0)
+    assert place.step().dead
+    assert [o.kind for o in place.told(ResultReady, RESULTS)[0].objects] == ["report"]
+    assert place.idle()
+
+
 def test_a_report_of_failure_that_cannot_be_made_is_let_be() -> None:
     place = given_up()
-    place.encoder.error = WorkerFault("a defect")
+    place.encoder.error = ValueError("a defect")
     calls = len(place.encoder.calls)
     place.step()
     place.encoder.error = None
@@ -755,7 +769,8 @@ def test_a_worker_that_broke_leaves_the_job_to_others_and_takes_it_again_when_no
         place.step()
         assert len(place.told(JobStarted)) == breaks
         place.clock.advance(OTHERS_FIRST / 2)
-    assert [letter.reason for letter in place.bus.dead_letters()] == ["3 workers failed on it: out of memory"]
+    cause = "3 workers failed on it (one, more than once): out of memory"
+    assert [letter.reason for letter in place.bus.dead_letters()] == [cause]
 
 
 @pytest.mark.parametrize("away", [TransientError("Kafka away"), OSError(5, "Input/output error")])
@@ -957,3 +972,71 @@ def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_worker(
     with pytest.raises(CannotStart, match="newer Ichor"):
         place.worker.run(lambda: None)
     assert [record.message for record in caplog.records] == ["work waits: Kafka hangs up"]
+
+
+def test_an_attempt_that_outlives_the_job_gives_no_second_answer() -> None:
+    attempts = 0
+
+    def run(volumes: Any, engines: Any, timing: Any) -> Findings:
+        nonlocal attempts
+        attempts += 1
+        if attempts < MOST_ATTEMPTS:
+            raise RuntimeError("a defect")
+        # The process hangs; another one is handed the job, dead, and tells so.
+        place.clock.advance(LEASE_SECONDS + 1)
+        topics = [jobs_topic("haematoma", p) for p in (Priority.STAT, Priority.ROUTINE)]
+        other = place.bus.subscribe(topics, "work", lease=15, max_attempts=MOST_ATTEMPTS)
+        dead = other.receive(0)
+        assert dead is not None
+        assert dead.dead
+        Worker(
+            place.bus, place.bench, pipelines=[place.spec], destinations=["pacs"], clock=place.clock, stop=place.stop
+        ).handle(dead)
+        return PIPELINE.run(volumes, engines, timing)
+
+    place = Place(run)
+    place.order()
+    for _ in range(MOST_ATTEMPTS):
+        place.clock.advance(60.0)
+        place.step()
+    assert [done.outcome for done in place.told(JobDone)] == ["not_analysed"]
+    assert len(place.told(ResultReady, RESULTS)) == 1
+    assert place.idle()
+
+
+def test_a_volume_that_is_away_while_a_job_is_done_costs_it_no_try() -> None:
+    place = Place()
+    place.order()
+    built = place.bench.build_volume
+
+    def away(*_: Any, **__: Any) -> Volume:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    place.bench = replace(place.bench, build_volume=away)
+    place.begin()
+    for _ in range(2 * MOST_ATTEMPTS):
+        assert place.step().attempt == 1
+        place.clock.advance(30.0)
+    place.bench = replace(place.bench, build_volume=built)
+    place.begin()
+    place.step()
+    assert [done.outcome for done in place.told(JobDone)] == ["found"]
+    assert place.told(JobFailed) == []
+
+
+def test_the_last_of_five_tries_comes_forty_seconds_after_the_first() -> None:
+    assert [pause_after(n) for n in range(1, MOST_ATTEMPTS)] == [1.0, 3.0, 9.0, 27.0]
+
+
+def test_a_bus_that_may_not_be_used_ends_the_worker_and_counts_against_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place()
+    place.order()
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise CannotStart("a ledger of a newer Ichor")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.bus, "read", refuse)
+        with pytest.raises(CannotStart):
+            place.step()
+    assert place.told(JobFailed) == []
