@@ -1,4 +1,4 @@
-"""Result sets in the store: what one job gave, put once and for ever. Encodes nothing and sends nothing."""
+"""Result sets in the store: what one job gave, put once and for ever, and the messages that tell of it. Sends nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ichor.encoding import EncodedObject
 from ichor.identity import identity_of_sources
-from ichor.messages import JobDone, from_json, to_json
+from ichor.messages import JobDone, ResultReady, from_json, to_json
 from ichor.store.protocol import Blobs
 from ichor.types import Findings, Instance, Job, Picture, ResultObject, ResultSet, unique
 from pipelines.picture import Drawn
@@ -93,6 +93,26 @@ def put_result_set(
         return result
     there = stored_set(blobs, prefix)
     return there if there is not None else result
+
+
+def done_of(result: ResultSet, *, version: str, destinations: tuple[str, ...], at: float) -> JobDone:
+    """What is told of a set that is stored."""
+    return JobDone(
+        study_instance_uid=result.study_instance_uid, job_id=result.job_id, pipeline=result.pipeline, version=version,
+        at=at, outcome=result.outcome, reason=result.reason, summary=result.summary, seconds=result.seconds,
+        measurements=result.measurements, input_series=result.input_series, objects=result.objects,
+        pictures=tuple((p.key, p.caption) for p in result.pictures), destinations=destinations,
+        predecessor=result.predecessor,
+    )  # fmt: skip
+
+
+def ready_of(result: ResultSet, *, destinations: tuple[str, ...], at: float) -> ResultReady:
+    """The order to deliver it."""
+    return ResultReady(
+        study_instance_uid=result.study_instance_uid, job_id=result.job_id, pipeline=result.pipeline,
+        revision=result.revision, identity_sha256=result.identity_sha256, destinations=destinations,
+        objects=result.objects, ready_at=at,
+    )  # fmt: skip
 
 
 def _input_series(job: Job) -> tuple[str, ...]:

@@ -24,11 +24,9 @@ from ichor.messages import (
     EVENTS,
     RESULTS,
     Data,
-    JobDone,
     JobFailed,
     JobStarted,
     JobSuperseded,
-    ResultReady,
     jobs_topic,
     open_envelope,
     seal,
@@ -57,7 +55,7 @@ from pipelines.failures import (
     trace_of,
     worker_died,
 )
-from pipelines.results import Made, place, put_result_set, stored_set
+from pipelines.results import Made, done_of, place, put_result_set, ready_of, stored_set
 from pipelines.running import Running
 
 log = logging.getLogger(__name__)
@@ -252,8 +250,8 @@ class Worker:
             made = self._work(
                 delivery, lambda: attempt(self._bench, spec, asked, predecessor=predecessor, earlier=earlier)
             )
-        except OSError as error:
-            if store_is_away(error):
+        except (CannotStart, OSError) as error:  # of the work itself: it counts
+            if isinstance(error, OSError) and store_is_away(error):
                 raise
             self._raised(delivery, job, error, history=history)
             return
@@ -361,30 +359,10 @@ class Worker:
         """Publish that a set is there and that it waits for delivery. Twice is once."""
         at = self._clock.time()
         name = f"{job.job_id}:failed" if failed else job.job_id
-        done = JobDone(
-            study_instance_uid=job.study_instance_uid,
-            job_id=job.job_id,
-            pipeline=job.pipeline,
-            version=spec.version,
-            at=at,
-            outcome=result.outcome,
-            reason=result.reason,
-            summary=result.summary,
-            seconds=result.seconds,
-            measurements=result.measurements,
-            input_series=result.input_series,
-            objects=result.objects,
-            pictures=tuple((p.key, p.caption) for p in result.pictures),
-            destinations=self._destinations,
-            predecessor=result.predecessor,
-        )
+        done = done_of(result, version=spec.version, destinations=self._destinations, at=at)
         self._publish(done, job, id=f"{name}:done")
         if result.objects and self._destinations:
-            ready = ResultReady(
-                study_instance_uid=job.study_instance_uid, job_id=job.job_id, pipeline=job.pipeline,
-                revision=job.revision, identity_sha256=result.identity_sha256, destinations=self._destinations,
-                objects=result.objects, ready_at=at,
-            )  # fmt: skip
+            ready = ready_of(result, destinations=self._destinations, at=at)
             self._publish(ready, job, topic=RESULTS, id=f"{name}:ready")
 
     def _raised(self, delivery: Delivery, job: Job, error: Exception, *, history: Sequence[Data]) -> None:

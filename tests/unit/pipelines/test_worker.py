@@ -773,6 +773,25 @@ def test_a_worker_that_broke_leaves_the_job_to_others_and_takes_it_again_when_no
     assert [letter.reason for letter in place.bus.dead_letters()] == [cause]
 
 
+def test_a_bus_not_to_be_used_costs_the_job_nothing_and_its_own_refusal_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = Place(Failing(CannotStart("said by the pipeline")))
+    place.order()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.worker.events", not_to_be_used)
+        with pytest.raises(CannotStart):
+            place.step()
+    assert place.told(JobFailed) == []
+    place.clock.advance(LEASE_SECONDS)
+    place.step()
+    assert [f.reason for f in place.told(JobFailed)] == ["said by the pipeline"]
+
+
+def not_to_be_used(*_: object) -> None:
+    raise CannotStart("written by a newer Ichor")
+
+
 @pytest.mark.parametrize("away", [TransientError("Kafka away"), OSError(5, "Input/output error")])
 @pytest.mark.parametrize("at", ["telling", "handing back"])
 def test_a_broken_worker_ends_also_when_the_bus_is_away_at_that_moment(
