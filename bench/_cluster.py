@@ -25,8 +25,8 @@ from ichor.config import KafkaSettings
 from phantoms.ct_study import write_ct_head
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from e2e.cluster import Member, _plugin
-from kafka_broker import Broker, _classpath
+from e2e.cluster import Member, plugin_folder
+from kafka_broker import Broker, classpath
 
 SHARDS = 8
 SLICES, MATRIX = 20, 128
@@ -46,12 +46,12 @@ class Site:
         where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ichor-bench-", dir=where)))
         (kafka := self.memory / "kafka").mkdir()
-        broker = Broker(kafka, java="java", classpath=_classpath("mvn"), free_port=lambda: free_ports(1)[0])
+        broker = Broker(kafka, java="java", classpath=classpath("mvn"), free_port=lambda: free_ports(1)[0])
         stack.callback(broker.stop)
         broker.start()
-        self.servers, self._log, self.broker = broker.servers, kafka / "log", broker._process.pid
+        self.servers, self._log, self.broker = broker.servers, kafka / "log", broker.pid
         self._stack = stack
-        self._plugin = _plugin(folder / "plugin")
+        self._plugin = plugin_folder(folder / "plugin")
         (folder / "control").mkdir()
         (self.pacs,) = free_ports(1)
         # Without the variable Nagle's algorithm costs 40 ms a response.

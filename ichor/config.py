@@ -171,8 +171,8 @@ class ConsoleSettings(_Table):
 class KafkaSettings(_Table):
     """How Kafka is reached and named; used where ``bus.url`` is ``kafka://``."""
 
-    # Of topics and consumer groups.
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = "ichor."
+    # Of topics and consumer groups; never empty: Kafka has others', which are none of Ichor's.
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "ichor."
     replication: Annotated[int, Field(ge=0)] = 0  # of topics that Ichor makes; 0: as the broker does
     create_topics: bool = True
     message_bytes: Annotated[Bytes, Field(ge=200_000, le=1_000_000_000)] = 16_000_000

@@ -45,6 +45,7 @@ from ichor.types import StudyState
 log = logging.getLogger(__name__)
 
 _EVERY = 600.0  # seconds between two sweeps
+_AGAIN = 60.0  # seconds until a sweep that failed is tried again: it asks for every topic anew
 _SOON = 5.0  # seconds, while what dead receivers wrote is not in the journal yet
 _SETTLED = 600.0  # seconds since a segment was written to
 _SIGN = 10.0  # seconds between two signs to the other receivers of a store
@@ -164,10 +165,10 @@ def keep_tidy(
                     bus.prune(topic, before=clock.time() - ages.spool)
                 if swept.objects or swept.result_sets:
                     log.info("retention: %d objects and %d result sets removed", swept.objects, swept.result_sets)
-            outage.over()
+                outage.over()  # not before a sweep got through: what refused may be one topic of it
         except (TransientError, CannotStart) as error:
             outage.away(error)
-            sweep_at = float("-inf")  # not over before that has been tried again
+            sweep_at = min(sweep_at, clock.monotonic() + _AGAIN)
         except Exception:
             metrics.LOOP_ERRORS.labels("retention").inc()
             log.exception("retention: a sweep failed")

@@ -124,6 +124,12 @@ class Broker:
         """As `secure`, without TLS."""
         return f"127.0.0.1:{self._sasl}"
 
+    @property
+    def pid(self) -> int:
+        """Of the broker's process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         self.begin()
         self.wait()
@@ -214,11 +220,11 @@ def make_broker(
     made: list[Broker] = []
 
     def make() -> Broker:
-        java, classpath = peer("java", "openjdk-17-jre-headless"), _classpath(peer("mvn", "maven"))
+        java, jars = peer("java", "openjdk-17-jre-headless"), classpath(peer("mvn", "maven"))
         # In memory where it can be: the controller syncs all the time, and a busy disk would stop it.
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         folder = Path(tempfile.mkdtemp(prefix="ichor-kafka-", dir=memory))
-        broker = Broker(folder, java=java, classpath=classpath, free_port=free_port)
+        broker = Broker(folder, java=java, classpath=jars, free_port=free_port)
         made.append(broker)
         return broker
 
@@ -231,7 +237,7 @@ def make_broker(
 @pytest.fixture
 def quorum(peer: Callable[[str, str], str], free_port: Callable[[], int]) -> Iterator[Quorum]:
     """Three brokers that serve; 750 MB."""
-    java, classpath = peer("java", "openjdk-17-jre-headless"), _classpath(peer("mvn", "maven"))
+    java, jars = peer("java", "openjdk-17-jre-headless"), classpath(peer("mvn", "maven"))
     control = {node: free_port() for node in (1, 2, 3)}
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder, name = Path(tempfile.mkdtemp(prefix="ichor-kafka-", dir=memory)), uuid.uuid4().hex[:22]
@@ -240,7 +246,7 @@ def quorum(peer: Callable[[str, str], str], free_port: Callable[[], int]) -> Ite
         (folder / str(node)).mkdir()
         made.append(
             Broker(
-                folder / str(node), java=java, classpath=classpath, free_port=free_port, node=node, control=control,
+                folder / str(node), java=java, classpath=jars, free_port=free_port, node=node, control=control,
                 cluster_id=name,
             )
         )  # fmt: skip
@@ -295,7 +301,7 @@ def prefix() -> str:
     return f"test-{uuid.uuid4().hex[:12]}."
 
 
-def _classpath(mvn: str) -> str:
+def classpath(mvn: str) -> str:
     """Paths of the broker's jars, which Maven resolves once."""
     kept = _CACHE / f"{hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]}.classpath"
     if kept.exists() and all(Path(jar).exists() for jar in kept.read_text().strip().split(":")):

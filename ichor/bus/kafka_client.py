@@ -1,4 +1,4 @@
-"""What the Kafka bus asks of a cluster, in our own types and errors. The only one that calls kafka-python.
+"""What the Kafka bus asks of a cluster, in our own types and errors. Makes all clients of kafka-python.
 
 Clients are made when first needed (threads do not survive a fork) and made anew after an error. kafka-python ships no
 types: nothing of it leaves this module but the consumer that `ichor.bus.kafka_tail` polls, and the admin client that
@@ -57,6 +57,9 @@ class Record(Protocol):
     timestamp: int  # milliseconds
     headers: Sequence[tuple[str, bytes]]
 
+
+# Of every topic: nothing ends by itself, whatever the brokers do with topics that say nothing.
+_KEPT = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 
 _CAUSES = Causes(not_these=_LATE)
 
@@ -135,7 +138,7 @@ class Cluster:
         missing = [topic for topic in dict.fromkeys(topics) if topic not in self._known]
         if not missing:
             return
-        with self._ask() as admin, self._told(missing[0]):
+        with self.asked() as admin, self._told(missing[0]):
             there = {one["name"]: len(one["partitions"]) for one in admin.describe_topics() if not one["error_code"]}
             for topic in missing:
                 count = there.get(self._name(topic), 1)
@@ -143,15 +146,16 @@ class Cluster:
                     raise CannotStart(f"Kafka topic {self._name(topic)} has {count} partitions: Ichor needs one")
             absent = [self._name(topic) for topic in missing if self._name(topic) not in there]
             if absent and not self.settings.create_topics:
+                kept = ", ".join(f"{key}={value}" for key, value in _KEPT.items())
                 raise TransientError(
-                    f"Kafka has no topic {absent[0]}, and bus.kafka.create_topics is false: make it with one partition "
-                    "and retention.ms=-1"
+                    f"Kafka has no topic {absent[0]}, and bus.kafka.create_topics is false: make it with one partition, "
+                    f"{kept}"
                 )
             if absent:
                 made = {
                     "num_partitions": 1,
                     "replication_factor": self.settings.replication or -1,
-                    "configs": {"retention.ms": "-1", "max.message.bytes": str(self.settings.message_bytes)},
+                    "configs": _KEPT | {"max.message.bytes": str(self.settings.message_bytes)},
                 }
                 with contextlib.suppress(errors.TopicAlreadyExistsError):
                     admin.create_topics(dict.fromkeys(absent, made), wait_for_metadata=True)
@@ -160,19 +164,19 @@ class Cluster:
     def groups(self) -> list[str]:
         """Groups that have subscribed something."""
         head = self._name(self.ledger_prefix)
-        with self._ask() as admin, self._told(self.ledger_prefix):
+        with self.asked() as admin, self._told(self.ledger_prefix):
             return sorted(name.removeprefix(head) for name in admin.list_topics() if name.startswith(head))
 
     def topics(self) -> list[TopicState]:
         """All with the prefix; who asks needs DescribeConfigs."""
-        with self._ask() as admin, self._told(""):
+        with self.asked() as admin, self._told(""):
             return topics_of(admin, self.settings.prefix)
 
     def ends(self, topics: Sequence[str]) -> dict[str, tuple[int, int]]:
         """First offset and the one after the last of each topic."""
         if not topics:
             return {}
-        with self._ask() as admin, self._told(topics[0]):
+        with self.asked() as admin, self._told(topics[0]):
             places = {topic: TopicPartition(self._name(topic), 0) for topic in topics}
             first = admin.list_partition_offsets(dict.fromkeys(places.values(), OffsetSpec.EARLIEST))
             last = admin.list_partition_offsets(dict.fromkeys(places.values(), OffsetSpec.LATEST))
@@ -180,19 +184,19 @@ class Cluster:
 
     def offset_at(self, topic: str, at: float) -> int | None:
         """Offset of the first record of that time (POSIX seconds) or later."""
-        with self._ask() as admin, self._told(topic):
+        with self.asked() as admin, self._told(topic):
             place = TopicPartition(self._name(topic), 0)
             offset = admin.list_partition_offsets({place: int(at * 1000)})[place].offset
             return None if offset < 0 else int(offset)
 
     def trim(self, topic: str, before: int) -> None:
         """Delete the records before an offset."""
-        with self._ask() as admin, self._told(topic):
+        with self.asked() as admin, self._told(topic):
             admin.delete_records({TopicPartition(self._name(topic), 0): before})
 
     def commit(self, group: str, offsets: Mapping[str, int]) -> None:
         """Write offsets down where Kafka's tools look for them: nothing of Ichor reads them."""
-        with self._ask() as admin, self._told(group):
+        with self.asked() as admin, self._told(group):
             places = {
                 TopicPartition(self._name(topic), 0): OffsetAndMetadata(offset, "", -1)
                 for topic, offset in offsets.items()
@@ -249,20 +253,21 @@ class Cluster:
         with self._told(""):
             yield
 
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[Any]:
+        """kafka-python's admin client, for one thread at a time; dropped after an error, which is kafka-python's own."""
+        with self._asking, self._rebuilt("_admin"):
+            if self._admin is None:
+                with self._told(""):
+                    self._admin = kafka.KafkaAdminClient(**self._common())
+            yield self._admin
+
     @property
     def _milliseconds(self) -> int:
         return int(self.settings.timeout * 1000)
 
     def _name(self, topic: str) -> str:
         return self.settings.prefix + topic
-
-    @contextlib.contextmanager
-    def _ask(self) -> Iterator[Any]:
-        with self._asking, self._rebuilt("_admin"):
-            if self._admin is None:
-                with self._told(""):
-                    self._admin = kafka.KafkaAdminClient(**self._common())
-            yield self._admin
 
     @contextlib.contextmanager
     def _rebuilt(self, name: str) -> Iterator[None]:

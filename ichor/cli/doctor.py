@@ -17,7 +17,7 @@ from typing import Protocol
 from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.protocol import Bus
 from ichor.cli.folder import DataFolder
-from ichor.cli.kafka_topics import check_kafka
+from ichor.cli.kafka_check import check_kafka
 from ichor.cli.machine import Finding, Level, check_machine, existing
 from ichor.cli.receiving import (
     check_assembly,

@@ -136,7 +136,7 @@ class Cluster:
         self.store.mkdir(parents=True)
         self.control = folder / "control"
         (self.control / "at-work").mkdir(parents=True)
-        self._plugin = _plugin(folder / "plugin")
+        self._plugin = plugin_folder(folder / "plugin")
         self._settings = dict(settings or {})
         command = "serve" if whole else "receive"
         self.receivers = [
@@ -373,7 +373,7 @@ def _state(study: Study | None, *, slices: int) -> str:
     return "done" if sum(series.instances for series in study.series) == slices else "lacks images"
 
 
-def _plugin(folder: Path) -> Path:
+def plugin_folder(folder: Path) -> Path:
     """A folder for PYTHONPATH by which the small pipeline is the only one that is installed."""
     metadata = folder / "ichor-0.1.0.dist-info"
     metadata.mkdir(parents=True)

@@ -57,7 +57,7 @@ def secure(broker: Broker, folder: Path) -> dict[str, str]:
 
 
 def of_three_partitions(bus: KafkaBus) -> None:
-    with bus.cluster._ask() as admin:
+    with bus.cluster.asked() as admin:
         admin.create_topics({f"{bus.cluster.settings.prefix}results": {"num_partitions": 3}}, wait_for_metadata=True)
 
 
@@ -187,7 +187,7 @@ def test_what_is_too_large_for_its_topic_is_said_once_and_told_when_the_topic_ta
         free_port(),
         f"{prefix}{INSTANCES}",
     )
-    with bus.cluster._ask() as admin:
+    with bus.cluster.asked() as admin:
         small = {"num_partitions": 1, "configs": {"max.message.bytes": "200"}}
         admin.create_topics({topic: small}, wait_for_metadata=True)
     role = run(plain(broker, tmp_path), prefix, tmp_path, "receive", "--set", f"listener.port={port}")
@@ -208,7 +208,7 @@ def test_what_is_too_large_for_its_topic_is_said_once_and_told_when_the_topic_ta
             assert Scu(port).store(encode(image(uid)), sop_instance=uid) == 0
             wait(lambda: said in log.read_text(), said)
         assert told() == set()
-        with bus.cluster._ask() as admin:
+        with bus.cluster.asked() as admin:
             admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": "1000000"})])
         wait(lambda: told() == set(uids), "message")
         wait(lambda: "relay goes on" in log.read_text(), "line")

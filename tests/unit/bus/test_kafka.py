@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.admin import ConfigResource
 from kafka_broker import PATIENCE, USER, Broker, Quorum
 
 from ichor.bus.kafka import KafkaBus
@@ -241,7 +242,7 @@ def test_kafkas_own_tools_see_how_far_a_group_is_behind(open_bus: Open, prefix: 
     def committed() -> object:
         member._tidy_at = 0.0
         member._tidy()
-        with bus.cluster._ask() as admin:
+        with bus.cluster.asked() as admin:
             offsets = admin.list_group_offsets([f"{prefix}work"])
         return "offset=1" in str(offsets) or "'offset': 1" in str(offsets)
 
@@ -261,9 +262,24 @@ def test_a_topic_that_is_missing_is_named_and_made_by_nobody(open_bus: Open, pre
     assert [envelope.id for _, envelope in bus.read("jobs")] == ["a"]
 
 
+def test_a_topic_that_is_made_keeps_all_whatever_the_brokers_do(open_bus: Open, prefix: str) -> None:
+    bus = open_bus()
+    bus.cluster.ensure(["jobs"])
+    with bus.cluster.asked() as admin:
+        asked = [ConfigResource("TOPIC", f"{prefix}jobs")]
+        (told,) = admin.describe_configs(asked, config_filter="all").values()
+    of_its_own = {
+        name: value["value"]
+        for name, value in told[f"{prefix}jobs"].items()
+        if value["config_source"] == "DYNAMIC_TOPIC_CONFIG"
+    }
+    kept = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+    assert of_its_own == kept | {"max.message.bytes": "16000000"}
+
+
 def test_a_topic_of_several_partitions_is_refused(open_bus: Open, prefix: str) -> None:
     bus = open_bus()
-    with bus.cluster._ask() as admin:
+    with bus.cluster.asked() as admin:
         admin.create_topics({f"{prefix}jobs": {"num_partitions": 3}}, wait_for_metadata=True)
     with pytest.raises(CannotStart, match=rf"{prefix}jobs has 3 partitions"):
         bus.publish("jobs", [message("a")])
@@ -280,7 +296,7 @@ def test_a_message_that_is_too_large_is_named_and_the_next_one_goes(open_bus: Op
 
 def test_a_topic_that_takes_less_than_the_setting_says_so(open_bus: Open, prefix: str) -> None:
     bus = open_bus()
-    with bus.cluster._ask() as admin:
+    with bus.cluster.asked() as admin:
         made = {"num_partitions": 1, "configs": {"max.message.bytes": "1000"}}
         admin.create_topics({f"{prefix}jobs": made}, wait_for_metadata=True)
     with pytest.raises(IchorError, match=r"max\.message\.bytes"):

@@ -258,6 +258,7 @@ def test_kafka_is_named_by_its_servers_and_reached_as_its_table_says(tmp_path: P
         ({"bus.url": "kafka://host"}, "bus.url"),
         ({"bus.url": "amqp://host:1"}, "bus.url"),
         ({"bus.kafka.prefix": "a/b"}, "bus.kafka.prefix"),
+        ({"bus.kafka.prefix": ""}, "bus.kafka.prefix"),
         ({"bus.kafka.ca": "ca.pem"}, "tls"),
         ({"bus.kafka.username": "ichor"}, "password_file"),
         ({"bus.kafka.mechanism": "GSSAPI"}, "bus.kafka.mechanism"),

@@ -346,7 +346,7 @@ def test_an_absent_bus_and_an_absent_log_do_not_end_retention(place: Place, tmp_
     assert place.journal.by_study(STUDY) == []
 
 
-def test_an_outage_is_said_once_and_the_sweep_is_not_left_out(
+def test_an_outage_is_said_once_and_the_sweep_is_tried_again_after_a_minute(
     place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="ichor.retention")
@@ -359,9 +359,10 @@ def test_an_outage_is_said_once_and_the_sweep_is_not_left_out(
         CannotStart("Kafka at b refuses the credentials"),
         CannotStart("Kafka at b refuses the credentials"),
     ]
-    stop, waited = threading.Event(), []
+    stop, waited, asked = threading.Event(), [], []
 
     def open_bus() -> MemoryBus:
+        asked.append(sum(waited))
         if answers:
             raise answers.pop(0)
         return place.bus
@@ -369,7 +370,7 @@ def test_an_outage_is_said_once_and_the_sweep_is_not_left_out(
     def wait(seconds: float) -> None:
         waited.append(seconds)
         place.clock.advance(seconds)
-        if len(waited) == 8:
+        if len(waited) == 32:
             stop.set()
 
     place.deliver("sent")
@@ -379,7 +380,7 @@ def test_an_outage_is_said_once_and_the_sweep_is_not_left_out(
         ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
     )  # fmt: skip
     receivers.close()
-    assert waited == [10.0] * 8
+    assert (waited, asked) == ([10.0] * 32, [0.0, 60.0, 120.0, 180.0, 240.0, 300.0])
     assert [record.getMessage() for record in caplog.records] == [
         "retention waits: store s3://a: the endpoint cannot be reached",
         "retention waits: Kafka at b refuses the credentials",

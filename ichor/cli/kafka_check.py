@@ -30,8 +30,11 @@ def check_kafka(settings: Settings) -> Iterator[Finding]:
         except CannotStart as error:
             yield Finding(Level.WARN, _WHAT, str(error), "let doctor see them: DescribeConfigs")
             return
-    made = () if settings.bus.kafka.create_topics else needed(settings)
-    yield from check_topics(topics, message_bytes=settings.bus.kafka.message_bytes, needed=made)
+    made = settings.bus.kafka.create_topics
+    yield from check_topics(
+        topics, message_bytes=settings.bus.kafka.message_bytes, needed=() if made else needed(settings),
+        dead_letters=() if made else dead_letter_topics(settings),
+    )  # fmt: skip
 
 
 def needed(settings: Settings) -> tuple[str, ...]:
@@ -39,22 +42,35 @@ def needed(settings: Settings) -> tuple[str, ...]:
     divided = shards(settings.assemble.shards)
     groups = [shard.group for shard in divided] + ["work", "commitment.decide", "commitment.report"]
     groups += [f"sender.{destination.name}" for destination in settings.destinations]
+    return (*_received(settings), EVENTS, *(f"group.{group}" for group in groups))
+
+
+def dead_letter_topics(settings: Settings) -> tuple[str, ...]:
+    """Where copies of dead letters go."""
+    return tuple(f"{topic}.dlq" for topic in _received(settings))
+
+
+def _received(settings: Settings) -> tuple[str, ...]:
     jobs = [jobs_topic(name, lane) for name in installed_names() for lane in (Priority.STAT, Priority.ROUTINE)]
-    return (
-        *(shard.topic for shard in divided), *jobs, RESULTS, COMMITMENTS, EVENTS, *(f"group.{group}" for group in groups),
-    )  # fmt: skip
+    return (*(shard.topic for shard in shards(settings.assemble.shards)), *jobs, RESULTS, COMMITMENTS)
 
 
-def check_topics(topics: Sequence[TopicState], *, message_bytes: int, needed: Sequence[str]) -> Iterator[Finding]:
-    """``needed``: what must be there already, because Ichor makes none."""
+def check_topics(
+    topics: Sequence[TopicState], *, message_bytes: int, needed: Sequence[str], dead_letters: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """``needed``, ``dead_letters``: what must and should be there already, because Ichor makes none."""
     known = {topic.name for topic in topics}
     faults = (
         (Level.FAIL, "not there", [name for name in needed if name not in known], "make them: docs/cluster.md"),
+        (
+            Level.WARN, "not there", [name for name in dead_letters if name not in known],
+            "what is given up is not copied there for other tools; `ichor dlq` has it: docs/cluster.md",
+        ),
         (Level.FAIL, "of several partitions", [t.name for t in topics if t.partitions != 1], "Ichor needs one"),
         (
             Level.FAIL, "whose messages end by themselves",
-            [t.name for t in topics if t.keeps_ms != -1 or t.cleanup != "delete"],
-            "set retention.ms=-1 and cleanup.policy=delete: Ichor deletes what is done",
+            [t.name for t in topics if (t.keeps_ms, t.keeps_bytes, t.cleanup) != (-1, -1, "delete")],
+            "set retention.ms=-1, retention.bytes=-1 and cleanup.policy=delete: Ichor deletes what is done",
         ),
         (
             Level.WARN, "that take less than bus.kafka.message_bytes",
@@ -63,6 +79,10 @@ def check_topics(topics: Sequence[TopicState], *, message_bytes: int, needed: Se
         (
             Level.WARN, "on one disk", [t.name for t in topics if t.copies == 1],
             "what Kafka acknowledged goes with that disk: three copies, min.insync.replicas=2",
+        ),
+        (
+            Level.WARN, "acknowledged by one broker alone", [t.name for t in topics if t.copies >= 3 and t.at_least < 2],
+            "what it acknowledged may go with it: set min.insync.replicas=2",
         ),
     )  # fmt: skip
     there = [(level, fault, names, todo) for level, fault, names, todo in faults if names]
