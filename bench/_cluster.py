@@ -52,7 +52,7 @@ class Site:
         self.servers, self._log, self.broker = broker.servers, kafka / "log", broker.pid
         self._stack = stack
         self._plugin = plugin_folder(folder / "plugin")
-        (folder / "control").mkdir()
+        (folder / "control" / "at-work").mkdir(parents=True)
         (self.pacs,) = free_ports(1)
         # Without the variable Nagle's algorithm costs 40 ms a response.
         receiver = subprocess.Popen(

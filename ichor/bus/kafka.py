@@ -464,12 +464,13 @@ class KafkaSubscription:
             offsets = {topic: replica.unfinished_from(topic, letters=False) for topic in self._topics}
         changed = {topic: offset for topic, offset in offsets.items() if self._committed.get(topic) != offset}
         try:
-            if changed:
-                self.bus.cluster.commit(self.group, changed)
-                self._committed |= changed
+            # First what keeps the ledger short: it must not wait for a right to write offsets.
             if replica.entries >= _SNAPSHOT_EVERY:
                 replica.entries = 0
                 self.bus.shorten(self._tail)
+            if changed:
+                self.bus.cluster.commit(self.group, changed)
+                self._committed |= changed
         except IchorError as error:
             # Nothing depends on either; but a ledger that is never cut grows.
             self._tidy_at = now + _TIDY_AGAIN_SECONDS

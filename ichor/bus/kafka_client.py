@@ -195,13 +195,22 @@ class Cluster:
             admin.delete_records({TopicPartition(self._name(topic), 0): before})
 
     def commit(self, group: str, offsets: Mapping[str, int]) -> None:
-        """Write offsets down where Kafka's tools look for them: nothing of Ichor reads them."""
+        """Write offsets down where Kafka's tools look for them: nothing of Ichor reads them.
+
+        Raises
+        ------
+        TransientError
+            Kafka refuses them, or has no coordinator of the group yet.
+        """
         with self.asked() as admin, self._told(group):
             places = {
                 TopicPartition(self._name(topic), 0): OffsetAndMetadata(offset, "", -1)
                 for topic, offset in offsets.items()
             }
-            admin.alter_group_offsets(self.settings.prefix + group, places)
+            answers = admin.alter_group_offsets(self.settings.prefix + group, places)
+        refused = sorted({error.__name__ for error in answers.values() if error is not errors.NoError})
+        if refused:
+            raise TransientError(f"Kafka refuses the offsets of group {group}: {', '.join(refused)}")
 
     def fetch(self, topic: str, offset: int) -> Record:
         """One record.
