@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -37,9 +38,16 @@ class Door:
 
     def pid(self) -> int:
         """The process that serves it now."""
-        ready = self.receive.data / "run" / "stow.ready"
-        self.receive.until(lambda: ready.exists() and ready.read_text().strip().isdigit(), what="the STOW role")
-        return int(ready.read_text())
+        ready, found = self.receive.data / "run" / "stow.ready", ""
+
+        def there() -> bool:
+            nonlocal found
+            with contextlib.suppress(FileNotFoundError):  # the process that it names has just died
+                found = ready.read_text().strip()
+            return found.isdigit()
+
+        self.receive.until(there, what="the STOW role")
+        return int(found)
 
     def post(self, content: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
         fields = {"Content-Type": TYPE} | {name.replace("_", "-"): value for name, value in headers.items()}

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from unit.listener.site import Site
 
-from listener import role
+from listener import admission, role
+
+
+@pytest.fixture(autouse=True)
+def names_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that looks senders' names up has no end: it would speak in the logs of later tests."""
+    monkeypatch.setattr(admission, "_LONGEST_LOOK_UP_AGE", 1e6)
 
 
 @pytest.fixture
