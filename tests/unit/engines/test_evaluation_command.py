@@ -73,7 +73,6 @@ def write_case(folder: Path, head: Head) -> None:
 
 
 def test_an_evaluation_writes_page_figures_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     models, data, out = tmp_path / "models", tmp_path / "data", tmp_path / "out"
     models.mkdir()
     card(write_threshold_model(models / "haematoma-own.onnx"))
