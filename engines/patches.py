@@ -33,20 +33,48 @@ BLEEDING_SHARE = 0.7
 """Of patches from heads with a bleed: less than this and the network learns late what blood looks like."""
 
 
+BRAIN_BELOW_HU = 45.0
+
+
+def brain_like(case: PooledCase) -> float:
+    """Share of a case's haematoma that is no denser than brain can be; 0 without a haematoma.
+
+    The serum above a fluid level, the paler half of a blend, blood that partial volume thinned.
+    """
+    if not case.bleeding_slices.size:
+        return 0.0
+    hu, labels = case.hu_zyx[case.bleeding_slices], case.labels_zyx[case.bleeding_slices]
+    return float((hu[(labels & 0xFF) >= 128] < BRAIN_BELOW_HU).mean())
+
+
 def draw_batch(
-    cases: Sequence[PooledCase], *, shape_zyx: tuple[int, int, int], batch: int, seed: int, step: int
+    cases: Sequence[PooledCase],
+    *,
+    shape_zyx: tuple[int, int, int],
+    batch: int,
+    seed: int,
+    step: int,
+    weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Inputs ``(batch, 1, z, y, x)`` in HU and targets ``(batch, 2, z, y, x)`` of one step.
 
     Everything random comes from (seed, step, index): a training that was cut off continues with the batches it would
-    have seen.
+    have seen. ``weights``, one per case: how often a case with a bleed is drawn, to the others; None: all equally.
     """
     bleeding = [case for case in cases if case.bleeding_slices.size]
+    chance = None
+    if weights is not None:
+        wanted = np.array([weight for case, weight in zip(cases, weights, strict=True) if case.bleeding_slices.size])
+        chance = wanted / wanted.sum()
     patches = []
     for index in range(batch):
         rng = np.random.default_rng([seed, step, index])
-        among = bleeding if bleeding and rng.random() < BLEEDING_SHARE else cases
-        patches.append(_vary(_cut(among[int(rng.integers(len(among)))], shape_zyx, rng), rng))
+        if bleeding and rng.random() < BLEEDING_SHARE:
+            chosen = rng.integers(len(bleeding)) if chance is None else rng.choice(len(bleeding), p=chance)
+            case = bleeding[int(chosen)]
+        else:
+            case = cases[int(rng.integers(len(cases)))]
+        patches.append(_vary(_cut(case, shape_zyx, rng), rng))
     inputs = torch.from_numpy(np.stack([patch.hu_zyx[None] for patch in patches]))
     targets = torch.from_numpy(np.stack([np.stack([p.occupancy_zyx, p.intracranial_zyx]) for p in patches]))
     return inputs, targets

@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from engines.runtime import file_sha256
 from ichor.errors import CannotStart
 
 if TYPE_CHECKING:
     from engines.expansion_training import ExpansionOptions
+    from engines.networks.umamba import UMambaConfig
     from engines.training import TrainingOptions
 
 FACTS = ("seed", "step", "elapsed_s", "options", "precision", "network_config")
+NO_CHECKPOINT = (
+    OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What reading a file that is not one, or not of this network, can raise."""
 CHANGES_NO_WEIGHT = {"device", "threads", "checkpoint_seconds"}
 
 
@@ -67,7 +73,10 @@ class SavedRun:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             network = type(self.options.network).from_dict(state["network_config"])
             other = [] if network == self.options.network else ["another network"]
-            now, then = _without_network(self.options), state["options"]
+            # Options that came later had no effect then, which is what their defaults do.
+            then = {option.name: option.default for option in fields(self.options)} | state["options"]
+            then.pop("network")
+            now = _without_network(self.options)
             other += [
                 f"{name} {then.get(name)!r:.40}, not {now.get(name)!r:.40}"
                 for name in sorted((now.keys() | then.keys()) - CHANGES_NO_WEIGHT)
@@ -80,9 +89,7 @@ class SavedRun:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 torch.set_rng_state(state["random"])
-        except (
-            OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, pickle.UnpicklingError,
-        ) as error:  # fmt: skip
+        except NO_CHECKPOINT as error:
             told = f"{self.path.name} is of another training, or no checkpoint ({type(error).__name__})"
             raise CannotStart(told) from error
         if other:
@@ -94,6 +101,25 @@ def delivered(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The averaged weights of a checkpoint and its `FACTS`. No pickle is run."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return state["ema"], {name: state[name] for name in FACTS}
+
+
+def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: UMambaConfig) -> str:
+    """Give networks of ``config`` the averaged weights of a checkpoint; returns its SHA-256. No pickle is run.
+
+    Raises
+    ------
+    CannotStart
+        No checkpoint, or one of another network.
+    """
+    try:
+        weights, facts = delivered(checkpoint)
+        if type(config).from_dict(facts["network_config"]) != config:
+            raise CannotStart(f"{checkpoint.name} is of another network than the one to train")
+        for network in networks:
+            network.load_state_dict(weights)
+        return file_sha256(checkpoint)
+    except NO_CHECKPOINT as error:
+        raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({type(error).__name__})") from error
 
 
 def digest(told: Iterable[bytes]) -> str:

@@ -19,9 +19,9 @@ from engines.early_look import draw_early_look, held_out_dice
 from engines.loss import Loss, haematoma_loss
 from engines.networks.layers import parameter_count
 from engines.networks.umamba import DEMO, UMamba, UMambaConfig, deep_supervision_weights
-from engines.patches import draw_batch
+from engines.patches import brain_like, draw_batch
 from engines.precision import Precision, autocast, resolve
-from engines.saved_run import SavedRun, delivered, digest
+from engines.saved_run import SavedRun, begin_with, delivered, digest
 from ichor.errors import CannotStart
 
 Report = Callable[[str], None]
@@ -41,6 +41,8 @@ class TrainingOptions:
     small_patch_zyx : of the first `small_share`; None: always `network.patch_zyx`.
     ema_decay : of the averaged weights that are delivered; 0 delivers the last ones.
     hard_loss : see `engines.loss.haematoma_loss`.
+    elusive : a bleed is drawn ``1 + elusive * engines.patches.brain_like(case)`` times as often as one unlike brain.
+    begun_from : SHA-256 of the checkpoint whose weights it began with; "": with random ones.
     precision : "auto" is bfloat16 autocast where the processor computes with it, else float32.
     device : "auto" is CUDA where torch finds it.
     """
@@ -59,6 +61,8 @@ class TrainingOptions:
     schedule: Literal["cosine", "poly"] = "cosine"
     ema_decay: float = 0.998
     hard_loss: bool = True
+    elusive: float = 0.0
+    begun_from: str = ""
     precision: Precision = "auto"
     device: str = "auto"
     threads: int = 2
@@ -81,6 +85,9 @@ PAPER_PROTOCOL: dict[str, Any] = {
 """doi:10.1038/s41746-025-02213-w: Dice + cross-entropy, SGD 1e-3, Nesterov 0.99, weight decay 3e-5, 500 epochs, batch 2.
 Its silence is filled by nnU-Net's habits: 250 iterations an epoch, learning rate x (1 - progress)^0.9."""
 
+REFINEMENT: dict[str, Any] = {"small_patch_zyx": None, "learning_rate": 7e-4, "elusive": 6.0}
+"""*Ours*, for weights that know already what a haematoma is: whole heads, small steps, what is easily missed more often."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
@@ -98,6 +105,7 @@ def train(
     *,
     options: TrainingOptions,
     resume: bool = False,
+    begin: Path | None = None,
     report: Report = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
@@ -110,18 +118,24 @@ def train(
     ----------
     held_out : never trained on; may be empty.
     resume : go on from ``checkpoint.pt`` (optimiser, averages, random state and step as they were); without one, begin.
+    begin : checkpoint of another training of the same network, with whose averaged weights this one begins.
 
     Raises
     ------
     CannotStart
-        No case, a checkpoint of another training (other options, network or cases), or weights that stopped being numbers.
+        No case, a checkpoint of another training (other options, network or cases), weights of another network to begin
+        with, or weights that stopped being numbers.
     """
     if not cases:
         raise CannotStart("there is no case to train on")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     run = _Run.begin(options)
+    if begin is not None:
+        begun_from = begin_with(begin, (run.network, run.ema), config=options.network)
+        run.options = replace(options, begun_from=begun_from)
     run.cases = digest(case.key.encode() for case in cases)
+    weights = [1 + options.elusive * brain_like(case) for case in cases] if options.elusive else None
     checkpoint = out / "checkpoint.pt"
     out.mkdir(parents=True, exist_ok=True)
     if resume and checkpoint.exists():
@@ -135,7 +149,9 @@ def train(
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
         small = options.small_patch_zyx is not None and run.progress_at(step) < options.small_share
         shape = options.small_patch_zyx if small and options.small_patch_zyx else options.network.patch_zyx
-        return draw_batch(cases, shape_zyx=shape, batch=options.batch, seed=options.seed, step=step)
+        return draw_batch(
+            cases, shape_zyx=shape, batch=options.batch, seed=options.seed, step=step, weights=weights
+        )
 
     last_save = last_line = last = clock()
     recent: list[tuple[float, ...]] = []

@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--heads must be 1..{HELD_OUT_FROM_SEED}, not {options.heads}")
     if options.data is not None and options.heads is not None:
         raise ConfigError("--heads and --data: one of them")
+    if options.begin is not None and options.stage == "expansion":
+        raise ConfigError("--from: for the segmentation only")
     # Hundreds of lines about what they do when a model is written.
     for name in ("onnx_ir", "onnxscript", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 def _segmentation(options: argparse.Namespace) -> int:
     from engines.delivery import deliver
     from engines.networks.umamba import DEMO, PAPER, PAPER_NNUNET, UMambaConfig
-    from engines.training import PAPER_PROTOCOL, TrainingOptions, train, with_intensities_of
+    from engines.training import PAPER_PROTOCOL, REFINEMENT, TrainingOptions, train, with_intensities_of
 
     sizes: dict[tuple[str, str], UMambaConfig] = {
         ("umamba", "demo"): DEMO,
@@ -55,7 +57,7 @@ def _segmentation(options: argparse.Namespace) -> int:
     }
     network = sizes[options.architecture, options.config]
     cases, looked_at, data = _cases(options)
-    settings = _settings(options, PAPER_PROTOCOL)
+    settings = _settings(options, PAPER_PROTOCOL, refinement=REFINEMENT)
     if not network.packed:
         settings["small_patch_zyx"] = None
     result = train(
@@ -64,6 +66,7 @@ def _segmentation(options: argparse.Namespace) -> int:
         options.out,
         options=TrainingOptions(network=with_intensities_of(network, cases), **settings),
         resume=options.resume,
+        begin=options.begin,
         report=say,
     )
     path = deliver(
@@ -161,10 +164,14 @@ def pool_folder(options: argparse.Namespace) -> Path:
     return folder / "-".join(parts)
 
 
-def _settings(options: argparse.Namespace, paper: dict[str, Any]) -> dict[str, Any]:
+def _settings(
+    options: argparse.Namespace, paper: dict[str, Any], *, refinement: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What flags say, over the protocol's values."""
     protocol = options.protocol or ("demo" if options.data is None else "paper")
     settings: dict[str, Any] = dict(paper) if protocol == "paper" else {}
+    if refinement is not None and options.begin is not None and options.protocol is None:
+        settings = dict(refinement)
     if options.steps is not None:
         settings["steps"] = options.steps
     if options.minutes is not None:
@@ -192,6 +199,8 @@ def command(options: argparse.Namespace) -> str:
         value = getattr(options, flag)
         if value is not None:
             words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+    if options.begin is not None:
+        words += ["--from", "FIRST/checkpoint.pt"]
     return shlex.join([*words, *(("--data", "DIR") if options.data else ()), "--out", "DIR"])
 
 

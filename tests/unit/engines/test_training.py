@@ -11,7 +11,8 @@ import torch
 from engines.cases import CasePool, PooledCase, TrainingCase
 from engines.loss import haematoma_loss
 from engines.networks.umamba import UMambaConfig
-from engines.patches import draw_batch
+from engines.patches import brain_like, draw_batch
+from engines.runtime import file_sha256
 from engines.training import PAPER_PROTOCOL, TrainingOptions, load_network, train, with_intensities_of
 from ichor.errors import CannotStart
 
@@ -142,6 +143,47 @@ def test_what_is_no_checkpoint_of_this_network_is_refused(
         torch.save(foreign, tmp_path / "checkpoint.pt")
     with pytest.raises(CannotStart, match=r"checkpoint\.pt is of another training"):
         train(cases, [], tmp_path, options=OPTIONS, resume=True, report=silent)
+
+
+def test_a_training_begins_with_the_weights_of_another_and_goes_on_as_itself(
+    cases: list[PooledCase], tmp_path: Path
+) -> None:
+    first = train(cases, [], tmp_path / "first", options=replace(OPTIONS, steps=2), report=silent).checkpoint
+    before = torch.load(first, weights_only=True)["ema"]
+    still = replace(OPTIONS, steps=1, learning_rate=0.0, **{"elusive": 6.0})
+    train(cases, [], tmp_path / "second", options=still, begin=first, report=silent)
+    after = torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(before[name], after["ema"][name]) for name in before)
+    assert after["options"]["begun_from"] == file_sha256(first)
+    train(cases, [], tmp_path / "second", options=still, begin=first, resume=True, report=silent)
+    with pytest.raises(CannotStart, match="begun_from"):
+        train(cases, [], tmp_path / "second", options=still, resume=True, report=silent)
+
+
+def test_weights_to_begin_with_must_be_of_the_same_network(cases: list[PooledCase], tmp_path: Path) -> None:
+    first = train(cases, [], tmp_path / "first", options=replace(OPTIONS, steps=1), report=silent).checkpoint
+    other = replace(OPTIONS, network=replace(NETWORK, mamba="none"))
+    with pytest.raises(CannotStart, match="of another network"):
+        train(cases, [], tmp_path / "second", options=other, begin=first, report=silent)
+    first.write_bytes(b"no checkpoint")
+    for begin in (first, tmp_path / "nowhere.pt"):
+        with pytest.raises(CannotStart, match="no checkpoint to begin with"):
+            train(cases, [], tmp_path / "second", options=OPTIONS, begin=begin, report=silent)
+
+
+def test_what_looks_like_brain_is_drawn_more_often(cases: list[PooledCase]) -> None:
+    shares = [brain_like(case) for case in cases]
+    assert all(0 <= share < 0.05 for share in shares)
+    bleeding = [case for case in cases if case.bleeding_slices.size]
+    pale = replace(bleeding[1], hu_zyx=np.where(bleeding[1].hu_zyx > 50, 38, bleeding[1].hu_zyx).astype(np.int16))
+    assert brain_like(pale) == 1.0
+    known = [bleeding[0], pale]
+
+    def pale_ones(weights: list[float] | None) -> int:
+        batch = draw_batch(known, shape_zyx=(4, 24, 24), batch=200, seed=1, step=0, weights=weights)
+        return sum(float(i[0][t[0] > 0.9].median()) < 50 for i, t in zip(*batch, strict=True) if (t[0] > 0.9).any())
+
+    assert pale_ones([1 + 6 * brain_like(case) for case in known]) > 1.25 * pale_ones(None)
 
 
 def test_the_schedule_ends_when_its_minutes_are_over(cases: list[PooledCase], tmp_path: Path) -> None:

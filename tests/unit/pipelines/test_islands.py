@@ -1,4 +1,4 @@
-"""What goes with a haematoma where its expansion is judged."""
+"""What goes with a haematoma: in its volume, and where its expansion is judged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ichor.arrays import Volume
-from pipelines.regions import with_islands
+from pipelines.brain import Intracranial
+from pipelines.regions import Regions, find_regions, measured, with_islands
 
 
 def volume(*, slices: int, slice_mm: float) -> Volume:
@@ -53,3 +54,51 @@ def test_a_haematoma_alone_stays_as_it_is() -> None:
     main[:, 60:, 60:] = 1  # at the edge: nothing lies beyond
 
     assert np.array_equal(with_islands(main, main > 0, volume(slices=3, slice_mm=5.0)), main)
+
+
+def regions_of(probability: np.ndarray, head: Volume) -> Regions:
+    one = np.ones((1, 1, 1), bool)
+    everywhere = Intracranial(blocks_zyx=one, bone_zyx=~one, block=probability.shape, volume_ml=1400.0)
+    return find_regions(probability.astype(np.float32), head, everywhere)
+
+
+@pytest.mark.parametrize(("gap", "near"), [(4, True), (9, True), (12, False)])
+def test_what_is_too_small_to_be_called_belongs_to_the_haematoma_beside_it(gap: int, near: bool) -> None:
+    head = volume(slices=3, slice_mm=5.0)
+    probability = np.zeros((3, 64, 64))
+    probability[:, 20:30, 20:30] = 0.95  # 1.5 mL
+    probability[1, 20:30, 29 + gap : 35 + gap] = 0.6  # 0.3 mL, and not sure of it
+    found = regions_of(probability, head)
+    assert len(found.masks) == 1
+    assert int(found.masks[0].sum()) == 300 + 60 * near
+    assert found.specks_ml == (() if near else (pytest.approx(0.3),))
+
+
+def test_an_island_goes_to_the_nearest_haematoma_and_islands_make_no_bridge() -> None:
+    head = volume(slices=3, slice_mm=5.0)
+    probability = np.zeros((3, 64, 64))
+    probability[:, 2:12, 2:17] = probability[:, 2:12, 45:57] = 0.95  # 2.3 and 1.8 mL, 28 mm apart
+    probability[1, 2:12, 37] = 0.95  # 8 mm from the smaller, 21 from the larger
+    probability[1, 2:12, 30] = 0.95  # 7 mm from the island
+    first, second = regions_of(probability, head).masks
+    assert int(first.sum()) == 450
+    assert int(second.sum()) == 370
+
+
+def test_a_speck_alone_is_no_island() -> None:
+    probability = np.zeros((3, 64, 64))
+    probability[1, 2:12, 2:12] = 0.95
+    found = regions_of(probability, volume(slices=3, slice_mm=5.0))
+    assert found.masks == []
+    assert found.specks_ml == (pytest.approx(0.5),)
+
+
+def test_the_ruler_is_laid_on_the_haematoma_without_its_islands() -> None:
+    head = volume(slices=3, slice_mm=5.0)
+    main = np.zeros((3, 64, 64), np.uint8)
+    main[:, 20:30, 20:30] = 1
+    joined = main.copy()
+    joined[1, 25, 36:38] = 1
+    alone, with_them = (measured(mask, head, ()) for mask in (main, joined))
+    assert with_them.abc2_ml == alone.abc2_ml
+    assert with_them.voxel_ml == pytest.approx(alone.voxel_ml + 0.01)
