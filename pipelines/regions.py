@@ -181,7 +181,8 @@ def _largest(mask_zyx: MaskArray) -> MaskArray:
     labels, found = ndimage.label(mask_zyx, structure=np.ones((3, 3, 3)))
     if found < 2:
         return mask_zyx
-    return (labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())).astype(np.uint8)
+    largest: MaskArray = (labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())).astype(np.uint8)
+    return largest
 
 
 def _side(left_mm: Float64Array, weights: Float64Array) -> str:

@@ -150,7 +150,7 @@ def test_a_training_begins_with_the_weights_of_another_and_goes_on_as_itself(
 ) -> None:
     first = train(cases, [], tmp_path / "first", options=replace(OPTIONS, steps=2), report=silent).checkpoint
     before = torch.load(first, weights_only=True)["ema"]
-    still = replace(OPTIONS, steps=1, learning_rate=0.0, **{"elusive": 6.0})
+    still = replace(OPTIONS, steps=1, learning_rate=0.0, elusive=20.0)
     train(cases, [], tmp_path / "second", options=still, begin=first, report=silent)
     after = torch.load(tmp_path / "second" / "checkpoint.pt", weights_only=True)
     assert all(torch.equal(before[name], after["ema"][name]) for name in before)
