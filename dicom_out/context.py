@@ -143,8 +143,9 @@ class ResultContext:
         return tuple(pair for pair in named if pair[0] in _REPORT_CLASSES)
 
     def finish(
-        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = ""
-    ) -> EncodedObject:
+        self, dataset: Dataset, *, kind: str, sop_class_uid: str, index: int = 0, series: int = 0, title: str = "",
+        label: str = "",
+    ) -> EncodedObject:  # fmt: skip
         """Give ``dataset`` its identity, UIDs, time and equipment, and write it. ``series`` counts those of one kind.
 
         Whatever a library put there before (its clock, its own UIDs, its reading of the patient's name) is replaced.
@@ -172,7 +173,7 @@ class ResultContext:
         dataset.preamble = b"\0" * 128
         return EncodedObject(
             sop_instance_uid=sop_instance_uid, sop_class_uid=sop_class_uid, series_instance_uid=series_instance_uid,
-            kind=kind, data=to_file(dataset),
+            kind=kind, data=to_file(dataset), label=label,
         )  # fmt: skip
 
     def _stamp(self, dataset: Dataset) -> None:
@@ -191,7 +192,9 @@ class ResultContext:
         for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
             item.DimensionOrganizationUID = organization
         cite(dataset, self.amended(kind))
-        return self.finish(dataset, kind=kind, sop_class_uid=sop_class_uid, index=index, series=series, title=title)
+        return self.finish(
+            dataset, kind=kind, sop_class_uid=sop_class_uid, index=index, series=series, title=title, label=title
+        )
 
 
 def cite(dataset: Dataset, amended: Sequence[ResultObject]) -> None:

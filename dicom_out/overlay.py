@@ -50,7 +50,9 @@ def encode_overlay(context: ResultContext, volume: Volume, overlay: Overlay, *, 
         # Of two heads no direction is that of the picture: empty, as type 2C may be.
         image.PatientOrientation = []
     cite(image, context.amended(KIND))
-    return context.finish(image, kind=KIND, sop_class_uid=SecondaryCaptureImageStorage, index=index)
+    return context.finish(
+        image, kind=KIND, sop_class_uid=SecondaryCaptureImageStorage, index=index, label=overlay.caption
+    )
 
 
 def _source(instance: Instance) -> Dataset:

@@ -24,6 +24,7 @@ class EncodedObject:
     series_instance_uid: str
     kind: str  # segmentation, parametric_map, overlay, report, text_report
     data: bytes
+    label: str = ""  # what tells it from others of its kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -548,7 +548,10 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultObject:
-    """One encoded DICOM object in the results store. ``kind``: segmentation, parametric_map, report, text_report."""
+    """One encoded DICOM object in the results store.
+
+    ``kind``: segmentation, parametric_map, overlay, report, text_report. ``label``: what tells it from others of its kind.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -557,6 +560,7 @@ class ResultObject:
     key: str
     sha256: str
     length: int
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

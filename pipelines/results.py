@@ -66,6 +66,7 @@ def put_result_set(
                 key=f"{prefix}/{name}",
                 sha256=hashlib.sha256(item.data).hexdigest(),
                 length=len(item.data),
+                label=item.label,
             )
         )
     pictures = []

@@ -47,7 +47,7 @@ def test_one_study_shows_steps_evidence_results_and_history(desk: Desk) -> None:
     for wanted in (
         "Delivery to pacs refused: no such class", "Haematoma outlined", "23.4 mL", "3.9 s", "counted", "ncct_head",
         "ImagesInAcquisition says 40, 40 are here", "pacs: sent", "pacs: refused", "pacs took 4 objects", "haematoma 0.1.0",
-        uid(1, 901, 1), "2 Jan 2026, 03:03:04 UTC",
+        uid(1, 901, 1), "report 3 of 4", "2 Jan 2026, 03:03:04 UTC",
     ):  # fmt: skip
         assert wanted in text, wanted
 

@@ -262,6 +262,8 @@ def test_overlays_are_pictures_of_one_series_that_cite_the_slices_they_show(samp
         *["overlay"] * 3,
         *["parametric_map"] * 2,
     ]
+    assert [o.label for o in encoded if o.kind == "overlay"] == [overlay.caption for overlay in drawn()]
+    assert len({o.label for o in encoded if o.kind == "parametric_map"} - {""}) == 2
     images = [read(o) for o in encoded if o.kind == "overlay"]
     assert len({i.SeriesInstanceUID for i in images}) == 1
     assert [i.InstanceNumber for i in images] == [1, 2, 3]

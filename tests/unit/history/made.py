@@ -86,7 +86,7 @@ def objects(study: int, revision: int = 1, kinds: int = 4) -> tuple[ResultObject
         ResultObject(
             sop_instance_uid=uid(study, 900 + revision, n + 1), sop_class_uid=sop_class,
             series_instance_uid=uid(study, 800 + revision, n + 1), kind=kind, key=f"results/{study}/{revision}/{n}",
-            sha256="2" * 64, length=1000,
+            sha256="2" * 64, length=1000, label=f"{kind} {n + 1} of {kinds}",
         )
         for n, (kind, sop_class) in enumerate(KINDS[:kinds])
     )  # fmt: skip

@@ -24,7 +24,7 @@ def made(word: str, *kinds: str) -> Made:
     objects = tuple(
         EncodedObject(
             sop_instance_uid=f"1.{n}", sop_class_uid="1.2", series_instance_uid="1.3", kind=kind,
-            data=f"{word} {n}".encode(),
+            data=f"{word} {n}".encode(), label=f"{kind} {n}",
         )
         for n, kind in enumerate(kinds)
     )  # fmt: skip
@@ -68,6 +68,7 @@ def test_objects_of_one_kind_have_their_own_places() -> None:
     assert [o.key for o in stored.objects] == [
         "results/j/objects/parametric_map.dcm", "results/j/objects/parametric_map-2.dcm", "results/j/objects/report.dcm",
     ]  # fmt: skip
+    assert [o.label for o in stored.objects] == ["parametric_map 0", "parametric_map 1", "report 2"]
     assert [blobs.get(o.key) for o in stored.objects] == [b"x 0", b"x 1", b"x 2"]
 
 
