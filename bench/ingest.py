@@ -257,11 +257,21 @@ class _Watch(threading.Thread):
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
-        self._server, self._over, self.highest = server, threading.Event(), 0.0
+        self._server, self._over = server, threading.Event()
+        self.seen: list[float] = []
 
     def run(self) -> None:
         while not self._over.wait(0.05):
-            self.highest = max(self.highest, self._server.pss())
+            self.seen.append(self._server.pss())
+
+    @property
+    def highest(self) -> float:
+        return max(self.seen)
+
+    def by_tenths(self) -> str:
+        """The highest in each tenth of the time: does it still grow?"""
+        tenths = (self.seen[len(self.seen) * k // 10 : len(self.seen) * (k + 1) // 10] for k in range(10))
+        return ", ".join(f"{max(tenth):.0f}" for tenth in tenths if tenth)
 
     def __enter__(self) -> _Watch:
         self.start()
@@ -295,17 +305,18 @@ def _many(bench: Bench) -> None:
     total, first, growth = 1_000_000 if bench.full else 60_000, 20_000, 8.0
     run = bench.fresh(synced=False)
     with serving("ichor", run) as server:
-        highest, sent = [], 0
+        watches, sent = [], 0
         for root, count in ((3, first), (4, total - first)):
             with _Watch(server) as watch:
                 messages = bench.sender.messages("4KB", root=root)
                 sent += bench.sender.send(messages, server.port, associations=4, count=count // 4).acknowledged
                 until_journalled(server, sent, patience=3600)
-            highest.append(watch.highest)
+            watches.append(watch)
+        before, after = watches
         bench.judge(
-            f"growth over {total:,} instances of 4 KB", highest[1] - highest[0], growth, least=False, unit=" MiB",
-            detail=f"(highest PSS {highest[0]:.0f} MiB in the first {first:,}, {highest[1]:.0f} MiB in the rest, "
-            "journal included)" + ("" if bench.full else "; --full sends 1,000,000"),
+            f"growth over {total:,} instances of 4 KB", after.highest - before.highest, growth, least=False, unit=" MiB",
+            detail=f"(highest PSS {before.highest:.0f} MiB in the first {first:,}, {after.highest:.0f} MiB in the rest, "
+            f"in tenths of its time {after.by_tenths()}; journal included)" + ("" if bench.full else "; --full sends 1,000,000"),
         )  # fmt: skip
     shutil.rmtree(run)
 
