@@ -85,11 +85,11 @@ def attempt(
         findings, drawn, fresh = followed.findings, followed.drawn, (*fresh, *followed.fresh)
     sources = examined.sources
     with watch(Stage.ENCODE):
+        coloured = overlays(findings, main)
         objects = bench.encoder.encode(
-            findings, job=job, sources=sources, volume=main, predecessor=predecessor,
-            overlays=[*drawn, *overlays(findings, main)],
-        )  # fmt: skip
-        pictures = [*draw(findings, main), *map(drawn_of, drawn)]
+            findings, job=job, sources=sources, volume=main, predecessor=predecessor, overlays=[*drawn, *coloured]
+        )
+        pictures = [*draw(findings, main, coloured), *map(drawn_of, drawn)]
     return Made(
         findings=findings, sources=sources, objects=tuple(objects), pictures=tuple(pictures), seconds=watch.seconds,
         fresh=fresh,

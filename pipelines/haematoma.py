@@ -23,6 +23,7 @@ from pipelines.location import HeadFrame, Location
 from pipelines.midline import midlines
 from pipelines.regions import (
     FAINT_BELOW_ML,
+    ISLANDS_MM,
     LEAST_ENCLOSED,
     LEAST_MEAN_PROBABILITY,
     LEAST_ML,
@@ -50,7 +51,7 @@ from pipelines.terms import (
 )
 from pipelines.volumes import Sampling
 
-NAME, VERSION = "haematoma", "1.2.0"
+NAME, VERSION = "haematoma", "1.3.0"
 ROLE, MODEL = "ncct_head", "haematoma-phantom"
 
 MAP_FLOOR = 0.01
@@ -292,6 +293,7 @@ PARAMETERS: Mapping[str, float] = {
     "least_mean_probability": LEAST_MEAN_PROBABILITY,
     "faint_below_ml": FAINT_BELOW_ML,
     "least_enclosed_share": LEAST_ENCLOSED,
+    "islands_mm": ISLANDS_MM,
     "map_floor": MAP_FLOOR,
 }
 

@@ -65,9 +65,9 @@ class View:
         return pixel_spacing[::-1] if self.transpose else pixel_spacing
 
 
-def draw(findings: Findings, volume: Volume) -> list[Drawn]:
-    """The largest slice of each of the three largest lesions, and the middle one of each attention map; of a head without
-    a lesion the middle slice; else nothing."""
+def draw(findings: Findings, volume: Volume, coloured: Sequence[Overlay]) -> list[Drawn]:
+    """The largest slice of each of the three largest lesions, and the middle one of the `overlays`; of a head without a
+    lesion the middle slice; else nothing."""
     masks = [(group.tracking_id, group.segmentation.mask_zyx) for group in findings.groups if group.segmentation]
     count = volume.array_zyx.shape[0]
     if findings.outcome == "none":
@@ -83,8 +83,7 @@ def draw(findings: Findings, volume: Volume) -> list[Drawn]:
         )
         for k, names in shown.items()
     ]
-    coloured = [one for one in overlays(findings, volume) if one.middle]
-    return [*outlined, *map(drawn_of, coloured)]
+    return [*outlined, *(drawn_of(one) for one in coloured if one.middle)]
 
 
 def overlays(findings: Findings, volume: Volume) -> list[Overlay]:

@@ -83,15 +83,14 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
     columns = np.flatnonzero(above[slices[0] : slices[-1] + 1].any(axis=(0, 1)))
     low = (int(slices[0]), int(rows[0]), int(columns[0]))
     box = tuple(slice(a[0], a[-1] + 1) for a in (slices, rows, columns))
-    labels, _ = ndimage.label(above[box], structure=np.ones((3, 3, 3)))
+    labels, _ = ndimage.label(above[box], structure=_AROUND)
     area = volume.pixel_spacing[0] * volume.pixel_spacing[1] / 1000
     extents = volume.slice_extents
     found: list[tuple[float, int, tuple[slice, ...]]] = []
     small: list[tuple[float, NDArray[np.intp]]] = []
     outside, unsure = 0.0, []
     for label, part in enumerate(ndimage.find_objects(labels), start=1):
-        voxels = np.asarray(np.nonzero(labels[part] == label))
-        voxels += np.array([[p.start + first] for p, first in zip(part, low, strict=True)])
+        voxels = _placed(labels[part] == label, part, low)
         size = float(extents[voxels[0]].sum()) * area
         if float(space.contains(voxels).mean()) < LEAST_ENCLOSED:
             outside += size if size >= SPECK_ML else 0.0
@@ -109,7 +108,8 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
         if len(masks) < MOST_SEGMENTS:
             masks.append(np.zeros(above.shape, np.uint8))
         masks[-1][box][part] |= labels[part] == label
-    specks = [size for size in _join_islands(small, masks, volume) if size >= SPECK_ML]
+    rims = [_placed(_rim(labels[part] == label), part, low) for _, label, part in found] if small else []
+    specks = [size for size in _join_islands(small, rims, masks, volume) if size >= SPECK_ML]
     return Regions(
         masks=masks, last=max(1, len(found) - MOST_SEGMENTS + 1), outside_ml=outside, specks_ml=tuple(sorted(specks, reverse=True)),
         unsure_ml=tuple(sorted(unsure, reverse=True)),
@@ -117,19 +117,38 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
 
 
 def _join_islands(
-    small: Sequence[tuple[float, NDArray[np.intp]]], masks: Sequence[MaskArray], volume: Volume
-) -> list[float]:
-    """Put each region, (mL, (3, n)), into the mask of the nearest haematoma within `ISLANDS_MM`; returns mL of the others."""
-    called = [KDTree(volume.to_lps(np.argwhere(mask))) for mask in masks] if small else []
+    small: Sequence[tuple[float, NDArray[np.intp]]], rims: Sequence[NDArray[np.intp]], masks: Sequence[MaskArray],
+    volume: Volume,
+) -> list[float]:  # fmt: skip
+    """Put each region, (mL, (3, n)), into the mask of the nearest haematoma within `ISLANDS_MM`; returns mL of the others.
+
+    ``rims``: the outer voxels, (3, n), of each haematoma, in the order of ``masks``, of which the last may hold several.
+    """
+    called = [KDTree(volume.to_lps(rim.T)) for rim in rims]
     alone = []
     for size, voxels in small:
         points = volume.to_lps(voxels.T)
         away = [float(tree.query(points, distance_upper_bound=ISLANDS_MM)[0].min()) for tree in called]
         if min(away, default=np.inf) <= ISLANDS_MM:
-            masks[int(np.argmin(away))][tuple(voxels)] = 1
+            masks[min(int(np.argmin(away)), len(masks) - 1)][tuple(voxels)] = 1
         else:
             alone.append(size)
     return alone
+
+
+_AROUND = np.ones((3, 3, 3), bool)
+
+
+def _rim(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    rim: NDArray[np.bool_] = region & ~ndimage.binary_erosion(region, structure=_AROUND)
+    return rim
+
+
+def _placed(region: NDArray[np.bool_], part: tuple[slice, ...], low: tuple[int, ...]) -> NDArray[np.intp]:
+    """Voxels (3, n) of a region of ``part`` of a box that begins at ``low``."""
+    voxels: NDArray[np.intp] = np.asarray(np.nonzero(region))
+    voxels += np.array([[span.start + first] for span, first in zip(part, low, strict=True)])
+    return voxels
 
 
 def with_islands(mask_zyx: MaskArray, above: NDArray[np.bool_], volume: Volume) -> MaskArray:
@@ -142,7 +161,7 @@ def with_islands(mask_zyx: MaskArray, above: NDArray[np.bool_], volume: Volume) 
         box.append(slice(max(int(used[0]) - margin, 0), int(used[-1]) + margin + 1))
     near = tuple(box)
     away = ndimage.distance_transform_edt(mask_zyx[near] == 0, sampling=spacing)
-    labels, _ = ndimage.label(above[near], structure=np.ones((3, 3, 3)))
+    labels, _ = ndimage.label(above[near], structure=_AROUND)
     islands = np.unique(labels[(away <= ISLANDS_MM) & (labels > 0)])
     joined = mask_zyx.copy()
     joined[near] |= np.isin(labels, islands)
@@ -178,7 +197,7 @@ def measured(mask_zyx: MaskArray, volume: Volume, frames: Sequence[HeadFrame], *
 
 def _largest(mask_zyx: MaskArray) -> MaskArray:
     """A mask without its islands: a ruler is laid on the haematoma alone."""
-    labels, found = ndimage.label(mask_zyx, structure=np.ones((3, 3, 3)))
+    labels, found = ndimage.label(mask_zyx, structure=_AROUND)
     if found < 2:
         return mask_zyx
     largest: MaskArray = (labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())).astype(np.uint8)

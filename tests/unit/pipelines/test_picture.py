@@ -29,7 +29,7 @@ from pipelines.picture import OUTLINE, Drawn, draw, overlays
 def pictures(layout: Layout = HEAD_FIRST, **what: object) -> tuple[Findings, list[Drawn]]:
     volume = head(layout, **what)  # type: ignore[arg-type]
     findings = PIPELINE.run({"ncct_head": volume}, {"haematoma-phantom": ThresholdEngine()}, no_timing)
-    return findings, draw(findings, volume)
+    return findings, draw(findings, volume, overlays(findings, volume))
 
 
 def pixels(drawn: Drawn) -> npt.NDArray[np.uint8]:
@@ -118,7 +118,7 @@ def test_attention_is_drawn_in_colour_where_it_lies_on_each_slice_that_holds_it(
         assert 0.6 * width < x < 0.85 * width
         assert 0.15 * height < y < 0.45 * height
         assert (one.rgb_yx[4:26] > 200).all(axis=2).sum() > 150
-    shown = draw(findings, volume)
+    shown = draw(findings, volume, overlays(findings, volume))
     assert len(shown) == 2
     assert shown[1].caption == drawn[1].caption
     assert np.array_equal(pixels(shown[1]), drawn[1].rgb_yx)
