@@ -52,6 +52,11 @@ class ModelCard:
         return float(pixel), None if slices is None else float(slices)
 
     @property
+    def kind(self) -> str:
+        """``segmentation`` or ``classification``."""
+        return str(self.facts.get("kind", "segmentation"))
+
+    @property
     def preliminary(self) -> bool:
         """Weights from an unfinished training."""
         return bool(self.facts.get("preliminary", False))
@@ -142,10 +147,9 @@ def load_model(
 
 
 def _engine_of(card: ModelCard) -> Callable[[Runtime], Segmenter | Classifier]:
-    kind = card.facts.get("kind", "segmentation")
-    if kind == "segmentation":
+    if card.kind == "segmentation":
         pixel, slices = card.voxels_mm
         return lambda runtime: Segmenter(card.name, runtime, pixel_mm=pixel, slice_mm=slices)
-    if kind == "classification":
+    if card.kind == "classification":
         return lambda runtime: Classifier(card.name, runtime)
     raise CannotStart(f"model {card.name}: no engine serves its kind")

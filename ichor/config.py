@@ -74,6 +74,15 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
+def _model_file(value: Path) -> Path:
+    if value.suffix != ".onnx":
+        raise ValueError("an .onnx file, its card (.json) beside it")
+    return value
+
+
+ModelFile = Annotated[Path, AfterValidator(_model_file)]
+
+
 def is_loopback(host: str) -> bool:
     """True for 127.0.0.0/8, ::1 and localhost."""
     if host == "localhost":
@@ -346,6 +355,7 @@ class Settings(_Table):
     retention: RetentionSettings = RetentionSettings()
     destinations: tuple[DestinationSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
+    models: Mapping[str, ModelFile] = {}
 
     @model_validator(mode="after")
     def _safe_off_loopback(self) -> Settings:

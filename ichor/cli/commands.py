@@ -388,4 +388,5 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _engine(options: argparse.Namespace) -> int:
     from ichor.cli.models import engine_command
 
-    return engine_command(options.verb, DataFolder.of(_settings(options)))
+    settings = _settings(options)
+    return engine_command(options.verb, DataFolder.of(settings), own=settings.models)

@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -88,7 +88,7 @@ def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iter
     if all_ready(folder.run, ["console"])[0]:
         yield from check_receiving(_exposition(settings))
     yield from check_destinations(settings, dialogue)
-    yield from _check_installed_models(folder)
+    yield from _check_installed_models(settings.models, folder)
     yield from _check_folder_bus(settings, folder)
 
 
@@ -222,28 +222,32 @@ def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Findi
             yield Finding(level, what, f"does not accept {', '.join(refused)}", todo)
 
 
-def _check_installed_models(folder: DataFolder) -> Iterator[Finding]:
-    from engines.catalogue import has_model, load_model, load_model_card
+def _check_installed_models(own: Mapping[str, Path], folder: DataFolder) -> Iterator[Finding]:
+    from ichor.cli.models import Models
     from ichor.pipeline import installed
 
-    wanted = [(*p.models, *(model for model in p.optional_models if has_model(model))) for p in installed()]
+    models = Models(own)
+    wanted = [(*p.models, *(model for model in p.optional_models if models.has(model))) for p in installed()]
     names = list(dict.fromkeys(model for models in wanted for model in models))
     with tempfile.TemporaryDirectory(prefix="ichor-doctor-") as temporary:
         place = folder.engines if os.access(folder.engines, os.R_OK | os.W_OK | os.X_OK) else Path(temporary)
         for name in names:
             yield check_model(
-                name, read_sha256=lambda n: load_model_card(n).sha256, load=lambda n: load_model(n, folder=place)
-            )
+                name, read_sha256=lambda n: models.card(n).sha256, load=lambda n: models.load(n, folder=place),
+                todo="see models in docs/contract.md" if name in own else "install Ichor anew",
+            )  # fmt: skip
 
 
-def check_model(name: str, *, read_sha256: Callable[[str], str], load: Callable[[str], Model]) -> Finding:
+def check_model(
+    name: str, *, read_sha256: Callable[[str], str], load: Callable[[str], Model], todo: str = "install Ichor anew"
+) -> Finding:
     """File hash against the card, then the gate: does the fast runtime say what the reference says?"""
     what = f"model {name}"
     try:
         sha256 = read_sha256(name)
         loaded = load(name)
     except IchorError as error:
-        return Finding(Level.FAIL, what, str(error), "install Ichor anew")
+        return Finding(Level.FAIL, what, str(error), todo)
     known = f"sha256 {sha256[:12]} as on its card"
     if loaded.fallback:
         todo = "it serves, slower, by the reference runtime; see `ichor engine verify`"

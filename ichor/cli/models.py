@@ -3,27 +3,70 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from engines.catalogue import MODELS, has_model, load_model, load_model_card
+from engines.catalogue import MODELS, LoadedModel, ModelCard, has_model, load_model, load_model_card
 from ichor.cli.folder import DataFolder
+from ichor.errors import CannotStart
 from ichor.pipeline import Engine
 
 log = logging.getLogger(__name__)
 
 
-def load_engines(names: Sequence[str], folder: Path, *, optional: Sequence[str] = ()) -> dict[str, Engine]:
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Which file serves under a name: the site's own (`ichor.config.Settings.models`), else the one that is shipped."""
+
+    own: Mapping[str, Path] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Is it installed?"""
+        return name in self.own or has_model(name)
+
+    def card(self, name: str) -> ModelCard:
+        """Its card, its file's hash verified.
+
+        Raises
+        ------
+        CannotStart
+            Missing, not the one that its card describes, or of another kind than the one in whose place it is to serve.
+        """
+        if (path := self.own.get(name)) is None:
+            return load_model_card(name)
+        try:
+            card = load_model_card(path.stem, models=path.parent)
+        except CannotStart as error:
+            raise CannotStart(f"models.{name} = {path}: {error}") from error
+        if has_model(name) and (shipped := load_model_card(name)).kind != card.kind:
+            raise CannotStart(f"models.{name} = {path}: its card says {card.kind}, {name} is {shipped.kind}")
+        return card
+
+    def load(self, name: str, *, folder: Path) -> LoadedModel:
+        """Through its acceptance gate; `card` says what can be wrong."""
+        path = self.card(name).path
+        return load_model(path.stem, folder=folder, models=path.parent)
+
+
+def load_engines(
+    names: Sequence[str], folder: Path, *, optional: Sequence[str] = (), own: Mapping[str, Path] | None = None
+) -> dict[str, Engine]:
     """Load each model, through its acceptance gate, into ``{name: engine}``; of `optional` those that are installed.
+
+    ``own``: files of the site that serve under a name in place of what is shipped.
 
     Raises
     ------
     CannotStart
-        A model is missing or not the one that its card describes.
+        A model is missing or not the one that its card describes, or an own one is for no model of a pipeline.
     """
+    models = Models(own or {})
+    if strangers := sorted(set(models.own) - {*names, *optional}):
+        raise CannotStart(f"models.{strangers[0]}: no pipeline has such a model ({', '.join([*names, *optional])})")
     engines: dict[str, Engine] = {}
-    for name in dict.fromkeys([*names, *(name for name in optional if has_model(name))]):
-        loaded = load_model(name, folder=folder)
+    for name in dict.fromkeys([*names, *(name for name in optional if models.has(name))]):
+        loaded = models.load(name, folder=folder)
         if loaded.fallback:
             log.warning("model %s is served by the reference runtime: %s", name, loaded.fallback)
         log.info("model %s %s: %s", name, loaded.card.version, loaded.engine.description)
@@ -31,18 +74,19 @@ def load_engines(names: Sequence[str], folder: Path, *, optional: Sequence[str] 
     return engines
 
 
-def engine_command(verb: str, folder: DataFolder) -> int:
+def engine_command(verb: str, folder: DataFolder, *, own: Mapping[str, Path]) -> int:
     """``list`` the models; ``verify`` hashes and gate; ``build`` compiles and gates them ahead of serving."""
-    names = sorted(path.stem for path in MODELS.glob("*.json"))
+    models = Models(own)
     ok = True
-    for name in names:
-        card = load_model_card(name)
-        line = f"{name}  version {card.version}  sha256 {card.sha256[:16]}"
+    for name in sorted({path.stem for path in MODELS.glob("*.json")} | set(own)):
+        card = models.card(name)
+        served = name if card.name == name else f"{name}: {card.name}"
+        line = f"{served}  version {card.version}  sha256 {card.sha256[:16]}"
         if verb == "list":
             print(line)
             continue
         folder.prepare()
-        loaded = load_model(name, folder=folder.engines)
+        loaded = models.load(name, folder=folder.engines)
         verdict = loaded.fallback or "gate passed"
         ok &= not loaded.fallback
         print(f"{line}  {loaded.engine.description}: {verdict}")

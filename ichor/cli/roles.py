@@ -328,6 +328,7 @@ def _work(settings: Settings, folder: DataFolder) -> Role:
                 [m for p in pipelines for m in p.models],
                 folder.engines,
                 optional=[m for p in pipelines for m in p.optional_models],
+                own=settings.models,
             ),
             encoder=encoder,
             destinations=[d.name for d in settings.destinations],

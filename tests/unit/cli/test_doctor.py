@@ -335,7 +335,7 @@ def test_doctor_prints_a_line_each_and_fails_only_for_a_failure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     # Loading networks takes seconds; check_model has its own tests.
-    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    monkeypatch.setattr(module, "_check_installed_models", lambda *_: iter(()))
     well = settings(folder, listener={"port": free_port()}, console={"port": free_port()})
     assert doctor(well) == 0
     out = capsys.readouterr().out.splitlines()
@@ -362,7 +362,7 @@ def test_doctor_reads_the_bus_that_is_there(
 ) -> None:
     from ichor.bus.sqlite import SqliteBus
 
-    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    monkeypatch.setattr(module, "_check_installed_models", lambda *_: iter(()))
     bus = SqliteBus(folder.bus)
     member = bus.subscribe(["jobs"], "work")
     bus.publish("jobs", [Envelope(id="a", source="", type="", time=0, subject="1.2")])
@@ -445,7 +445,7 @@ def test_a_relay_that_is_gone_shows_without_its_own_word(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    monkeypatch.setattr(module, "_check_installed_models", lambda *_: iter(()))
     well = settings(folder, listener={"port": free_port()}, console={"port": free_port()})
     doctor(well)
     assert "OK    relay: all that was received is told" in capsys.readouterr().out

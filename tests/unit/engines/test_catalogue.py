@@ -9,7 +9,8 @@ import pytest
 
 from engines.catalogue import MODELS, load_model, load_model_card
 from engines.onnx_runtime import OnnxRuntime
-from ichor.cli.models import load_engines
+from ichor.cli.folder import DataFolder
+from ichor.cli.models import engine_command, load_engines
 from ichor.errors import CannotStart
 
 
@@ -78,6 +79,42 @@ def test_the_shipped_model_is_whole_small_and_says_what_it_is() -> None:
         card.facts["command"].split()
     )  # with a clock it could not be repeated
     assert OnnxRuntime(card.path, threads=1).input_shapes == {"hu": (1, 1, 12, 224, 192)}
+
+
+def test_a_model_of_the_site_serves_in_place_of_the_shipped_one(models: Path, tmp_path: Path) -> None:
+    own = {"haematoma-phantom": models / "tiny-phantom.onnx"}
+    engines = load_engines(["haematoma-phantom"], tmp_path, own=own)
+    assert list(engines) == ["haematoma-phantom"]
+    engine = engines["haematoma-phantom"]
+    assert engine.name == "tiny-phantom"
+    assert engine.sha256 == load_model_card("tiny-phantom", models=models).sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "why"),
+    [
+        ("haematoma-phantom", "nowhere.onnx", "models.haematoma-phantom = .*nowhere.onnx: .*FileNotFoundError"),
+        ("haematoma-expansion-phantom", "tiny-phantom.onnx", "its card says segmentation, .* is classification"),
+        ("haematoma", "tiny-phantom.onnx", "models.haematoma: no pipeline has such a model .haematoma-phantom, "),
+    ],
+)
+def test_a_model_of_the_site_that_cannot_serve_is_refused_by_its_setting(
+    name: str, file: str, why: str, models: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CannotStart, match=why):
+        load_engines(
+            ["haematoma-phantom"], tmp_path, optional=["haematoma-expansion-phantom"], own={name: models / file}
+        )
+
+
+def test_the_list_of_models_names_those_of_the_site(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"haematoma-phantom": models / "tiny-phantom.onnx"}
+    assert engine_command("list", DataFolder(tmp_path), own=own) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("haematoma-expansion-phantom  version ")
+    assert second.startswith("haematoma-phantom: tiny-phantom  version ")
 
 
 def test_an_optional_model_that_is_not_installed_is_left_out(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_the_contract_file_of_the_documentation_is_read(tmp_path: Path) -> None:
         ({"study.wait": "10x"}, ("study.wait", "10x", "10s")),
         ({"listner.port": 1}, ("listner", "no such setting")),
         ({"listener.ae_title": "SEVENTEEN-LETTERS"}, ("listener.ae_title", "16")),
+        ({"models": {"haematoma-phantom": "weights.pt"}}, ("models.haematoma-phantom", "weights.pt", ".onnx")),
         ({"listener.durability": "maybe"}, ("listener.durability", "maybe", "association")),
         ({"listener.host": "0.0.0.0"}, ("senders", "loopback")),
         ({"listener.tls": {"cert": "x"}}, ("listener.tls.key", "required")),
@@ -227,12 +228,13 @@ def test_the_contract_file_says_the_defaults_and_its_examples_are_settings(tmp_p
     for table in ("listener", "console", "bus", "store", "study", "retention"):
         optional = {"tls", "stow", "processes"} if table == "listener" else set()
         assert set(given[table]) == set(type(getattr(own, table)).model_fields) - optional
-    examples = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    examples = re.sub(r"^# (?=\[|[\w-]+ = )", "", text, flags=re.MULTILINE)
     whole = config.load(_written(tmp_path, examples), environ={})
     assert whole.listener.tls is not None
     assert whole.listener.stow == config.StowSettings()
     assert whole.senders[0].model_fields_set == set(config.SenderSettings.model_fields)
     assert [rule.name for rule in whole.rules] == ["t1_research"]
+    assert whole.models == {"haematoma-phantom": Path("/srv/models/haematoma-own.onnx")}
 
 
 def _written(folder: Path, text: str) -> Path:
