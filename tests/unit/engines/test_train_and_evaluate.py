@@ -14,7 +14,9 @@ from engines import delivery, expansion_delivery
 from engines.networks import umamba, vit
 from engines.networks.umamba import UMambaConfig
 from engines.networks.vit import ViTConfig
+from engines.runtime import file_sha256
 from ichor.cli import main
+from ichor.cli.models import load_engines
 from ichor.cli.training import pool_folder
 from phantoms.acquisition import Grid
 from phantoms.bleeds import Bleed
@@ -83,6 +85,19 @@ def test_both_stages_and_the_evaluation_share_a_folder(
     assert [case["key"] for case in figures["cases"]] == ["d"]
     assert figures["model"].startswith("haematoma-own")
     assert figures["judge"].startswith("haematoma-expansion-own")
+
+    shipped = ["haematoma-phantom", "haematoma-expansion-phantom"]
+    own = {name: out / f"{name.removesuffix('phantom')}own.onnx" for name in shipped}
+    served = load_engines(shipped, tmp_path / "engines", own=own)
+    assert [engine.name for engine in served.values()] == ["haematoma-own", "haematoma-expansion-own"]
+
+    # What was trained serves; a refinement begins with it and its card says so.
+    assert main([*train[:4], "--out", str(tmp_path / "more"), *train[6:], "--from", str(out / "checkpoint.pt")]) == 0
+    card = json.loads((tmp_path / "more" / "haematoma-own.json").read_text())
+    assert "--from FIRST/checkpoint.pt" in card["command"]
+    assert card["options"]["begun_from"] == file_sha256(out / "checkpoint.pt")
+    assert main([*train, "--stage", "expansion", "--from", str(out / "checkpoint.pt")]) == 2
+    capsys.readouterr()
 
     # Each stage goes on from its own checkpoint, with what it prepared.
     monkeypatch.setattr(delivery, "deliver", lambda *_, **__: Path())
