@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from descriptors import few_descriptors
 from unit.listener.site import RecordingBus
-from unit.store.descriptors import few_descriptors
 
 from ichor import metrics
 from ichor.clock import SystemClock

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import descriptors, few_descriptors
 
 from ichor.errors import CannotStart, OutOfResources
 from ichor.store import disk, receipt_followed, receipt_lane, receipt_reader, receipt_tail
 from ichor.store.receipt_codec import encode_body, head_of, salt_of
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 
-from .descriptors import few_descriptors
 from .test_receipts import everything, log_of, numbers, stored
 
 
@@ -562,10 +562,9 @@ def test_a_question_that_lacks_descriptors_keeps_none(tmp_path: Path, monkeypatc
     for number in range(60):
         writer.append(Lane.ROUTINE, stored(number))
     writer.close()
-    before = len(os.listdir("/proc/self/fd"))
     with few_descriptors(20), pytest.raises(OSError, match="Too many open files"):
         receipt_reader.Unread(tmp_path / "receipts")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors(tmp_path) == []
 
 
 def test_a_medium_that_does_not_give_a_log_for_a_moment_costs_no_record(

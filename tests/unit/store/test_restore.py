@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import few_descriptors
 
 from ichor.errors import OutOfResources, TransientError
 from ichor.store import disk, receipt_files, receipt_lane
@@ -23,8 +24,6 @@ from ichor.store.receipt_tail import is_settled
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.restore import restore, restore_at_start
 from ichor.store.spool import Address, FileSpool
-
-from .descriptors import few_descriptors
 
 COUNT = 24
 
