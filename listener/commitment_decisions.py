@@ -167,12 +167,15 @@ class Commitments:
         commits = self._enabled and data.calling_ae in self._addresses
         own = self._answering.own - set(data.looked)
         if own and not self._look(findings, delivery.envelope.id, commits=commits):
-            self._wait(delivery, data, _LONGEST_WAIT, reason="not all that was received before is told")
+            wait = min(max(self._clock.time() - data.at, _SHORTEST_WAIT), _LONGEST_WAIT)
+            delivery.retry(wait, reason="not all that was received before is told", count=False)
             return
         looked = own.union(data.looked)
         if findings.open(commits=commits) and self._answering.everybody() - looked:
             if not own:
-                self._wait(delivery, data, _LONGEST_WAIT_FOR_OTHERS, reason="not every receiver has looked")
+                # Who gets it next is chance: so often that another one has it soon, if there is one.
+                wait = min(max((self._clock.time() - data.at) / 8, _SHORTEST_WAIT), _LONGEST_WAIT_FOR_OTHERS)
+                delivery.retry(wait, reason="not every receiver has looked", count=False)
                 return
             self._pass_on(request, findings, looked)
         else:
@@ -180,11 +183,6 @@ class Commitments:
             self._publish_decision(request, findings, known=self._enabled)
         self._behind.pop(delivery.envelope.id, None)
         delivery.ack()
-
-    def _wait(self, delivery: Delivery, asked: CommitmentAsked, longest: float, *, reason: str) -> None:
-        """Put it back, the longer the older it is; where several decide, another one may have it then."""
-        wait = min(max(self._clock.time() - asked.at, _SHORTEST_WAIT), longest)
-        delivery.retry(wait, reason=reason, count=False)
 
     def _look(self, findings: Findings, request: str, *, commits: bool) -> bool:
         """Add what the journal knows, committed where it may be; False while some of it is not told to the bus.

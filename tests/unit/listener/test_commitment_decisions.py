@@ -3,139 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from unit.away import Away
 from unit.listener.commitment_data import CT
+from unit.listener.commitment_desk import Desk
 
-from ichor.bus.sqlite import SqliteBus
-from ichor.clock import SystemClock
 from ichor.errors import CannotStart, TransientError
-from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
+from ichor.messages import COMMITMENTS, ContentAnnounced, open_envelope
 from ichor.retention import Ages, sweep
 from ichor.shards import shard_of
 from ichor.store import receipt_reader
 from ichor.store.blobs import FileBlobs
-from ichor.store.journal import Journal, JournalRow, StoredObject
-from ichor.store.receipts import CommitmentRequested, Lane, Receipt, ReceiptReader, ReceiptWriter, Record, Stored
-from ichor.store.shared import Receivers, register
-from ichor.store.spool import Address, FileSpool
-from listener.commitment import ReportAddress
-from listener.commitment_decisions import Commitments
-from listener.commitment_findings import Answering
-from listener.commitment_reports import ReportFailed
+from ichor.store.receipts import Lane, Record
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
-HERE = {"CT1": ReportAddress("127.0.0.1", 104)}
-
-
-class Desk:
-    """The relay's side of a data folder, its steps taken by hand; ``sent``: the reports that were taken."""
-
-    def __init__(self, root: Path, *, store: Path | None = None, bus: SqliteBus | None = None) -> None:
-        root.mkdir(exist_ok=True)
-        self.root = root
-        name = register(store, root) if store else ""
-        self.receivers = Receivers(store, name, lost_after=3600.0) if store else None
-        self.answering = Answering(self.receivers)
-        self.spool = FileSpool((store or root) / "spool", receiver=name)
-        self.writer = ReceiptWriter(root / "receipts")
-        self.bus = bus or SqliteBus(root / "bus.sqlite", clock=SystemClock())
-        self.journal = Journal(root / "journal.sqlite")
-        self.reader = ReceiptReader(root / "receipts", cursors=self.journal.cursors())
-        self.sent: list[CommitmentDecided] = []
-        self.away = False
-        self.tried = threading.Event()
-        self.running: Commitments | None = None
-
-    def send(self, address: ReportAddress, decided: CommitmentDecided) -> None:
-        assert address == HERE["CT1"]
-        self.tried.set()
-        if self.away:
-            raise ReportFailed("no association to the sender")
-        self.sent.append(decided)
-
-    def commitments(self, **changes: Any) -> Commitments:
-        arguments: dict[str, Any] = {"addresses": HERE, "enabled": True, "send": self.send, "answering": self.answering}
-        arguments |= changes
-        return Commitments(
-            journal=self.journal, receipts=self.root / "receipts", spool=self.spool, bus=self.bus, clock=SystemClock(),
-            **arguments,
-        )  # fmt: skip
-
-    def start(self, **changes: Any) -> Commitments:
-        self.running = self.commitments(**changes)
-        self.running.start()
-        return self.running
-
-    def end(self) -> None:
-        if self.running is not None:
-            self.running.stop(20)
-            self.running = None
-
-    def close(self) -> None:
-        self.end()
-        self.journal.close()
-        self.writer.close()
-        self.reader.close()
-        if self.receivers is not None:
-            self.receivers.close()
-
-    def store(self, sop: str, *, study: str = "1.2.3", lane: Lane = Lane.ROUTINE, content: bytes = b"pixels") -> None:
-        syntax = "1.2.840.10008.1.2.1"
-        placed = self.spool.put(Address(study, study + ".1", sop, CT, syntax), [content])
-        self.writer.append(
-            lane,
-            Stored(sop, CT, study + ".1", study, syntax, *placed, "a1", "CT1", "ICHOR", None, None, False, time.time()),
-        )  # fmt: skip
-
-    def asked(self, *, waiting: int) -> bool:
-        """So many requests, and nothing else, wait to be decided."""
-        return [lag.waiting for lag in self.bus.lag() if lag.group == "commitment.decide"] == [waiting]
-
-    def ask(self, *pairs: tuple[str, str], transaction: str = "1.2.9", calling: str = "CT1") -> Receipt:
-        """As if it was received; the receipt, as the relay reads it."""
-        record = CommitmentRequested("a1", calling, "ICHOR", transaction, pairs, time.time())
-        return Receipt(record, f"file-{transaction}", 1, "writer")
-
-    def take(self, *, publish: bool = True) -> list[JournalRow]:
-        """What the relay does with all that is in the receipts."""
-        receipts = [receipt for lane in Lane for receipt in self.reader.read(lane, limit=1000)]
-        entries = []
-        for receipt in receipts:
-            assert isinstance(receipt.record, Stored)
-            with self.spool.open(receipt.record.location) as file:
-                digest = hashlib.sha256(file.read()).hexdigest()
-            entries.append((StoredObject(file_sha256=digest, **receipt.record._asdict()), receipt.writer))
-        rows = self.journal.take(entries, cursors={receipt.file: receipt.end for receipt in receipts})
-        self.journal.assign_batches({f"batch-{time.time_ns()}": rows})
-        if publish:
-            self.journal.mark_published(rows)
-        return rows
-
-    def announced(self) -> list[ContentAnnounced]:
-        found = [open_envelope(envelope) for _, envelope in self.bus.read(INSTANCES)]
-        return [data for data in found if isinstance(data, ContentAnnounced)]
-
-    def decided(self) -> list[CommitmentDecided]:
-        found = [open_envelope(envelope) for _, envelope in self.bus.read(COMMITMENTS)]
-        return [data for data in found if isinstance(data, CommitmentDecided)]
-
-    def committed(self, sop: str) -> list[bool]:
-        return [row.committed for row in self.journal.by_instance(sop)]
-
-    def until(self, true: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 60
-        while not true():
-            assert time.monotonic() < deadline, "it never came"
-            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -144,21 +31,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     yield made
     made.close()
     made.bus.close()
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
-    """Two receivers with one bus and one store."""
-    (tmp_path / "store").mkdir()
-    bus = SqliteBus(tmp_path / "bus.sqlite", clock=SystemClock())
-    desks = (
-        Desk(tmp_path / "a", store=tmp_path / "store", bus=bus),
-        Desk(tmp_path / "b", store=tmp_path / "store", bus=bus),
-    )
-    yield desks
-    for desk in desks:
-        desk.close()
-    bus.close()
 
 
 def test_what_is_here_is_committed_and_what_is_not_is_named_with_its_reason(desk: Desk) -> None:
@@ -393,89 +265,3 @@ def test_what_is_committed_survives_retention_and_what_is_not_goes(desk: Desk) -
     desk.until(lambda: desk.sent)
     assert desk.sent[0].committed == ((CT, "1.2.3.1.1"),)
     assert desk.sent[0].failed == ((CT, "1.2.5.1.1", 0x0112),)
-
-
-def test_of_receivers_with_one_store_each_is_asked_whoever_has_the_request(two: tuple[Desk, Desk]) -> None:
-    for sop, desk in zip(("1.2.3.4.1", "1.2.3.4.2"), two, strict=True):
-        desk.store(sop)
-        desk.store("1.2.3.4.3")
-        desk.take()
-        desk.start()
-    pairs = ((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2"), (CT, "1.2.3.4.3"), (CT, "1.2.3.4.99"))
-    requests = [(desk, f"1.2.9.{number}.{n}") for number in range(5) for n, desk in enumerate(two)]
-    for desk, transaction in requests:
-        assert desk.running is not None
-        desk.running.requested(desk.ask(*pairs, transaction=transaction))
-    sent = two[0].sent, two[1].sent
-    two[0].until(lambda: len(sent[0]) + len(sent[1]) == len(requests))
-    two[0].until(lambda: two[0].asked(waiting=0))
-    assert sorted(decided.transaction_uid for some in sent for decided in some) == sorted(t for _, t in requests)
-    for decided in (*sent[0], *sent[1]):
-        assert decided.committed == pairs[:3]
-        assert decided.failed == ((CT, "1.2.3.4.99", 0x0112),)
-    told = two[0].announced()
-    assert len(told) == len(requests)  # one for the study, not one of each receiver
-    assert all(set(one.sop_instance_uids) == {pair[1] for pair in pairs[:3]} and one.unknown == 1 for one in told)
-    assert (two[0].committed("1.2.3.4.1"), two[1].committed("1.2.3.4.2")) == ([True], [True])
-
-
-def test_evidence_is_of_all_receivers_where_nothing_is_committed(two: tuple[Desk, Desk]) -> None:
-    for sop, desk in zip(("1.2.3.4.1", "1.2.3.4.2"), two, strict=True):
-        desk.store(sop)
-        desk.take()
-        desk.start(enabled=False)
-    assert two[0].running is not None
-    two[0].running.requested(two[0].ask((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2"), calling="NOBODY"))
-    two[0].until(two[0].announced)
-    (told,) = two[0].announced()
-    assert (set(told.sop_instance_uids), told.unknown) == ({"1.2.3.4.1", "1.2.3.4.2"}, 0)
-
-
-def test_a_receiver_that_is_away_is_waited_for_while_something_is_missing(two: tuple[Desk, Desk]) -> None:
-    here, away = two
-    for sop, desk in zip(("1.2.3.4.1", "1.2.3.4.2"), two, strict=True):
-        desk.store(sop)
-        desk.take()
-    asked = here.start().requested
-    asked(here.ask((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2"), transaction="1.2.9.1"))
-    asked(here.ask((CT, "1.2.3.4.1"), transaction="1.2.9.2"))
-    here.until(lambda: here.sent)
-    here.until(lambda: here.asked(waiting=1))
-    assert [decided.transaction_uid for decided in here.sent] == ["1.2.9.2"]
-    away.start()
-    here.until(lambda: here.asked(waiting=0))
-    here.until(lambda: here.sent[1:] or away.sent)
-    (late,) = [*here.sent[1:], *away.sent]
-    assert (late.transaction_uid, late.failed) == ("1.2.9.1", ())
-    assert late.committed == ((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2"))
-
-
-def test_for_a_receiver_that_is_lost_who_took_it_over_looks_once_its_images_are_in(two: tuple[Desk, Desk]) -> None:
-    here, lost = two
-    assert lost.receivers is not None
-    here.store("1.2.3.4.1")
-    here.take()
-    asked = here.start().requested
-    asked(here.ask((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2")))
-    here.until(lambda: len(here.bus.read(COMMITMENTS)) == 2)  # it was passed on, and nobody has it
-    assert here.sent == []
-    here.store("1.2.3.4.2")  # as it comes in from the spool
-    here.answering.taken_in(frozenset({lost.receivers.name}))
-    threading.Event().wait(0.3)
-    assert here.sent == []  # it is in the log only
-    here.take()
-    here.until(lambda: here.sent)
-    assert here.sent[0].committed == ((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2"))
-
-
-def test_a_store_that_is_away_makes_a_request_wait(two: tuple[Desk, Desk], tmp_path: Path) -> None:
-    here, other = two
-    other.start()
-    (tmp_path / "store" / "receivers").rename(tmp_path / "store" / "elsewhere")
-    asked = here.start().requested
-    asked(here.ask((CT, "1.2.3.4.1")))
-    threading.Event().wait(0.3)
-    assert [*here.sent, *other.sent] == []
-    (tmp_path / "store" / "elsewhere").rename(tmp_path / "store" / "receivers")
-    here.until(lambda: here.sent or other.sent)
-    assert [*here.sent, *other.sent][0].failed == ((CT, "1.2.3.4.1", 0x0112),)
