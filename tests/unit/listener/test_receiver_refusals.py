@@ -128,19 +128,6 @@ def test_of_a_flood_of_rejections_all_are_counted_and_some_listed() -> None:
             time.sleep(0.01)
 
 
-def test_a_sender_of_whose_classes_none_is_taken_is_told_of_by_that_reason() -> None:
-    label, procedure_step = "no presentation context is taken", "1.2.840.10008.3.1.2.3.3"
-    before = count(REJECTED, label)
-    with Listening() as listening:
-        scu = Scu(listening.port, contexts=[(procedure_step, (IMPLICIT,))])
-        assert listening.refusals.wait_for(1) == [("CT1", "rejected", label)]
-        assert listening.refusals.addresses == ["127.0.0.1"]
-        assert count(REJECTED, label) == before + 1
-        scu.abort()
-        Scu(listening.port, contexts=[(procedure_step, (IMPLICIT,)), (ECHO, (IMPLICIT,))]).release()
-        assert len(listening.refusals.listed) == 1
-
-
 def data(body: bytes, *, context: int = 1, control: int = 3, length: int | None = None) -> bytes:
     """A P-DATA-TF PDU with one PDV."""
     value = struct.pack(">IBB", len(body) + 2 if length is None else length, context, control) + body
@@ -258,6 +245,19 @@ def test_a_commitment_request_of_more_than_8_mib_ends_the_association() -> None:
                 scu.socket.sendall(data(bytes(16_000), control=0))
         wait_until(lambda: count(metrics.ASSOCIATIONS_ABORTED, cause) == before + 1)
         scu.socket.close()
+
+
+def test_a_sender_of_whose_classes_none_is_taken_is_told_of_by_that_reason() -> None:
+    label, procedure_step = "no presentation context is taken", "1.2.840.10008.3.1.2.3.3"
+    before = count(REJECTED, label)
+    with Listening() as listening:
+        scu = Scu(listening.port, contexts=[(procedure_step, (IMPLICIT,))])
+        assert listening.refusals.wait_for(1) == [("CT1", "rejected", label)]
+        assert listening.refusals.addresses == ["127.0.0.1"]
+        assert count(REJECTED, label) == before + 1
+        scu.abort()
+        Scu(listening.port, contexts=[(procedure_step, (IMPLICIT,)), (ECHO, (IMPLICIT,))]).release()
+        assert len(listening.refusals.listed) == 1
 
 
 def test_lobby_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
