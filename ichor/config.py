@@ -142,6 +142,14 @@ class ListenerSettings(_Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _titles_apart(self) -> ListenerSettings:
+        if self.ae_title in self.stat_ae_titles:
+            raise ValueError(
+                f"stat_ae_titles: only titles beside ae_title; {self.ae_title!r} is both, and all would be STAT"
+            )
+        return self
+
 
 class SenderSettings(_Table):
     ae_title: AETitle

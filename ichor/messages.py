@@ -33,7 +33,7 @@ def jobs_topic(pipeline: str, priority: Priority) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancesReceived:
-    """A batch of facts of one study (at most 500, 20,000 frames or 20 ms)."""
+    """A batch of facts of one study (at most 500, 20,000 frames or 100 ms of work)."""
 
     study_instance_uid: str
     association: str

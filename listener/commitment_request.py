@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ichor.series.elements import LONG_VRS, UNDEFINED, vr_code
 from ichor.uids import is_valid_uid
 
 MOST_BYTES = 8 << 20
@@ -18,9 +19,6 @@ MOST_OBJECTS = 20_000
 _MOST_ELEMENTS = 500_000
 _MOST_DEPTH = 16
 
-# PS3.5 7.1.2: the VRs whose explicit length has four bytes.
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _TRANSACTION, _REFERENCED = 0x00081195, 0x00081199
 _CLASS, _INSTANCE = 0x00081150, 0x00081155
@@ -113,12 +111,12 @@ class _Scan:
         at, end = within.at, self._limit(within)
         while at < end:
             element = self._head(at, explicit=within.explicit)
-            if element.tag == _ITEM_END and within.length == _UNDEFINED:
+            if element.tag == _ITEM_END and within.length == UNDEFINED:
                 self._ended = element.at
                 return
             yield element
             at = self._behind(element, depth=depth)
-        if within.length == _UNDEFINED or at != end:
+        if within.length == UNDEFINED or at != end:
             raise Malformed("an item is cut short")
         self._ended = at
 
@@ -127,7 +125,7 @@ class _Scan:
         at, end = sequence.at, self._limit(sequence)
         while at < end:
             item = self._head(at, explicit=sequence.explicit)
-            if item.tag == _SEQUENCE_END and sequence.length == _UNDEFINED:
+            if item.tag == _SEQUENCE_END and sequence.length == UNDEFINED:
                 self._ended = item.at
                 return
             if item.tag != _ITEM:
@@ -135,16 +133,16 @@ class _Scan:
             item = item._replace(explicit=sequence.explicit)
             yield item
             at = self._behind(item, depth=depth)
-        if sequence.length == _UNDEFINED or at != end:
+        if sequence.length == UNDEFINED or at != end:
             raise Malformed("a sequence is cut short")
         self._ended = at
 
     def _limit(self, within: _Element) -> int:
-        return len(self._data) if within.length == _UNDEFINED else within.at + within.length
+        return len(self._data) if within.length == UNDEFINED else within.at + within.length
 
     def _behind(self, element: _Element, *, depth: int) -> int:
         """The place behind a value; of undefined length, what lies in it is walked through."""
-        if element.length != _UNDEFINED:
+        if element.length != UNDEFINED:
             return element.at + element.length
         if depth >= _MOST_DEPTH:
             raise Malformed("sequences lie too deep")
@@ -163,7 +161,7 @@ class _Scan:
         tag, value = group << 16 | element, at + 8
         if explicit and group != 0xFFFE:
             vr = bytes(self._data[at + 4 : at + 6])
-            if vr in _LONG_VRS:
+            if vr_code(vr) in LONG_VRS:
                 if at + 12 > len(self._data):
                     raise Malformed("the data set is cut short")
                 length, value = _LONG.unpack_from(self._data, value)[0], at + 12
@@ -173,6 +171,6 @@ class _Scan:
                 length >>= 16
             else:
                 raise Malformed("an element without a VR")
-        if length != _UNDEFINED and value + length > len(self._data):
+        if length != UNDEFINED and value + length > len(self._data):
             raise Malformed("the data set is cut short")
         return _Element(tag, length, value, explicit)

@@ -23,7 +23,7 @@ from pynetdicom.association import Association
 from ichor import metrics
 from listener import pdu
 from listener.baton import Baton
-from listener.commitment import MOST_BYTES
+from listener.commitment_request import MOST_BYTES
 from listener.parking import Checkpoint
 from listener.reception import Arrives, Origin, Receives, StoreCommand, place_of
 

@@ -12,19 +12,11 @@ import zlib
 from array import array
 from typing import NamedTuple
 
+from ichor.series.elements import ITEM, ITEM_END, LONG_VRS, SEQUENCE_END, UN, UNDEFINED
 from ichor.store.disk import Bytes
 
-# PS3.5 7.1.2: the VRs whose explicit length has four bytes, as the number that their two letters make.
-_LONG_VRS = frozenset(
-    int.from_bytes(vr, "little")
-    for vr in (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-_UNKNOWN = int.from_bytes(b"UN", "little")
 _LETTERS = frozenset(range(ord("A"), ord("Z") + 1))
-_SHORT_VRS = frozenset(a | b << 8 for a in _LETTERS for b in _LETTERS) - _LONG_VRS
-_UNDEFINED = 0xFFFFFFFF
-# Group and element as a little-endian head has them: the element in the upper half.
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE
+_SHORT_VRS = frozenset(a | b << 8 for a in _LETTERS for b in _LETTERS) - LONG_VRS
 _DELIMITERS = 0xFFFE
 _PIXELS = 0x7FE0  # group
 
@@ -36,7 +28,12 @@ _MOST_DEPTH = 16
 _MOST_INFLATED = 4 << 20
 _MOST_VALUE = 256
 
-_WANTED = {0x00160008: 0, 0x00180008: 1, 0x000D0020: 2, 0x000E0020: 3}  # place in Identifiers
+_WANTED = {
+    0x00160008: 0,
+    0x00180008: 1,
+    0x000D0020: 2,
+    0x000E0020: 3,
+}  # halves of the tag swapped: place in Identifiers
 
 
 class Identifiers(NamedTuple):
@@ -166,7 +163,7 @@ class _Scan:
 
     def _run_explicit_little(self, position: int) -> None:
         """`_run` for the usual encoding."""
-        data, unpack, short, long = self._data, _LITTLE.unpack_from, _SHORT_VRS, _LONG_VRS
+        data, unpack, short, long = self._data, _LITTLE.unpack_from, _SHORT_VRS, LONG_VRS
         left, last, note = self._left, len(self._data) - 8, self.heads.append
         while position <= last and left:
             left -= 1
@@ -180,9 +177,9 @@ class _Scan:
                 (length,) = self._long(data, position + 8)
                 note(position << 1 | 1)
                 position += 12
-                if length == _UNDEFINED:
+                if length == UNDEFINED:
                     self._left = left
-                    position = self._skip_items(position, explicit=vr != _UNKNOWN, depth=1)
+                    position = self._skip_items(position, explicit=vr != UN, depth=1)
                     left = self._left
                     continue
             else:
@@ -197,8 +194,8 @@ class _Scan:
             tag, vr, length, position = self._head(position, explicit=explicit)
             if tag & 0xFFFF >= _PIXELS:
                 return
-            if length == _UNDEFINED:
-                position = self._skip_items(position, explicit=explicit and vr != _UNKNOWN, depth=1)
+            if length == UNDEFINED:
+                position = self._skip_items(position, explicit=explicit and vr != UN, depth=1)
                 continue
             if tag in _WANTED and self._is_last(tag, position, length):
                 return
@@ -232,7 +229,7 @@ class _Scan:
             tag, vr, length = _LITTLE.unpack_from(self._data, position)
         if not explicit or tag & 0xFFFF == _DELIMITERS:
             return tag, 0, self._long(self._data, position + 4)[0], position + 8
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             return tag, vr, self._long(self._data, position + 8)[0], position + 12
         if vr not in _SHORT_VRS:
             raise _CannotGoOn
@@ -244,11 +241,11 @@ class _Scan:
             raise _CannotGoOn
         while True:
             tag, _, length, position = self._head(position, explicit=explicit)
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 return position
-            if tag != _ITEM:
+            if tag != ITEM:
                 raise _CannotGoOn
-            if length != _UNDEFINED:
+            if length != UNDEFINED:
                 position += length
             else:
                 position = self._skip_elements(position, explicit=explicit, depth=depth)
@@ -257,9 +254,9 @@ class _Scan:
         """The place behind the item of undefined length whose first element is at ``position``."""
         while True:
             tag, vr, length, position = self._head(position, explicit=explicit)
-            if tag == _ITEM_END:
+            if tag == ITEM_END:
                 return position
-            if length == _UNDEFINED:
-                position = self._skip_items(position, explicit=explicit and vr != _UNKNOWN, depth=depth + 1)
+            if length == UNDEFINED:
+                position = self._skip_items(position, explicit=explicit and vr != UN, depth=depth + 1)
             else:
                 position += length

@@ -21,13 +21,13 @@ from ichor import metrics
 from ichor.config import ListenerSettings
 from ichor.store.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from listener.classes import storage_classes
-from listener.commitment import MOST_BYTES
+from listener.commitment_request import MOST_BYTES
+from listener.pdu import MOST_COMMAND_BYTES
 
 _LOG = logging.getLogger(__name__)
 
 # DCMTK senders cap at 131072; larger ones were measured slower.
 MAXIMUM_PDU = 131_072
-_MOST_COMMAND_BYTES = 65_536
 # Of one object on the plain path, which gathers it in memory: enhanced CTs of 1000 frames have half of it.
 _MOST_OBJECT_BYTES = 1 << 30
 _RELEASE_TIMEOUT = 30.0
@@ -82,7 +82,7 @@ def say_goodbye(connection: socket.socket, answer: bytes) -> None:
 
 def is_too_much(message: Any) -> bool:
     """A message under way that is longer than it can need, or, a C-STORE's, than is gathered in memory."""
-    if message.encoded_command_set.tell() > _MOST_COMMAND_BYTES:
+    if message.encoded_command_set.tell() > MOST_COMMAND_BYTES:
         return True
     command = message.command_set
     if command is None:

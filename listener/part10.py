@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 from ichor.errors import CannotUnderstand
 from ichor.reasons import Reason
+from ichor.series.elements import LONG_VRS, vr_code
 
 _PREAMBLE = 132
 _LONGEST = 65_536
-# PS3.5 section 7.1.2: the VRs whose explicit length has four bytes.
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _META = 0x0002
 # Of File Meta Information Group Length, Version and Media Storage SOP Class UID.
 _FIRST_VRS = (b"UL", b"OB", b"UI")
@@ -81,7 +80,7 @@ def _read(seen: memoryview) -> tuple[FileMeta, int] | None:
         if not (vr.isalpha() and vr.isupper()):
             raise CannotUnderstand(Reason.HEADER_UNREADABLE)
         value = position + 8
-        if vr in _LONG_VRS:
+        if vr_code(vr) in LONG_VRS:
             (length,) = struct.unpack_from("<I", seen, value)
             value += 4
         position = value + length

@@ -61,6 +61,7 @@ _PDU_SLACK = 1024  # senders that count the PDV's head differently
 _N_EVENT_REPORT_RQ = 0x0100
 _P_DATA = b"\x04"  # PDU types, PS3.8 9.3.5 and 9.3.8
 _A_ABORT = b"\x07"
+_NOTHING_TAKEN = "no presentation context is taken"
 _HIGH = 1  # Priority (0000,0700), PS3.7 9.1.1.1
 
 
@@ -106,6 +107,7 @@ class Receiver:
         self._process = process
         self._seats = self._crew.seats.at(process)
         self._reception = reception
+        self._refusals = refusals
         self._receipts = receipts
         self._spool = spool
         self._clock = clock
@@ -325,6 +327,13 @@ class Receiver:
             sender_priority=admitted.sender_priority, called_priority=admitted.called_priority,
             lane=Lane(priority.lane) if priority is not None else Lane.ROUTINE,
         )  # fmt: skip
+        if not event.assoc.accepted_contexts:
+            # An A-ASSOCIATE-AC all the same (PS3.8 9.3.3): the sender ends it, and would else be said to have aborted.
+            metrics.ASSOCIATIONS_REJECTED.labels(_NOTHING_TAKEN).inc()
+            self._refusals.add(
+                calling_ae=admitted.calling_ae, status="rejected", reason=_NOTHING_TAKEN,
+                address=str(event.assoc.requestor.address),
+            )  # fmt: skip
         if self._fast:
             fast_path.install(
                 event.assoc, reception=self._reception, origin=session.origin,

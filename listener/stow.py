@@ -40,7 +40,6 @@ _LOG = logging.getLogger(__name__)
 # The sender of a request that no [[senders]] entry names; HTTP has no AE titles.
 CALLING_AE = "STOW-RS"
 _MOST_CONNECTIONS = 64
-_NOT_HTTP = "not HTTP"
 _QUIET = frozenset({CLOSED})
 _SENDERS_PATIENCE = 4.0
 _LEAVING_PATIENCE = 1.0
@@ -222,7 +221,7 @@ class StowServer:
                 self._drop(TOO_LATE if str(gone) == TOO_SLOW else CLOSED, address)
             return False
         except BadRequest as error:
-            self._drop(_NOT_HTTP, address)
+            self._drop(str(error), address)
             self._say(connection, error.status, str(error))
             connection.leave()
             return False
@@ -318,7 +317,7 @@ class StowServer:
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         metrics.STOW_REQUESTS.labels(str(status.value)).inc()
         if not transaction.outcomes:
-            return self._say(connection, status, str(wrong) if wrong is not None else "no parts")
+            return self._say(connection, status, str(wrong))
         kind = preferred(asked.accept)
         headers = _HEADERS | {"Content-Type": kind}
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
@@ -339,7 +338,7 @@ class StowServer:
             return wrong
         finally:
             transaction.cut()
-        return None
+        return None if transaction.outcomes else Malformed("no parts")
 
     def _end(self, transaction: StoreTransaction, origin: Origin, *, released: bool) -> None:
         if not transaction.stored:

@@ -18,13 +18,15 @@ _RECEIVE = 1 << 18
 # What a body brings at once to its reader, and at least within each patience.
 _PIECE = 1 << 16
 _LEAST_PROGRESS = 1 << 14
-_LONGEST_HEAD = 16_384
+_LONGEST_HEAD = 16_384  # of a request, or of a chunk
 # For the peer to read our answer and to end; an early close would take the answer back.
 _LEAVING_SECONDS = 2.0
 _LEAVING_BYTES = 64 << 20
 
 CLOSED = "closed before its end"
 TOO_SLOW = "too slow"
+NOT_HTTP = "not HTTP/1.1 as RFC 9112 has it"
+TOO_LONG = "a head of more than 16 KiB"
 
 
 class PeerGone(Exception):
@@ -32,9 +34,9 @@ class PeerGone(Exception):
 
 
 class BadRequest(Exception):
-    """What came is not HTTP/1.1, or too long; to be answered with ``status``, then the connection is of no more use."""
+    """What came is `NOT_HTTP` or `TOO_LONG`; to be answered with ``status``, then the connection is of no more use."""
 
-    def __init__(self, text: str, *, status: int = HTTPStatus.BAD_REQUEST) -> None:
+    def __init__(self, text: str, *, status: int) -> None:
         super().__init__(text)
         self.status = status
 
@@ -53,6 +55,7 @@ class Connection:
         self._monotonic = monotonic
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LONGEST_HEAD)
         self._ended = False
+        self._is_over = False
         self._received = 0
         self._method = b""
 
@@ -70,12 +73,15 @@ class Connection:
         PeerGone, BadRequest
         """
         deadline = self._monotonic() + patience
+        before = self._read
         while True:
             event = self._next()
             if event is h11.NEED_DATA:
                 self._receive(deadline)
             elif isinstance(event, h11.Request):
                 self._method = event.method
+                if self._read - before > _LONGEST_HEAD:  # h11 bounds what it keeps, not what is whole at once
+                    raise self._no_more(TOO_LONG, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
                 return event
             else:
                 return None
@@ -121,7 +127,7 @@ class Connection:
         ------
         PeerGone
         """
-        again = self._http.their_state is h11.DONE
+        again = self._http.their_state is h11.DONE and not self._is_over
         content = content if self._method != b"HEAD" else b""
         fields = {**headers, "Content-Length": str(len(content))} | ({} if again else {"Connection": "close"})
         try:
@@ -166,7 +172,18 @@ class Connection:
             if self._ended:
                 raise PeerGone(CLOSED) from error
             # h11's own words quote what came.
-            raise BadRequest("not HTTP/1.1 as RFC 9112 has it", status=error.error_status_hint) from error
+            status = error.error_status_hint
+            too_long = status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise self._no_more(TOO_LONG if too_long else NOT_HTTP, status) from error
+
+    @property
+    def _read(self) -> int:
+        """Bytes that came and were taken for something."""
+        return self._received - len(self._http.trailing_data[0])
+
+    def _no_more(self, text: str, status: int) -> BadRequest:
+        self._is_over = True
+        return BadRequest(text, status=status)
 
     def _receive(self, deadline: float) -> None:
         left = deadline - self._monotonic()

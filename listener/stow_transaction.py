@@ -18,6 +18,7 @@ DICOM = "application/dicom"
 # So that the answer, which names each, is bounded.
 MOST_PARTS = 20_000
 _NO_FILE = "a part is no DICOM file"
+_OTHER_TYPE = "a part's Content-Type is not application/dicom"
 
 
 class TooManyParts(Malformed):
@@ -52,7 +53,7 @@ class StoreTransaction:
         if len(self.outcomes) >= MOST_PARTS:
             raise TooManyParts(f"more than {MOST_PARTS} objects in one request")
         kind = media_type(headers["content-type"])[0] if "content-type" in headers else DICOM
-        self._refused = None if kind == DICOM else _NO_FILE
+        self._refused = None if kind == DICOM else _OTHER_TYPE
         self._head = FileHead()
         self._meta = FileMeta("", "", "")
 

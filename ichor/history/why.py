@@ -59,7 +59,9 @@ def why(uid: str, *, bus: Bus, journal: Lookup | None, search: bool = True, shar
     lines = story([*history, *arrivals])
     study = study_from(history)
     if level == "study":
-        state, reason = _of_study(study, history, arrivals)
+        told = any(isinstance(message, InstancesReceived) for message in arrivals)
+        is_stored = told or (journal is not None and journal.locate(study_uid) is not None)
+        state, reason = _of_study(study, history, arrivals, is_stored=is_stored)
     elif level == "series":
         state, reason = _of_series(study, series_uid or uid, arrivals)
     else:
@@ -90,16 +92,20 @@ def _json(line: Line) -> dict[str, str]:
     return {"time": rfc3339(line.time), "stage": str(line.stage), "text": line.text}
 
 
-def _of_study(study: Study | None, history: list[Data], arrivals: list[Data]) -> tuple[str, str | None]:
+def _of_study(
+    study: Study | None, history: list[Data], arrivals: list[Data], *, is_stored: bool
+) -> tuple[str, str | None]:
     if study is not None:
         return study.state.value, study.reason or study.waits_for or sentences(study.answers) or None
-    refused = [e for e in history if isinstance(e, ReceiveRefused)]
-    if refused:
-        return "refused", refused[-1].reason
-    if _only_ours(arrivals):
+    refused = next((e.reason for e in reversed(history) if isinstance(e, ReceiveRefused)), None)
+    only_ours = _only_ours(arrivals)
+    if refused is not None and (only_ours or not is_stored):
+        return "refused", refused
+    if only_ours:
         # No event tells of such a study: our own objects must not start or list anything.
         return "done", f"{Reason.MADE_BY_ICHOR}; starts nothing"
-    return "receiving", "its objects were received; their headers have not been read yet"
+    some = f"; some were refused: {refused}" if refused is not None else ""
+    return "receiving", f"its objects were received; no assembler has looked at them yet{some}"
 
 
 def _only_ours(arrivals: list[Data], *, series_uid: str | None = None) -> bool:

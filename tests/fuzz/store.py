@@ -20,6 +20,7 @@ STATUSES = frozenset({0x0000} | {refusal.status for refusal in StoreRefused.__su
 _REASONS = frozenset(reason.value for reason in Reason) | {
     "the SOP class is not for storage",
     "a part is no DICOM file",
+    "a part's Content-Type is not application/dicom",
 }
 
 

@@ -165,7 +165,7 @@ def test_a_result_is_found_without_a_journal() -> None:
 def test_images_on_disk_whose_headers_are_unread_are_known() -> None:
     answer = asked(uid(1), journal=Places({uid(1): ("study", uid(1), None)}))
     assert answer["state"] == "receiving"
-    assert "received" in answer["reason"]
+    assert answer["reason"] == "its objects were received; no assembler has looked at them yet"
 
 
 def test_what_no_receipt_spoke_of_is_not_said_to_be_answered() -> None:
@@ -202,6 +202,15 @@ def test_a_study_of_which_everything_was_refused_says_so() -> None:
     refusal = ReceiveRefused(study_instance_uid=uid(1), calling_ae="CT1", status="0xA700", reason="no space", at=T0)
     answer = asked(uid(1), refusal)
     assert (answer["state"], answer["reason"]) == ("refused", "no space")
+
+
+def test_a_study_of_which_something_is_stored_is_not_said_to_be_refused() -> None:
+    refusal = ReceiveRefused(study_instance_uid=uid(1), calling_ae="CT1", status="0xA700", reason="no space", at=T0)
+    journal = Places({uid(1): ("study", uid(1), None)})
+    for answer in (asked(uid(1), refusal, journal=journal), asked(uid(1), *arrival(1), refusal)):
+        assert answer["state"] == "receiving"
+        assert answer["reason"].endswith("no assembler has looked at them yet; some were refused: no space")
+    assert asked(uid(1), refusal, journal=Places({}))["state"] == "refused"
 
 
 def test_arrivals_are_found_in_the_topic_of_their_shard() -> None:

@@ -58,6 +58,7 @@ def test_the_contract_file_of_the_documentation_is_read(tmp_path: Path) -> None:
         ({"listener.tls": {"cert": "x"}}, ("listener.tls.key", "required")),
         ({"listener.disk_low": "10 cups"}, ("listener.disk_low", "10 cups", "2GB")),
         ({"listener.disk_low": "1MB"}, ("listener", "disk_full", "disk_low")),
+        ({"listener.stat_ae_titles": ["STAT", "ICHOR"]}, ("listener", "stat_ae_titles", "ae_title", "'ICHOR'")),
         ({"listener.associations": 0}, ("listener.associations", "0")),
         ({"senders": [{"ae_title": "A", "host": "h", "passcode_file": "f"}]}, ("senders.0", "username")),
         ({"console.host": "0.0.0.0"}, ("console.token_file",)),

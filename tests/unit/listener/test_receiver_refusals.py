@@ -233,6 +233,33 @@ def test_object_that_memory_should_not_hold_ends_the_association_on_the_plain_pa
         assert len(listening.reception.arrivals) == 1
 
 
+def test_a_commitment_request_of_more_than_8_mib_ends_the_association() -> None:
+    cause = "a message longer than allowed"
+    before = count(metrics.ASSOCIATIONS_ABORTED, cause)
+    asked = command(0x0130, ELEMENTS[0], struct.pack("<HHIH", 0, 0x800, 2, 0x0001))
+    with Listening() as listening:
+        scu = Scu(listening.port, contexts=[(COMMITMENT, (EXPLICIT,))])
+        scu.socket.sendall(data(asked))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(600):
+                scu.socket.sendall(data(bytes(16_000), control=0))
+        wait_until(lambda: count(metrics.ASSOCIATIONS_ABORTED, cause) == before + 1)
+        scu.socket.close()
+
+
+def test_a_sender_of_whose_classes_none_is_taken_is_told_of_by_that_reason() -> None:
+    label, procedure_step = "no presentation context is taken", "1.2.840.10008.3.1.2.3.3"
+    before = count(REJECTED, label)
+    with Listening() as listening:
+        scu = Scu(listening.port, contexts=[(procedure_step, (IMPLICIT,))])
+        assert listening.refusals.wait_for(1) == [("CT1", "rejected", label)]
+        assert listening.refusals.addresses == ["127.0.0.1"]
+        assert count(REJECTED, label) == before + 1
+        scu.abort()
+        Scu(listening.port, contexts=[(procedure_step, (IMPLICIT,)), (ECHO, (IMPLICIT,))]).release()
+        assert len(listening.refusals.listed) == 1
+
+
 def test_lobby_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck, goes_on = threading.Event(), threading.Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ from ichor.store.spool import FileSpool
 from listener import stow, stow_transaction
 from listener.stow import StowServer, run_stow
 
+NOT_HTTP, LONG_HEAD = "not HTTP/1.1 as RFC 9112 has it", "a head of more than 16 KiB"
 TYPE = 'multipart/related; type="application/dicom"; boundary=b'
 
 
@@ -236,10 +238,12 @@ def test_why_an_object_failed_is_told(door: Door, file: bytes, status: int, fail
 
 
 def test_a_part_of_another_type_fails_by_itself(door: Door) -> None:
-    response = door.post(body(part10("1.2.3.4.1")).removesuffix(b"--b--") + body(b"%PDF", kind="application/pdf"))
+    untyped = body(part10("1.2.3.4.2"), kind="application/octet-stream")  # as curl's -F sends a file
+    response = door.post(body(part10("1.2.3.4.1")).removesuffix(b"--b--") + untyped)
     assert response.status_code == 202
-    assert len(door.stored()) == 1
-    assert [record.status for record in door.refused()] == ["0xC000"]
+    assert [record.sop_instance_uid for record in door.stored()] == ["1.2.3.4.1"]
+    reasons = [(record.status, record.reason) for record in door.refused()]
+    assert reasons == [("0xC000", "a part's Content-Type is not application/dicom")]
 
 
 def test_the_answer_is_xml_where_that_is_asked_for(door: Door) -> None:
@@ -340,6 +344,12 @@ def test_a_request_that_cannot_be_taken_has_its_status_one_log_line_and_one_metr
     assert door.stored() == []
 
 
+def test_a_body_without_parts_is_refused_and_listed(door: Door) -> None:
+    response = door.post(b"--b--")
+    assert (response.status_code, response.text) == (400, "no parts\n")
+    assert [(record.status, record.reason) for record in door.refused()] == [("rejected", "no parts")]
+
+
 def test_metadata_and_bulk_data_apart_are_told_what_is_taken_instead(door: Door) -> None:
     headers = {"Content-Type": 'multipart/related; type="application/dicom+json"; boundary=b'}
     response = httpx.post(door.url(), content=b"--b--", headers=headers)
@@ -412,10 +422,11 @@ def test_a_body_that_stops_coming_is_cut_off(open_door: Callable[..., Door]) -> 
     [
         (b"", "closed before a request", b""),
         (b"POST /dicom-web/studies HTTP/1.1\r\nHost: lo", "no request in time", b""),
-        (b"\x01\x00\x00\x00\x00\xcd" + bytes(300), "not HTTP", b"HTTP/1.1 400 "),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300) + b"\r\n\r\n", "not HTTP", b"HTTP/1.1 400 "),
-        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000, "not HTTP", b"HTTP/1.1 431 "),
-        (b"GET / HTTP/1.1\r\n\r\n", "not HTTP", b"HTTP/1.1 400 "),  # no Host
+        (b"\x01\x00\x00\x00\x00\xcd" + bytes(300), NOT_HTTP, b"HTTP/1.1 400 "),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300) + b"\r\n\r\n", NOT_HTTP, b"HTTP/1.1 400 "),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000, LONG_HEAD, b"HTTP/1.1 431 "),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 3000 + b"\r\n", LONG_HEAD, b"HTTP/1.1 431 "),  # whole
+        (b"GET / HTTP/1.1\r\n\r\n", NOT_HTTP, b"HTTP/1.1 400 "),  # no Host
     ],
 )
 def test_a_connection_that_brings_no_request_is_dropped_and_counted(
@@ -425,8 +436,23 @@ def test_a_connection_that_brings_no_request_is_dropped_and_counted(
     before = count("ichor_connections_dropped_total", reason=reason)
     with door.connect() as connection:
         if sent:
-            assert exchange(connection, sent).startswith(answer)
+            said = exchange(connection, sent)
+            assert said.startswith(answer)
+            assert (LONG_HEAD.encode() in said) == (reason == LONG_HEAD)
+            assert not said or b"Connection: close" in said
     door.wait(lambda: count("ichor_connections_dropped_total", reason=reason) == before + 1)
+
+
+def test_a_head_that_is_long_and_not_too_long_is_read_behind_another_request_too(door: Door) -> None:
+    content = body(part10())
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TYPE}\r\nContent-Length: {len(content)}\r\n"
+    request = head.encode() + b"A: b\r\n" * 2500 + b"\r\n" + content
+    assert 15_000 < len(request) - len(content) <= 16_384
+    too_long = request.replace(b"A: b", b"A: bcd", 1000)
+    with door.connect() as connection:
+        said = exchange(connection, request + request + too_long)
+    assert re.findall(rb"HTTP/1\.1 ([0-9]{3})", said) == [b"200", b"200", b"431"]
+    assert len(door.stored()) == 2
 
 
 def test_connections_without_a_request_do_not_keep_a_sender_out(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
