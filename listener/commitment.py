@@ -17,7 +17,6 @@ from ichor import metrics
 from ichor.config import SenderSettings
 from ichor.errors import OutOfResources
 from ichor.store.receipts import CommitmentRequested, ReceiptWriter
-from listener.commitment_request import MOST_BYTES as MOST_BYTES
 from listener.commitment_request import Malformed, TooLarge, read_request
 from listener.reception import Origin
 
