@@ -223,9 +223,9 @@ def test_who_comes_after_a_failed_sync_of_its_file_is_refused_too(tmp_path: Path
     writer.close()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_write_that_fails_half_way_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+@pytest.mark.parametrize(("code", "logs"), [(errno.ENOSPC, 1), (errno.EIO, 2)])
+def test_a_write_that_fails_half_way_leaves_no_trace_and_a_file_that_the_medium_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, logs: int
 ) -> None:
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder)
@@ -243,6 +243,7 @@ def test_a_write_that_fails_half_way_leaves_no_trace(
     monkeypatch.setattr(disk.os, "pwritev", real)
     writer.append(Lane.ROUTINE, stored(2))
     writer.append(Lane.ROUTINE, stored(3))
+    assert len(list(folder.glob(f"*.{Lane.ROUTINE.value}.log"))) == logs
     assert numbers(everything(ReceiptReader(folder))) == ["1.2.1", "1.2.2", "1.2.3"]
     writer.close()
 
