@@ -117,8 +117,7 @@ class Arrives(Protocol):
 class Refusals:
     """Tells what was refused: a log line, and a record for the relay. Safe from any thread, never raises.
 
-    Of the same reason, calling AE title and address ten at once, then one each 10 s, and as often one of each study, so
-    that each is found: metrics count all.
+    Of one reason, calling AE title and address ten at once, then one each 10 s, and so of each study: metrics count all.
     """
 
     def __init__(self, clock: Clock, receipts: Receipts) -> None:
@@ -132,8 +131,8 @@ class Refusals:
     ) -> None:  # fmt: skip
         """``address``: of the peer, for the log alone."""
         kind = f"{calling_ae}\n{address}\n{status}\n{reason}"
-        of_study = study_instance_uid != "" and self._of_study.allows(f"{kind}\n{study_instance_uid}")
-        if not self._limit.allows(kind) and not of_study:
+        of_study = bool(study_instance_uid) and self._of_study.allows(f"{kind}\n{study_instance_uid}")
+        if not (self._limit.allows(kind) or of_study):
             return
         place = f" address={address}" if address else ""
         _LOG.warning("refused: status=%s calling_ae=%s%s reason=%s", status, calling_ae, place, reason)
