@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?=
+# One more than two cores have: many tests wait for a process or a deadline.
+TEST_PROCESSES ?= 3
 
 .PHONY: run test lint unit soak fuzz bench peers lock clean
 
@@ -18,7 +20,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not soak" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup -m "not soak" $(PYTEST_ARGS)
 
 # The long forms: full fault counts (200 kills of the receiver over 100,000 instances, 10,000 probes), all phantoms, 10,000 arrivals.
 soak: $(VENV)/.test peers

@@ -95,7 +95,10 @@ class ResultReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitmentAsked:
-    """A request for storage commitment that is written down; everything that it may name was received before."""
+    """A request for storage commitment that is written down; everything that it may name was received before.
+
+    Where several receivers share a store it goes from one to the next, each of which adds what it knows.
+    """
 
     transaction_uid: str
     association: str
@@ -103,6 +106,10 @@ class CommitmentAsked:
     called_ae: str
     referenced: tuple[tuple[str, str], ...]  # SOP Class UID, SOP Instance UID
     at: float
+    request: str = ""  # id of the first message of it; empty in that one
+    looked: tuple[str, ...] = ()  # receivers for which somebody has looked
+    # Of those that are here: place in ``referenced``, Study Instance UID, Failure Reason or 0: committed.
+    found: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from ichor.shards import shards as all_shards
 from ichor.store.journal import Journal
 from ichor.store.protocol import Blobs, Receivers, Spool
 from ichor.store.recovery import recover
-from ichor.store.segments import segment_of
+from ichor.store.segments import receiver_of, segment_of
 from ichor.succession import end_associations
 from ichor.types import StudyState
 
@@ -67,8 +67,18 @@ class Swept:
     result_sets: int
 
 
-def sweep(projection: Projection, *, journal: Journal, spool: Spool, blobs: Blobs, ages: Ages, now: float) -> Swept:
-    """Remove what is past its age. A sweep that is cut off is taken up by the next one."""
+def sweep(
+    projection: Projection, *, journal: Journal, spool: Spool, blobs: Blobs, ages: Ages, now: float,
+    receivers: Collection[str] | None = None,
+) -> Swept:  # fmt: skip
+    """Remove what is past its age. A sweep that is cut off is taken up by the next one.
+
+    Parameters
+    ----------
+    receivers
+        Whose segments this journal answers for, where several receivers share the spool (`ichor.store.shared`). Of what
+        another one has taken over it has rows as well, and may have committed what this one does not know of.
+    """
     objects = result_sets = 0
     for study in projection.studies(state=StudyState.DONE):
         age = now - study.updated_at
@@ -76,7 +86,7 @@ def sweep(projection: Projection, *, journal: Journal, spool: Spool, blobs: Blob
             rows = journal.by_study(study.study_instance_uid)
             # The row's own age: what was acknowledged again since the study was done stays.
             objects += len(journal.forget([row for row in rows if now - row.last_at > ages.spool]))
-            _remove_segments(study.study_instance_uid, journal=journal, spool=spool, now=now)
+            _remove_segments(study.study_instance_uid, journal=journal, spool=spool, now=now, receivers=receivers)
         if age > ages.results:
             for job in study.jobs:
                 prefix = f"results/{job.job_id}"
@@ -92,7 +102,9 @@ def sweep(projection: Projection, *, journal: Journal, spool: Spool, blobs: Blob
     return Swept(objects=objects, result_sets=result_sets)
 
 
-def _remove_segments(study: str, *, journal: Journal, spool: Spool, now: float) -> None:
+def _remove_segments(
+    study: str, *, journal: Journal, spool: Spool, now: float, receivers: Collection[str] | None
+) -> None:
     """Remove the segments of a study that no row names any more."""
     ends = journal.segment_ends(study)  # before the rows: a row that comes in between lies behind these
     if not ends:
@@ -104,7 +116,10 @@ def _remove_segments(study: str, *, journal: Journal, spool: Spool, now: float) 
             settled = now - spool.written_at(segment) > _SETTLED
         except KeyError:
             settled = True
-        if segment not in named and settled and spool.reclaim(segment, at_most=end):
+        if segment in named or not settled:
+            continue
+        others = receivers is not None and receiver_of(segment) not in {"", *receivers}
+        if others or spool.reclaim(segment, at_most=end):
             gone.append(segment)
     journal.forget_segments(gone)
 
@@ -113,6 +128,7 @@ def keep_tidy(
     open_bus: Callable[[], Bus], *, journal: Journal, spool: Spool, receipts: Path, blobs: Blobs, ages: Ages,
     job_topics: Sequence[str], clock: Clock, stop: threading.Event, wait: Callable[[float], object] | None = None,
     receivers: Receivers | None = None, shards: int = 1,
+    taken_in: Callable[[frozenset[str]], object] = lambda _: None,
 ) -> None:  # fmt: skip
     """Recover and sweep, now and every ten minutes until ``stop``. An error is logged and counted; it is tried again.
 
@@ -128,10 +144,13 @@ def keep_tidy(
         Of a store that several share; this thread's from now on.
     shards
         Into how many studies are divided.
+    taken_in
+        Told whose images are in the journal, or in the receipts log on their way there, where the store is shared.
     """
     pause = wait or stop.wait
     topics = (*(shard.topic for shard in all_shards(shards)), RESULTS, COMMITMENTS, *job_topics)
     recover_at = sweep_at = float("-inf")
+    known: frozenset[str] | None = None  # for whose segments this one answers; None: for all
     lost: frozenset[str] = frozenset()  # receivers that this one took over
     ended: frozenset[str] = frozenset()  # those whose associations it has ended
     bus: Bus | None = None
@@ -146,6 +165,8 @@ def keep_tidy(
                 lost = known - {receivers.name} if known is not None and receivers is not None else lost
                 recovered = recover(journal=journal, spool=spool, receipts=receipts, receivers=known)
                 waits = recovered.waits
+                if known is not None and not waits:
+                    taken_in(known)
                 recover_at += 0.0 if waits else _EVERY
                 if recovered.torn:
                     log.info("retention: %d segments had a torn end", recovered.torn)
@@ -160,7 +181,9 @@ def keep_tidy(
                 bus = bus or open_bus()
                 projection = projection or Projection(bus)
                 projection.catch_up(stop)
-                swept = sweep(projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time())
+                swept = sweep(
+                    projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time(), receivers=known
+                )
                 for topic in topics:
                     bus.prune(topic, before=clock.time() - ages.spool)
                 if swept.objects or swept.result_sets:

@@ -6,10 +6,11 @@ and repeats a step whose repetition is harmless. See docs/decisions/0015-commitm
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ichor import metrics
@@ -26,29 +27,25 @@ from ichor.messages import (
 )
 from ichor.outage import Outage
 from ichor.shards import by_topic
-from ichor.store.journal import Journal
+from ichor.store.journal import Journal, JournalRow
 from ichor.store.protocol import SpoolReader
 from ichor.store.receipt_reader import Unread
 from ichor.store.receipts import CommitmentRequested, Receipt
 from listener.commitment import PROCESSING_FAILURE, ReportAddress
+from listener.commitment_findings import Answering, Findings
 from listener.commitment_reports import Reporter, Send, send_report
 
 _LOG = logging.getLogger(__name__)
 _SOURCE = "commitment"
-
-# Failure Reason (0008,1197), PS3.3 C.14.1.1; PROCESSING_FAILURE is one, too.
-NO_SUCH_INSTANCE = 0x0112
-CLASS_INSTANCE_CONFLICT = 0x0119
 
 _LEASE = 120.0  # longer than a report may take
 _MOST_ATTEMPTS = 5  # only a crash or an error of ours counts
 _POLL = 0.5
 _PAUSE = 1.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
+_LONGEST_WAIT_FOR_OTHERS = 10.0
 _MOST_WAITING = 256  # more requests look at the whole log again
 _PAIRS_AT_ONCE = 500  # the journal's other writers wait for so many
-
-_Pair = tuple[str, str]
 
 
 class Commitments:
@@ -64,11 +61,14 @@ class Commitments:
         False: nothing is committed, and every instance is reported as failed.
     shards
         Into how many studies are divided: each shard's assembler is told of its own.
+    answering
+        Who else looks for what a request names, where several receivers share the store.
     """
 
     def __init__(
         self, *, journal: Journal, receipts: Path, spool: SpoolReader, bus: Bus, clock: Clock,
         addresses: Mapping[str, ReportAddress], enabled: bool, send: Send = send_report, shards: int = 1,
+        answering: Answering | None = None,
     ) -> None:  # fmt: skip
         self._journal = journal
         self._receipts = receipts
@@ -78,6 +78,7 @@ class Commitments:
         self._addresses = addresses
         self._enabled = enabled
         self._shards = shards
+        self._answering = answering or Answering()
         self._reporter = Reporter(addresses=addresses, clock=clock, send=send)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -155,77 +156,98 @@ class Commitments:
         data = open_envelope(delivery.envelope)
         if not isinstance(data, CommitmentAsked):
             delivery.ack()
-        elif delivery.dead:
+            return
+        request = data.request or delivery.envelope.id
+        findings = Findings(data)
+        if delivery.dead:
             # Whatever it was that killed us: the sender waits for an answer.
-            self._publish_decision(delivery, data, committed=[])
+            self._publish_decision(request, findings, known=False)
             delivery.ack()
-        else:
-            known = self._known(data, delivery.envelope.id)
-            if known is None:
-                age = self._clock.time() - data.at
-                wait = min(max(age, _SHORTEST_WAIT), _LONGEST_WAIT)
-                delivery.retry(wait, reason="not all that was received before is told", count=False)
+            return
+        commits = self._enabled and data.calling_ae in self._addresses
+        own = self._answering.own - set(data.looked)
+        if own and not self._look(findings, delivery.envelope.id, commits=commits):
+            wait = min(max(self._clock.time() - data.at, _SHORTEST_WAIT), _LONGEST_WAIT)
+            delivery.retry(wait, reason="not all that was received before is told", count=False)
+            return
+        looked = own.union(data.looked)
+        if findings.open(commits=commits) and self._answering.everybody() - looked:
+            if not own:
+                # Who gets it next is chance: so often that another one has it soon, if there is one.
+                wait = min(max((self._clock.time() - data.at) / 8, _SHORTEST_WAIT), _LONGEST_WAIT_FOR_OTHERS)
+                delivery.retry(wait, reason="not every receiver has looked", count=False)
                 return
-            self._behind.pop(delivery.envelope.id, None)
-            self._announce(delivery, data, known)
-            self._publish_decision(delivery, data, committed=self._commit(data), known=known)
-            delivery.ack()
+            self._pass_on(request, findings, looked)
+        else:
+            self._announce(request, findings)
+            self._publish_decision(request, findings, known=self._enabled)
+        self._behind.pop(delivery.envelope.id, None)
+        delivery.ack()
 
-    def _known(self, asked: CommitmentAsked, request: str) -> _Known | None:
-        """What the journal knows of the objects; None while some were received before and are not told to the bus.
+    def _look(self, findings: Findings, request: str, *, commits: bool) -> bool:
+        """Add what the journal knows, committed where it may be; False while some of it is not told to the bus.
 
         The log is searched when a request is looked at first: what comes later does not delay it.
         """
+        places = findings.open(commits=commits)
+        referenced = findings.asked.referenced
         # Opened before the cursors are read: what is taken meanwhile is seen twice, never not at all.
         unread = Unread(self._receipts)
         try:
             cursors = self._journal.cursors()
             if not unread.passed(self._behind.get(request, {}), cursors):
-                return None
-            known = _Known()
+                return False
+            rows: dict[str, list[JournalRow]] = {}
             # Backwards, as those that came last are told last.
-            for instance in dict.fromkeys(instance for _, instance in reversed(asked.referenced)):
-                rows = self._journal.by_instance(instance)
-                if not all(row.published for row in rows):
-                    return None
-                for row in rows:
-                    known.classes.setdefault(instance, set()).add(row.stored.sop_class_uid)
-                if rows:
-                    known.studies.setdefault(rows[-1].stored.study_instance_uid, []).append(instance)
-                else:
-                    known.unknown.add(instance)
-            missing = {i for c, i in asked.referenced if c not in known.classes.get(i, ())}
+            for instance in dict.fromkeys(referenced[place][1] for place in reversed(places)):
+                rows[instance] = self._journal.by_instance(instance)
+                if not all(row.published for row in rows[instance]):
+                    return False
+            missing = set()
+            for place in places:
+                sop_class, instance = referenced[place]
+                classes = {row.stored.sop_class_uid for row in rows[instance]}
+                if classes:
+                    findings.add(place, study=rows[instance][-1].stored.study_instance_uid, classes=classes)
+                if sop_class not in classes:
+                    missing.add(instance)
             if missing and request not in self._behind:
                 while len(self._behind) >= _MOST_WAITING:
                     del self._behind[next(iter(self._behind))]
                 behind = self._behind[request] = unread.ends_of(missing, cursors)
-                return None if behind else known
-            return known
+                if behind:
+                    return False
         finally:
             unread.close()
+        if commits:
+            # Durable before anything is told of it; those that are not here are left out.
+            for start in range(0, len(places), _PAIRS_AT_ONCE):
+                pairs = [referenced[place] for place in places[start : start + _PAIRS_AT_ONCE]]
+                findings.commit(self._journal.commit_objects(pairs, self._clock.time(), exists=self._is_there))
+        return True
 
-    def _announce(self, delivery: Delivery, asked: CommitmentAsked, known: _Known) -> None:
+    def _pass_on(self, request: str, findings: Findings, looked: frozenset[str]) -> None:
+        """To whoever of the receivers has not looked yet."""
+        names = tuple(sorted(looked))
+        further = dataclasses.replace(findings.asked, request=request, looked=names, found=findings.told())
+        # The same receivers, in whatever order, know the same.
+        name = f"{request}-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:16]}"
+        self._bus.publish(COMMITMENTS, [seal(further, source=_SOURCE, time=self._clock.time(), id=name)])
+
+    def _announce(self, request: str, findings: Findings) -> None:
+        asked, unknown = findings.asked, findings.unknown()
         envelopes = [
             seal(
                 ContentAnnounced(
                     study_instance_uid=study, association=asked.association, calling_ae=asked.calling_ae,
-                    sop_instance_uids=tuple(instances), unknown=len(known.unknown),
+                    sop_instance_uids=tuple(instances), unknown=unknown,
                 ),
-                source=_SOURCE, time=self._clock.time(), id=f"{delivery.envelope.id}-{study}",
+                source=_SOURCE, time=self._clock.time(), id=f"{request}-{study}",
             )
-            for study, instances in known.studies.items()
+            for study, instances in findings.instances().items()
         ]  # fmt: skip
         for topic, some in by_topic(envelopes, self._shards).items():
             self._bus.publish(topic, some)
-
-    def _commit(self, asked: CommitmentAsked) -> list[_Pair]:
-        """Those of the objects that are here and will be kept, durably."""
-        committed: list[_Pair] = []
-        if self._enabled and asked.calling_ae in self._addresses:
-            for start in range(0, len(asked.referenced), _PAIRS_AT_ONCE):
-                some = asked.referenced[start : start + _PAIRS_AT_ONCE]
-                committed += self._journal.commit_objects(some, self._clock.time(), exists=self._is_there)
-        return committed
 
     def _is_there(self, location: str) -> bool:
         try:
@@ -234,33 +256,14 @@ class Commitments:
             return False
         return True
 
-    def _publish_decision(
-        self, delivery: Delivery, asked: CommitmentAsked, *, committed: list[_Pair], known: _Known | None = None
-    ) -> None:
+    def _publish_decision(self, request: str, findings: Findings, *, known: bool) -> None:
+        """``known``: it is known why something is not committed."""
+        asked, failed = findings.asked, findings.failed()
         if asked.calling_ae not in self._addresses:
             return
-        kept = set(committed)
-        judge = known.failure if known is not None and self._enabled else lambda _: PROCESSING_FAILURE
         decided = CommitmentDecided(
             transaction_uid=asked.transaction_uid, calling_ae=asked.calling_ae, called_ae=asked.called_ae,
-            committed=tuple(committed), failed=tuple((*p, judge(p)) for p in asked.referenced if p not in kept),
-            at=self._clock.time(),
+            committed=findings.committed(), at=self._clock.time(),
+            failed=failed if known else tuple((c, i, PROCESSING_FAILURE) for c, i, _ in failed),
         )  # fmt: skip
-        name = f"{delivery.envelope.id}-decided"
-        self._bus.publish(COMMITMENTS, [seal(decided, source=_SOURCE, time=decided.at, id=name)])
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the journal has of the objects of one request."""
-
-    studies: dict[str, list[str]] = field(default_factory=dict)  # Study -> SOP Instance UIDs
-    classes: dict[str, set[str]] = field(default_factory=dict)  # SOP Instance UID -> SOP Class UIDs
-    unknown: set[str] = field(default_factory=set)  # SOP Instance UIDs
-
-    def failure(self, pair: _Pair) -> int:
-        """Why an object that is not committed is not."""
-        sop_class, instance = pair
-        if instance not in self.classes:
-            return NO_SUCH_INSTANCE
-        return PROCESSING_FAILURE if sop_class in self.classes[instance] else CLASS_INSTANCE_CONFLICT
+        self._bus.publish(COMMITMENTS, [seal(decided, source=_SOURCE, time=decided.at, id=f"{request}-decided")])

@@ -6,10 +6,8 @@ self-test allows it, `fast_path` takes over C-STOREs of an association; what is 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import resource
 import socket
 import ssl
 import struct
@@ -60,7 +58,6 @@ from listener.trial import is_fast_path_usable
 _LOG = logging.getLogger(__name__)
 
 _PDU_SLACK = 1024  # senders that count the PDV's head differently
-_DESCRIPTORS = 65_536
 _N_EVENT_REPORT_RQ = 0x0100
 _P_DATA = b"\x04"  # PDU types, PS3.8 9.3.5 and 9.3.8
 _A_ABORT = b"\x07"
@@ -150,7 +147,6 @@ class Receiver:
         """
         self._pressure.is_low()
         configure_library()
-        _raise_descriptor_limit()
         if self._fast is None:
             self._fast = is_fast_path_usable()
         handlers: list[Any] = [
@@ -371,12 +367,3 @@ class Receiver:
         if session is not None:
             session.cause = cause
         association.abort(block=False)
-
-
-def _raise_descriptor_limit() -> None:
-    """Connections that wait, associations and segments that are open may be more than the usual 1024 together."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -85,7 +85,7 @@ class Relay:
     ) -> None:  # fmt: skip
         self._reader = reader
         self._journal = journal
-        self._objects = Objects(spool, read_facts)
+        self._objects = Objects(spool, read_facts, clock=clock)
         self._bus = bus
         self._clock = clock
         self._commitments = commitments
@@ -137,7 +137,9 @@ class Relay:
                     self._outage.away(error)  # also what a person must mend: senders need not wait for that
                 else:
                     metrics.LOOP_ERRORS.labels("relay").inc()
-                    _LOG.warning("relay waits %.1f s: %s", pause, type(error).__name__)
+                    # Said once, and without a path, in which there are UIDs.
+                    reason = error.strerror if isinstance(error, OSError) else ""
+                    self._outage.away(IchorError(reason or type(error).__name__))
                 self._untold, busy = True, True
                 if self._stopping:
                     threading.Event().wait(_PAUSE_WHILE_STOPPING)

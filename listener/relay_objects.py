@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from typing import BinaryIO, Protocol
 
 from ichor import metrics
+from ichor.clock import Clock
 from ichor.errors import TransientError, Unreadable
 from ichor.reasons import Reason
 from ichor.series.facts import without_header
@@ -19,7 +22,11 @@ from ichor.types import Instance
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = 1 << 20  # bytes: longer files are digested in pieces
-_TRIES = 5  # to read an object that the disk does not give
+# What says that the medium lost something. All else that a system answers (ESTALE, ETIMEDOUT, ENOTCONN, EMFILE) passes.
+_DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})  # the latter two: checksums of ext4 and XFS
+# Also a network volume's soft mount answers EIO: only who has met it for so long, and so often at this object, gives up.
+_PATIENCE = 120.0  # seconds
+_TRIES = 5
 
 ReadFacts = Callable[[BinaryIO, StoredObject], Instance]
 
@@ -34,16 +41,22 @@ class RelaySpool(SpoolReader, Protocol):
 class Objects:
     """Reads objects of a spool; one thread. TransientError while something is absent because the spool is.
 
+    An OSError is to be met again: what an object is, is never decided because a disk or a network was away for a while.
+    Only one that the medium itself does not give, for minutes, is given up: it is told as unreadable, for good. Those
+    behind it that are not given either, with no object between that came back after all, take a few tries each.
+
     Parameters
     ----------
     read_facts
         ``(open file, stored object) -> Instance``; an error becomes an Instance with a defect.
     """
 
-    def __init__(self, spool: RelaySpool, read_facts: ReadFacts) -> None:
+    def __init__(self, spool: RelaySpool, read_facts: ReadFacts, *, clock: Clock) -> None:
         self._spool = spool
         self._read_facts = read_facts
-        self._failures = 0
+        self._clock = clock
+        self._tries: Counter[str] = Counter()  # by location, of those that are not given
+        self._damaged_since = self._damaged_at = float("-inf")
         self._seen = False
 
     def look_into(self, record: Stored) -> tuple[StoredObject, Instance] | None:
@@ -52,20 +65,14 @@ class Objects:
         Raises
         ------
         OSError
-            When the disk does not give it; after a few times it is taken as unreadable.
+            When the disk does not give it now.
         TransientError
             When the spool is not there.
         """
         if not self._seen:
             self._seen = self._spool.is_there()
         try:
-            if record.length <= _WHOLE:
-                data = self._spool.read_range(record.location, 0, record.length)
-                stored = _named(record, hashlib.sha256(data).hexdigest())
-                return stored, self._facts(BytesIO(data), stored)
-            with self._spool.open(record.location) as file:
-                stored = _named(record, _digest(file))
-                return stored, self._facts(file, stored)
+            found = self._read(record)
         except (KeyError, Unreadable):
             self._check_spool()
             # A crash of the machine at the levels "association" and "none" can do that, or somebody's hand: what the log
@@ -75,24 +82,37 @@ class Objects:
             _LOG.error("an acknowledged object is not in the spool: %s", record.sop_instance_uid)
             return None
         except OSError as error:
-            if not self._is_given_up():
+            if not self._is_given_up(record.location, error):
                 raise
             _LOG.error("object %s cannot be read: %s", record.sop_instance_uid, error.strerror)
             # A row all the same, so that its bytes are kept; nobody can say what they are.
             stored = _named(record, hashlib.sha256(record.location.encode()).hexdigest())
             return stored, _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+        self._is_given(record.location)
+        return found
+
+    def _read(self, record: Stored) -> tuple[StoredObject, Instance]:
+        if record.length <= _WHOLE:
+            data = self._spool.read_range(record.location, 0, record.length)
+            stored = _named(record, hashlib.sha256(data).hexdigest())
+            return stored, self._facts(BytesIO(data), stored)
+        with self._spool.open(record.location) as file:
+            stored = _named(record, _digest(file))
+            return stored, self._facts(file, stored)
 
     def holds(self, location: str, file_sha256: str) -> bool:
         """Do these bytes lie there whole? Asked when they come again: a crash of the machine may have taken the first.
 
-        The digest, not the length: at the level "association" a crash can leave zeros in their place. What cannot be
-        read counts as gone, as the bytes that came now can.
+        The digest, not the length: at the level "association" a crash can leave zeros in their place. What the medium
+        does not give counts as gone, as the bytes that came now are given. Raises OSError while the disk is away.
         """
         try:
             with self._spool.open(location) as file:
                 if _digest(file) == file_sha256:
                     return True
-        except (KeyError, OSError):
+        except (KeyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _DAMAGE:
+                raise
             self._check_spool()
         metrics.OBJECTS_LOST.inc()
         _LOG.error("an acknowledged object is not in the spool any more; it came again, and is taken anew")
@@ -102,17 +122,33 @@ class Objects:
         """Facts of an object that the journal has. Raises as `look_into`."""
         try:
             with self._spool.open(stored.location) as file:
-                return self._facts(file, stored)
+                instance = self._facts(file, stored)
         except (KeyError, OSError) as error:
-            if isinstance(error, OSError) and not self._is_given_up():
+            if isinstance(error, OSError) and not self._is_given_up(stored.location, error):
                 raise
             self._check_spool()
-            _LOG.error("object %s cannot be read: %s", stored.sop_instance_uid, type(error).__name__)
+            reason = error.strerror if isinstance(error, OSError) else "it is not there"
+            _LOG.error("object %s cannot be read: %s", stored.sop_instance_uid, reason)
             return _counted(without_header(stored, Reason.HEADER_UNREADABLE))
+        self._is_given(stored.location)
+        return instance
 
-    def _is_given_up(self) -> bool:
-        self._failures = (self._failures + 1) % _TRIES
-        return self._failures == 0
+    def _is_given_up(self, location: str, error: OSError) -> bool:
+        if error.errno not in _DAMAGE:
+            return False
+        now = self._clock.monotonic()
+        if now > self._damaged_at + _PATIENCE:
+            self._damaged_since = now
+        self._damaged_at = now
+        self._tries[location] += 1
+        if self._tries[location] < _TRIES or now < self._damaged_since + _PATIENCE:
+            return False
+        del self._tries[location]
+        return True
+
+    def _is_given(self, location: str) -> None:
+        if self._tries and self._tries.pop(location, 0):
+            self._damaged_at = float("-inf")  # such errors pass here: the next one begins anew
 
     def _check_spool(self) -> None:
         if not self._spool.is_there():

@@ -17,6 +17,7 @@ from ichor.store.receipts import ReceiptReader, ReceiptWriter
 from ichor.store.restore import restore
 from listener.commitment import report_addresses
 from listener.commitment_decisions import Commitments
+from listener.commitment_findings import Answering
 from listener.handover import Crew
 from listener.pressure import DiskPressure
 from listener.receiver import Receiver
@@ -77,7 +78,7 @@ def run_receiver(
 
 def run_relay(
     *, settings: Settings, receipts: Path, journal: Journal, spool: Spool, bus: Bus, clock: Clock,
-    stop: threading.Event, on_ready: Callable[[], None],
+    stop: threading.Event, on_ready: Callable[[], None], answering: Answering | None = None,
 ) -> None:  # fmt: skip
     """Tell the bus what is received until ``stop``, then what is left, for at most 8 s. Closes nothing that it was given.
 
@@ -85,12 +86,14 @@ def run_relay(
     ----------
     receipts
         Folder of the receipts log, which nobody else reads for this purpose.
+    answering
+        Where several receivers share the store.
     """
     facts = FactsReader()
     commitments = Commitments(
         journal=journal, receipts=receipts, spool=spool, bus=bus, clock=clock,
         addresses=report_addresses(settings.senders), enabled=settings.listener.commitment,
-        shards=settings.assemble.shards,
+        shards=settings.assemble.shards, answering=answering,
     )  # fmt: skip
     reader = ReceiptReader(receipts, cursors=journal.cursors())
     relay = Relay(

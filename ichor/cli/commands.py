@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ichor import __version__, config
+from ichor.cli.descriptors import raise_limit
 from ichor.cli.folder import DataFolder
 from ichor.cli.supervisor import COMMANDS
 from ichor.errors import ConfigError, IchorError
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for quoting in ("highdicom", "pynetdicom", "pydicom", "py.warnings"):
         # Their messages quote header values; what matters of them reaches people as our own reasons.
         logging.getLogger(quoting).setLevel(logging.CRITICAL)
+    raise_limit()
     try:
         return int(options.run(options))
     except IchorError as error:

@@ -131,7 +131,9 @@ def clock_synchronised() -> bool | None:
 
 def check_files(limit: int) -> Finding:
     level = Level.OK if limit == resource.RLIM_INFINITY else grade(limit, few=_FEW_FILES, none=_NO_FILES)
-    return Finding(level, "open files", f"limit {limit}", "raise it: ulimit -n 8192, or LimitNOFILE= in the unit")
+    return Finding(
+        level, "open files", f"limit {limit}", "raise the hard limit: ulimit -Hn 8192, or LimitNOFILE= in the unit"
+    )
 
 
 def check_memory(available: int) -> Finding:

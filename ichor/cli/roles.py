@@ -232,6 +232,7 @@ def _seal_idle(spool: Spool, stop: threading.Event) -> None:
 
 def _relay(settings: Settings, folder: DataFolder) -> Role:
     def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        from listener.commitment_findings import Answering
         from listener.role import run_relay
 
         os.nice(_BEHIND_RECEIVING)
@@ -239,11 +240,16 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
         if folder.bucket is None:
             # Before retention begins: an object must not come back when its row has just gone.
             restore_at_start(folder.receipts, folder.spool, folder.journal)
-        journal = Journal(folder.journal, durable=settings.listener.durability != "none")
+        journal = Journal(
+            folder.journal,
+            durable=settings.listener.durability != "none",
+            keeps_unsure=settings.listener.commitment,
+        )
         spool = open_spool(folder)
         receivers = open_receivers(folder, lost_after=settings.store.lost_after)
+        answering = Answering(receivers)
         # The journal has one writing process, so retention lives where it is written.
-        tidying = (settings, folder, spool, journal, receivers, stop)
+        tidying = (settings, folder, spool, journal, receivers, answering.taken_in, stop)
         threading.Thread(target=_keep_tidy, args=tidying, daemon=True).start()
         run_relay(
             settings=settings,
@@ -254,6 +260,7 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
             clock=SystemClock(),
             stop=stop,
             on_ready=on_ready,
+            answering=answering,
         )
 
     return run
@@ -261,7 +268,7 @@ def _relay(settings: Settings, folder: DataFolder) -> Role:
 
 def _keep_tidy(
     settings: Settings, folder: DataFolder, spool: Spool, journal: Journal, receivers: Receivers | None,
-    stop: threading.Event,
+    taken_in: Callable[[frozenset[str]], object], stop: threading.Event,
 ) -> None:  # fmt: skip
     keep_tidy(
         lambda: open_folder_bus(settings, folder),
@@ -277,6 +284,7 @@ def _keep_tidy(
         stop=stop,
         receivers=receivers,
         shards=settings.assemble.shards,
+        taken_in=taken_in,
     )
 
 

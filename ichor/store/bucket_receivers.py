@@ -149,6 +149,11 @@ class BucketReceivers:
             found |= more
         return frozenset(found)
 
+    def everybody(self) -> frozenset[str]:
+        """All receivers that there are or were. Safe from any thread. TransientError when the store is away."""
+        names = (one.key.removeprefix(_SIGNS) for one in self._bucket.names(_SIGNS))
+        return frozenset(name for name in names if RECEIVER.fullmatch(name))
+
     def close(self) -> None:
         self._closed.set()
         self._signing.join()

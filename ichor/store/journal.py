@@ -30,7 +30,7 @@ from ichor.store.journal_rows import (
     bring_up_to_date,
     connect,
 )  # fmt: skip
-from ichor.store.receipt_records import Ended
+from ichor.store.receipt_records import RECOVERED, Ended
 from ichor.store.segments import end_of, parse, segment_of
 
 __all__ = ["AssociationRow", "Journal", "JournalReader", "JournalRow", "StoredObject"]
@@ -53,9 +53,12 @@ class Journal(JournalReader):
     durable
         False: a commit is not synced (``listener.durability = "none"``): it survives a crash of Ichor, not of the
         machine.
+    keeps_unsure
+        True (``listener.commitment``): an object that another journal may have held, and committed, counts as committed:
+        what comes in from the spool without a receipt, and what was received before this journal was made.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, keeps_unsure: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write = connect(path)
         self._durable = durable
@@ -63,9 +66,11 @@ class Journal(JournalReader):
         self._writing = threading.Lock()
         try:
             bring_up_to_date(self._write)
+            (made_at,) = self._write.execute("SELECT at FROM made").fetchone()
         except BaseException:
             self._write.close()
             raise
+        self._sure_from = made_at if keeps_unsure else None
         super().__init__(path)
 
     def take(
@@ -105,7 +110,8 @@ class Journal(JournalReader):
             counts = Counter((s.association, s.study_instance_uid, s.series_instance_uid) for s in told)
             connection.executemany(INSERT, [(row.seq, row.last_at, *VALUES(row.stored)) for row in rows])
             connection.executemany(
-                "UPDATE objects SET committed_at = ? WHERE sop_instance_uid = ? AND file_sha256 = ?", promised
+                "UPDATE objects SET committed_at = coalesce(committed_at, ?) WHERE sop_instance_uid = ? AND file_sha256 = ?",
+                [*promised, *self._unsure(told)],
             )
             connection.executemany(
                 "UPDATE objects SET last_at = max(last_at, ?) WHERE sop_instance_uid = ? AND file_sha256 = ?",
@@ -273,6 +279,13 @@ class Journal(JournalReader):
                     promised.append((committed_at, row[0], row[1]))
             connection.execute(f"DELETE {which}", row)
         return promised
+
+    def _unsure(self, objects: Sequence[StoredObject]) -> Iterator[tuple[float, str, str]]:
+        """Of objects that may have been committed in a journal that is lost: as of when, SOP Instance UID, SHA-256."""
+        if self._sure_from is not None:
+            for one in objects:
+                if one.calling_ae == RECOVERED or one.received_at < self._sure_from:
+                    yield one.received_at, one.sop_instance_uid, one.file_sha256
 
     def _sorted_out(
         self, connection: sqlite3.Connection, objects: Sequence[StoredObject]

@@ -12,7 +12,7 @@ from typing import Any
 from ichor.errors import CannotStart
 from ichor.types import Priority
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class JournalRow:
     """A stored object with its place in the order of acknowledgement.
 
     ``batch`` is the message that carries it, None while none was assigned; ``published`` once the bus has it.
-    ``last_at`` is when the same bytes were acknowledged last. ``committed``: a sender was told that it may delete its own.
+    ``last_at`` is when the same bytes were acknowledged last. ``committed``: a sender was told that it may delete its own,
+    or nobody knows whether one was (`ichor.store.journal.Journal`).
     """
 
     seq: int
@@ -84,6 +85,7 @@ CREATE TABLE segments (
 ) WITHOUT ROWID;
 CREATE INDEX segments_study ON segments (study);
 """
+_MADE_SCHEMA = "CREATE TABLE made (at REAL NOT NULL);"  # POSIX seconds; 0: by a version that did not write it down
 _SCHEMA = f"""
 CREATE TABLE objects (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -101,6 +103,13 @@ CREATE TABLE receipts (
   association TEXT NOT NULL, study TEXT NOT NULL, series TEXT NOT NULL, count INTEGER NOT NULL,
   PRIMARY KEY (association, study, series)) WITHOUT ROWID;
 {_LOG_SCHEMA}
+{_MADE_SCHEMA}
+INSERT INTO made VALUES (CAST(strftime('%s', 'now') AS REAL));
+PRAGMA user_version = {_VERSION};
+"""
+_FROM_2 = f"""
+{_MADE_SCHEMA}
+INSERT INTO made VALUES (0);
 PRAGMA user_version = {_VERSION};
 """
 _FROM_1 = f"""
@@ -108,7 +117,7 @@ ALTER TABLE objects ADD COLUMN committed_at REAL;
 ALTER TABLE associations ADD COLUMN writer TEXT NOT NULL DEFAULT '';
 {_LOG_SCHEMA}
 INSERT INTO segments SELECT location, study_instance_uid, max(length), max(length) FROM objects GROUP BY location;
-PRAGMA user_version = 2;
+{_FROM_2}
 """
 INSERT = f"INSERT INTO objects (seq, last_at, {', '.join(_COLUMNS)}) VALUES (?, ?, {', '.join('?' * len(_COLUMNS))})"
 SELECT = f"SELECT seq, last_at, batch, published, committed_at, {', '.join(_COLUMNS)} FROM objects"
@@ -153,7 +162,7 @@ def row_of(values: Sequence[Any]) -> JournalRow:
 
 def bring_up_to_date(connection: sqlite3.Connection) -> None:
     """Make the tables, or change those of an older version; durable when it returns."""
-    script = {0: _SCHEMA, 1: _FROM_1}.get(check_version(connection))
+    script = {0: _SCHEMA, 1: _FROM_1, 2: _FROM_2}.get(check_version(connection))
     if script:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")

@@ -102,3 +102,6 @@ class Receivers(Protocol):
 
     def answered_for(self) -> frozenset[str]:
         """Its own name, and those of all that it took over, or who it took over had."""
+
+    def everybody(self) -> frozenset[str]:
+        """All receivers that there are or were. Safe from any thread; an error when the store is away."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ichor import metrics
 from ichor.errors import CannotStart
 from ichor.store import disk
 from ichor.store.receipt_bell import Sleep
-from ichor.store.receipt_codec import carried, decode, salt_of
+from ichor.store.receipt_codec import decode, salt_of
+from ichor.store.receipt_followed import Followed
 from ichor.store.receipt_records import Lane, Receipt, Record, Stored
-from ichor.store.receipt_tail import NAME, Tail, carries, count, is_begun, is_held, is_settled
+from ichor.store.receipt_tail import NAME, Tail, count, is_begun, is_held
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_SLEEP = 0.1  # seconds; a writer that cannot wake us is heard all the same
@@ -46,8 +45,9 @@ class ReceiptReader:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._cursors = dict(cursors or {})
-        self._queues: dict[Lane, dict[str, list[_Log]]] = {lane: {} for lane in Lane}
-        self._known: dict[str, _Log] = {}
+        self._queues: dict[Lane, dict[str, list[Followed]]] = {lane: {} for lane in Lane}
+        self._known: dict[str, Followed] = {}
+        self._open: dict[str, Followed] = {}
         self._dead: set[str] = set()
         self._ahead: dict[Lane, dict[str, deque[tuple[float, Receipt]]]] = {
             lane: {} for lane in Lane
@@ -185,7 +185,7 @@ class ReceiptReader:
                 self._dead.add(writer)
                 return False
 
-    def _newest(self, writer: str) -> list[_Log]:
+    def _newest(self, writer: str) -> list[Followed]:
         return [queues[writer][-1] for queues in self._queues.values() if writer in queues]
 
     def _look(self) -> None:
@@ -201,7 +201,7 @@ class ReceiptReader:
         for name in os.listdir(self._folder):
             match = None if name in self._known else NAME.fullmatch(name)
             if match:
-                fresh.append(_Log(self._folder, name, match, start=self._cursors.get(name, 0)))
+                fresh.append(Followed(self._folder, name, match, start=self._cursors.get(name, 0), opened=self._open))
         for log in sorted(fresh, key=_order):
             self._known[log.name] = log
             self._dead.discard(log.writer)  # it seemed so, as somebody had removed its files
@@ -225,142 +225,11 @@ class ReceiptReader:
                     path.unlink()
 
 
-class _Log:
-    """One file as the reader follows it."""
-
-    def __init__(self, folder: Path, name: str, match: re.Match[str], *, start: int) -> None:
-        self.name = name
-        self.writer = match[1]
-        self.number = int(match[2])
-        self.lane = Lane(match[3])
-        self.done = False  # read to the end, and nothing more will come
-        self.stuck = False  # what is next could not be read
-        self.waits = False  # what is next carries an object that the spool may lack
-        self.passed = False  # later files of the writer are read all the same
-        self.last_end = start
-        self._path = folder / name
-        self._offset = start
-        self._tail: Tail | None = None
-        self._descriptor = -1
-        self._unsettled = False  # it was so, with nobody holding it
-        self._begun = False
-        self._goes = False
-        self._counted_to = self._counted = 0
-
-    def read(self, found: list[Receipt], limit: int, *, after: _Log | None) -> None:
-        """Append its next records to ``found``, up to ``limit`` in all; what is raised comes behind these.
-
-        ``after``: the file that its writer makes next. Once something is in it, nothing more comes to this one, which
-        may be held for long all the same, until the spool has what it carries.
-        """
-        self.stuck, self.waits = True, False
-        tail = self._open()
-        if tail is None:
-            self.done, self.stuck = True, False  # somebody removed it
-            return
-        self._unsettled = self._unsettled and not is_settled(self._descriptor, self.name)
-        final = False
-        while len(found) < limit:
-            lost = tail.lost
-            bodies = tail.bodies(limit - len(found), final=final)
-            for number, (end, body) in enumerate(bodies):
-                if self._unsettled and carried(body):
-                    tail.back(bodies[number:])
-                    self.waits = True
-                    return
-                try:
-                    record = decode(body)
-                except CannotStart:
-                    tail.back(bodies[number:])
-                    raise
-                found.append(Receipt(record, self.name, end, self.writer))
-                self.last_end = end
-            if tail.lost > lost:
-                metrics.RECEIPTS_DAMAGED.inc()
-                _LOG.error(
-                    "the receipts log %s has no record in %d bytes before %d", self.name, tail.lost - lost, tail.offset
-                )
-            if bodies:
-                continue
-            if final:
-                self.done = True
-                self.close()
-                break
-            # Its writer may have written and let go, or gone on elsewhere, since we read: look once more.
-            final = (after is not None and after.begun()) or not self.held()
-            if not final:
-                break
-        self.stuck = False
-
-    def begun(self) -> bool:
-        """Is something in it?"""
-        if not self._begun:
-            with contextlib.suppress(FileNotFoundError):
-                tail = self._open()
-                self._begun = self.done or self.last_end > 0 or (tail is not None and tail.is_record(0))
-        return self._begun
-
-    def has_more(self) -> bool:
-        """Is there a whole record that was not read, and that can be?"""
-        if self.done or self.stuck:
-            return False
-        with contextlib.suppress(OSError):
-            tail = self._open()
-            return tail is not None and tail.is_record(tail.offset)
-        return False
-
-    def unread(self) -> int:
-        """Bytes of records, without what they carry. Walks what it has not walked before."""
-        with contextlib.suppress(OSError):
-            tail = self._open()
-            if tail is not None:
-                if self._counted_to < tail.offset:
-                    self._counted_to, self._counted = tail.offset, tail.given
-                self._counted_to, more = count(self._descriptor, self._counted_to, tail.salt)
-                self._counted += more
-                return self._counted - tail.given
-        return 0
-
-    def may_go(self) -> bool:
-        """Let go, and nothing has to be restored from it any more (`ichor.store.restore`)."""
-        if not self._goes and not self.held():
-            try:
-                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return True
-            try:
-                self._goes = is_settled(descriptor, self.name) or not carries(descriptor, self.name)
-            finally:
-                os.close(descriptor)
-        return self._goes
-
-    def held(self) -> bool:
-        """Does its writer hold it still?"""
-        return is_held(self._path)
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._offset = self._tail.offset if self._tail else self._offset
-            self._descriptor, self._tail = -1, None
-
-    def _open(self) -> Tail | None:
-        if self._tail is None:
-            try:
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return None
-            self._unsettled = not self.held() and not is_settled(self._descriptor, self.name)
-            self._tail = Tail(self._descriptor, self._offset, salt=salt_of(self.name))
-            self._counted_to = self._counted = 0
-        return self._tail
-
-
 def _time_of(record: Record) -> float:
     return record.received_at if isinstance(record, Stored) else record.at
 
 
-def _order(log: _Log) -> tuple[str, int, str]:
+def _order(log: Followed) -> tuple[str, int, str]:
     return log.writer, log.number, log.lane.value
 
 
@@ -383,9 +252,13 @@ class Unread:
             names = sorted(name for name in os.listdir(folder) if NAME.fullmatch(name))
         except FileNotFoundError:
             names = []
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                self._files.append((name, os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)))
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.append((name, os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)))
+        except OSError:
+            self.close()
+            raise
 
     def __bool__(self) -> bool:
         return any(is_begun(descriptor, 0) for _, descriptor in self._files)

@@ -71,10 +71,9 @@ def restore(receipts: Path, spool_root: Path, journal: Path) -> int:
     lacked = 0
     failed: list[str] = []
     try:
-        with contextlib.ExitStack() as stack:
-            unsettled = list(_unsettled(receipts, stack, failed))
-            if unsettled:
-                lacked = _restore_all(unsettled, spool_root, journal, stack, failed)
+        unsettled = _unsettled(receipts, failed)
+        if unsettled:
+            lacked = _restore_all(unsettled, spool_root, journal, failed)
     except _ERRORS as error:
         failed.append(_reason(error))
     if lacked:
@@ -85,39 +84,50 @@ def restore(receipts: Path, spool_root: Path, journal: Path) -> int:
     return lacked
 
 
-def _unsettled(receipts: Path, stack: contextlib.ExitStack, failed: list[str]) -> Iterator[tuple[str, int]]:
-    """Name and descriptor of each file that no living writer holds and that has no mark."""
+def _unsettled(receipts: Path, failed: list[str]) -> list[Path]:
+    """Files that no living writer holds and that have no mark."""
+    found = []
     for name in sorted(os.listdir(receipts)) if receipts.is_dir() else ():
         if not NAME.fullmatch(name):
             continue
         try:
-            descriptor = os.open(receipts / name, os.O_RDWR | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-            # Shared: readers who ask whether a writer lives hold it so for a moment. Only a writer's own refuses it.
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if not is_settled(descriptor, name):
-                yield name, descriptor
+            with _opened(receipts / name) as descriptor:
+                if not is_settled(descriptor, name):
+                    found.append(receipts / name)
         except (FileNotFoundError, BlockingIOError):
             continue
         except OSError as error:
             failed.append(f"{name}: {_reason(error)}")
+    return found
 
 
-def _restore_all(
-    files: list[tuple[str, int]], spool_root: Path, journal: Path, stack: contextlib.ExitStack, failed: list[str]
-) -> int:  # fmt: skip
-    reader = _reader(journal)
-    if reader is not None:
-        stack.callback(reader.close)
-    cursors, is_row = reader.cursors() if reader else {}, _is_row(reader)
-    if reader is not None and _is_away(spool_root, reader, files):
-        raise TransientError("the spool is not there")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A file of the log, one at a time: there may be more than a process may open. BlockingIOError when its writer lives."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Shared: readers who ask whether a writer lives hold it so for a moment. Only a writer's own refuses it.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _restore_all(files: list[Path], spool_root: Path, journal: Path, failed: list[str]) -> int:
     lacked = 0
-    for name, descriptor in files:
-        try:
-            lacked += _restore(name, descriptor, spool_root, cursors.get(name, 0), is_row)
-        except _ERRORS as error:
-            failed.append(f"{name}: {_reason(error)}")
+    with contextlib.ExitStack() as stack:
+        reader = _reader(journal)
+        if reader is not None:
+            stack.callback(reader.close)
+        cursors, is_row = reader.cursors() if reader else {}, _is_row(reader)
+        if reader is not None and _is_away(spool_root, reader, files):
+            raise TransientError("the spool is not there")
+        for path in files:
+            try:
+                with _opened(path) as descriptor:
+                    lacked += _restore(path.name, descriptor, spool_root, cursors.get(path.name, 0), is_row)
+            except _ERRORS as error:
+                failed.append(f"{path.name}: {_reason(error)}")
     return lacked
 
 
@@ -148,18 +158,22 @@ def _is_row(reader: JournalReader | None) -> _IsRow:
     return lambda stored: stored.location in places(stored.study_instance_uid)
 
 
-def _is_away(spool_root: Path, reader: JournalReader, files: list[tuple[str, int]]) -> bool:
+def _is_away(spool_root: Path, reader: JournalReader, files: list[Path]) -> bool:
     """Is every segment missing that the journal knows from before the crash and that no crash takes? It is not mounted then.
 
     Not whether it is empty: receivers that started since store below a bare mount point, too. Names of writers sort by
     their start.
     """
-    first = min(name.partition("-")[0] for name, _ in files)
+    first = min(path.name.partition("-")[0] for path in files)
     places = [place for place in reader.locations(limit=_MOST_ASKED) if writer_of(segment_of(place)) <= first]
     if _is_any_there(spool_root, places):
         return False
-    tails = (Tail(descriptor, 0, salt=salt_of(name)) for name, descriptor in files)
-    carried = {stored.location for tail in tails for stored, _, _, _ in _carried(tail)}
+    carried: set[str] = set()
+    for path in files:
+        with _opened(path) as descriptor:
+            carried.update(
+                stored.location for stored, _, _, _ in _carried(Tail(descriptor, 0, salt=salt_of(path.name)))
+            )
     places = [place for place in places if place not in carried]
     return bool(places) and not _is_any_there(spool_root, places)
 

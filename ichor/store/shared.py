@@ -173,6 +173,10 @@ class Receivers:
             found |= more
         return frozenset(found)
 
+    def everybody(self) -> frozenset[str]:
+        """All receivers that there are or were. Safe from any thread. OSError when the store is away."""
+        return frozenset(self._names())
+
     def close(self) -> None:
         os.close(self._own)
 

@@ -179,6 +179,8 @@ def data_set_of(path: Path) -> tuple[str, bytes]:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

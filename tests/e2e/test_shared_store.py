@@ -15,6 +15,7 @@ from unit.listener.modality import Scu, encode, image
 from ichor.bus.sqlite import SqliteBus
 from ichor.clock import SystemClock
 from ichor.messages import INSTANCES, InstancesReceived, open_envelope
+from ichor.store.journal import JournalReader
 from ichor.store.segments import receiver_of
 from ichor.store.spool import FileSpool
 
@@ -28,12 +29,15 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, store: Path, free_port: Callable[[], int]) -> Iterator[Callable[[str], Receive]]:
+def start(tmp_path: Path, store: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., Receive]]:
     made: list[Receive] = []
 
-    def begin(name: str) -> Receive:
+    def begin(name: str, *, commitment: bool = False) -> Receive:
         settings = {"url": f"file:{store}", "receiver": name}
-        receive = Receive(tmp_path / name, free_port(), listener={"processes": 1}, store=settings)
+        listener = {"processes": 1, "commitment": commitment}
+        receive = Receive(tmp_path / name, free_port(), listener=listener, store=settings)
+        with (receive.folder / "ichor.toml").open("a") as file:
+            file.write('[[senders]]\nae_title = "CT1"\nhost = "127.0.0.1"\nport = 104\n')
         made.append(receive)
         receive.start()
         return receive
@@ -115,8 +119,10 @@ def test_what_a_lost_receiver_acknowledged_is_told_by_another(
     assert {uid: exported[uid] for uid in (sent | kept)} == sent | kept
 
 
-def test_a_receiver_that_lost_its_volume_tells_its_own_again(start: Callable[[str], Receive], store: Path) -> None:
-    receive = start("ct-0")
+def test_a_receiver_that_lost_its_volume_tells_its_own_again_and_keeps_what_it_may_have_committed(
+    start: Callable[..., Receive], store: Path
+) -> None:
+    receive = start("ct-0", commitment=True)
     (name,) = names(store)
     sent = sending(receive, 0, most=20)
     receive.kill()
@@ -125,6 +131,9 @@ def test_a_receiver_that_lost_its_volume_tells_its_own_again(start: Callable[[st
     receive.start()
     receive.until(lambda: set(told(receive)) == set(sent), what="what it acknowledged")
     assert len(names(store)) == 2
+    journal = JournalReader(receive.data / "journal.sqlite")
+    assert [row.committed for row in journal.by_study(STUDY)] == [True] * 20
+    journal.close()
 
 
 def test_without_the_store_nothing_starts_and_nothing_is_taken(start: Callable[[str], Receive], store: Path) -> None:

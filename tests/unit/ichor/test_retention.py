@@ -129,12 +129,13 @@ class Place:
             )
         )  # fmt: skip
 
-    def sweep(self) -> Swept:
+    def sweep(self, *, receivers: frozenset[str] | None = None) -> Swept:
         projection = Projection(self.bus)
         projection.catch_up()
         return sweep(
-            projection, journal=self.journal, spool=self.spool, blobs=self.blobs, ages=AGES, now=self.clock.time()
-        )
+            projection, journal=self.journal, spool=self.spool, blobs=self.blobs, ages=AGES, now=self.clock.time(),
+            receivers=receivers,
+        )  # fmt: skip
 
     def here(self) -> tuple[bool, bool]:
         return bool(self.journal.by_study(STUDY)), self.blobs.exists("results/job-1/set.json")
@@ -389,6 +390,23 @@ def test_an_outage_is_said_once_and_the_sweep_is_tried_again_after_a_minute(
     ]
 
 
+def test_a_segment_that_another_receiver_answers_for_now_is_left_to_it(place: Place) -> None:
+    segments = {}
+    for name in ("own_00000001", "taken_00000002"):
+        place.spool.close()
+        place.spool = FileSpool(place.spool.root, durability="none", receiver=name)
+        placed = place.spool.put(place.address, [name.encode()])
+        place.take(placed)
+        segments[name] = segment_of(placed.location)
+    place.settle()
+    place.deliver("sent")
+    place.clock.advance(101)
+    assert place.sweep(receivers=frozenset({"own_00000001"})).objects == 3
+    # What lies there from before the store was shared is its own, too.
+    assert set(place.segments()) == {segments["taken_00000002"]}
+    assert place.journal.segment_ends() == {}
+
+
 def test_the_topics_of_all_shards_are_pruned(place: Place, tmp_path: Path) -> None:
     stop = threading.Event()
     topics = [shard.topic for shard in shards(4)]
@@ -418,6 +436,12 @@ def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(
     receivers = Receivers(tmp_path, own, lost_after=3600.0)
     stop, waited = threading.Event(), []
     found: list[set[str]] = []
+    told: list[frozenset[str]] = []
+
+    def taken_in(names: frozenset[str]) -> None:
+        with contextlib.closing(ReceiptReader(tmp_path / "receipts")) as reader:
+            assert (lost in names) == bool(reader.read(Lane.ROUTINE, limit=100))  # not before it is in the log
+        told.append(names)
 
     def wait(seconds: float) -> None:
         waited.append(seconds)
@@ -440,8 +464,10 @@ def test_what_a_receiver_that_is_lost_meanwhile_stored_comes_in_at_once(
     keep_tidy(
         lambda: place.bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "receipts",
         blobs=place.blobs, ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
+        taken_in=taken_in,
     )  # fmt: skip
     receivers.close()
+    assert told == [{own}, {own, lost}]
     assert found == [set(), set(), {stored.location}, {stored.location}]
     assert waited == [10.0, 10.0, 10.0, 10.0]
     assert ended == [{lost}]

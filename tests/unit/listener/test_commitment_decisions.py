@@ -3,131 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from unit.away import Away
 from unit.listener.commitment_data import CT
+from unit.listener.commitment_desk import Desk
 
-from ichor.bus.sqlite import SqliteBus
-from ichor.clock import SystemClock
 from ichor.errors import CannotStart, TransientError
-from ichor.messages import COMMITMENTS, INSTANCES, CommitmentDecided, ContentAnnounced, open_envelope
+from ichor.messages import COMMITMENTS, ContentAnnounced, open_envelope
 from ichor.retention import Ages, sweep
 from ichor.shards import shard_of
 from ichor.store import receipt_reader
 from ichor.store.blobs import FileBlobs
-from ichor.store.journal import Journal, JournalRow, StoredObject
-from ichor.store.receipts import CommitmentRequested, Lane, Receipt, ReceiptReader, ReceiptWriter, Record, Stored
-from ichor.store.spool import Address, FileSpool
-from listener.commitment import ReportAddress
-from listener.commitment_decisions import Commitments
-from listener.commitment_reports import ReportFailed
+from ichor.store.receipts import Lane, Record
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
-HERE = {"CT1": ReportAddress("127.0.0.1", 104)}
-
-
-class Desk:
-    """The relay's side of a data folder, its steps taken by hand; ``sent``: the reports that were taken."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.spool = FileSpool(root / "spool")
-        self.writer = ReceiptWriter(root / "receipts")
-        self.bus = SqliteBus(root / "bus.sqlite", clock=SystemClock())
-        self.journal = Journal(root / "journal.sqlite")
-        self.reader = ReceiptReader(root / "receipts", cursors=self.journal.cursors())
-        self.sent: list[CommitmentDecided] = []
-        self.away = False
-        self.tried = threading.Event()
-        self.running: Commitments | None = None
-
-    def send(self, address: ReportAddress, decided: CommitmentDecided) -> None:
-        assert address == HERE["CT1"]
-        self.tried.set()
-        if self.away:
-            raise ReportFailed("no association to the sender")
-        self.sent.append(decided)
-
-    def commitments(self, **changes: Any) -> Commitments:
-        arguments: dict[str, Any] = {"addresses": HERE, "enabled": True, "send": self.send} | changes
-        return Commitments(
-            journal=self.journal, receipts=self.root / "receipts", spool=self.spool, bus=self.bus, clock=SystemClock(),
-            **arguments,
-        )  # fmt: skip
-
-    def start(self, **changes: Any) -> Commitments:
-        self.running = self.commitments(**changes)
-        self.running.start()
-        return self.running
-
-    def end(self) -> None:
-        if self.running is not None:
-            self.running.stop(20)
-            self.running = None
-
-    def store(self, sop: str, *, study: str = "1.2.3", lane: Lane = Lane.ROUTINE, content: bytes = b"pixels") -> None:
-        syntax = "1.2.840.10008.1.2.1"
-        placed = self.spool.put(Address(study, study + ".1", sop, CT, syntax), [content])
-        self.writer.append(
-            lane,
-            Stored(sop, CT, study + ".1", study, syntax, *placed, "a1", "CT1", "ICHOR", None, None, False, time.time()),
-        )  # fmt: skip
-
-    def ask(self, *pairs: tuple[str, str], transaction: str = "1.2.9", calling: str = "CT1") -> Receipt:
-        """As if it was received; the receipt, as the relay reads it."""
-        record = CommitmentRequested("a1", calling, "ICHOR", transaction, pairs, time.time())
-        return Receipt(record, f"file-{transaction}", 1, "writer")
-
-    def take(self, *, publish: bool = True) -> list[JournalRow]:
-        """What the relay does with all that is in the receipts."""
-        receipts = [receipt for lane in Lane for receipt in self.reader.read(lane, limit=1000)]
-        entries = []
-        for receipt in receipts:
-            assert isinstance(receipt.record, Stored)
-            with self.spool.open(receipt.record.location) as file:
-                digest = hashlib.sha256(file.read()).hexdigest()
-            entries.append((StoredObject(file_sha256=digest, **receipt.record._asdict()), receipt.writer))
-        rows = self.journal.take(entries, cursors={receipt.file: receipt.end for receipt in receipts})
-        self.journal.assign_batches({f"batch-{time.time_ns()}": rows})
-        if publish:
-            self.journal.mark_published(rows)
-        return rows
-
-    def announced(self) -> list[ContentAnnounced]:
-        found = [open_envelope(envelope) for _, envelope in self.bus.read(INSTANCES)]
-        return [data for data in found if isinstance(data, ContentAnnounced)]
-
-    def decided(self) -> list[CommitmentDecided]:
-        found = [open_envelope(envelope) for _, envelope in self.bus.read(COMMITMENTS)]
-        return [data for data in found if isinstance(data, CommitmentDecided)]
-
-    def committed(self, sop: str) -> list[bool]:
-        return [row.committed for row in self.journal.by_instance(sop)]
-
-    def until(self, true: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 60
-        while not true():
-            assert time.monotonic() < deadline, "it never came"
-            time.sleep(0.01)
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path)
     yield made
-    made.end()
+    made.close()
     made.bus.close()
-    made.journal.close()
-    made.writer.close()
-    made.reader.close()
 
 
 def test_what_is_here_is_committed_and_what_is_not_is_named_with_its_reason(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from descriptors import few_descriptors
 from unit.listener.site import RecordingBus
 
 from ichor import metrics
@@ -19,7 +21,7 @@ from ichor.clock import SystemClock
 from ichor.errors import CannotStart, OutOfResources, TransientError, Unreadable
 from ichor.messages import Envelope, InstancesReceived
 from ichor.shards import shard_of
-from ichor.store import receipt_codec
+from ichor.store import receipt_codec, receipt_followed, receipt_lane
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipt_tail import is_held, is_settled, settled_mark
 from ichor.store.receipts import (
@@ -36,7 +38,7 @@ from ichor.store.receipts import (
 )
 from ichor.types import Frame, Geometry, Instance, Priority, Slot
 from listener import relay as module
-from listener import relay_messages
+from listener import relay_messages, relay_objects
 from listener.relay import Relay
 
 
@@ -404,8 +406,9 @@ class LossySpool(SpoolOfNames):
 
 
 def test_object_that_is_lost_has_no_row_and_one_that_cannot_be_read_has_a_defect(
-    place: Path, log: ReceiptWriter
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relay_objects, "_PATIENCE", 0.0)
     lost = metrics.OBJECTS_LOST._value.get()
     write(log, *(stored(number) for number in (1, 2, 3, 4)), ended())
     running = Running(place, RecordingBus(), spool=LossySpool())
@@ -443,6 +446,46 @@ def test_a_store_that_is_away_while_a_header_is_read_costs_the_object_nothing(
     assert not errors
     log.close()
     assert running.end() is True
+
+
+def test_a_volume_that_is_away_for_a_while_is_said_once_by_its_error_and_costs_no_object(
+    place: Path, log: ReceiptWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    class StaleSpool(SpoolOfNames):
+        tries = 0
+
+        def read_range(self, location: str, offset: int, length: int) -> bytes:
+            self.tries += 1
+            if self.tries <= 40:
+                raise OSError(errno.ESTALE, "Stale file handle", "1.2.840.1")
+            return super().read_range(location, offset, length)
+
+    write(log, stored(1), stored(2), ended())
+    running = Running(place, RecordingBus(), spool=StaleSpool())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert [one.defect for one in running.bus.instances()] == [None, None]
+    rows = running.journal.by_study("1.2.3")
+    assert [row.stored.file_sha256 for row in rows] == [hashlib.sha256(name).hexdigest() for name in (b"1", b"2")]
+    log.close()
+    assert running.end() is True
+    said = [record.message for record in caplog.records if record.name == module.__name__]
+    assert said == ["relay waits: Stale file handle"]
+
+
+def test_more_unread_files_than_a_process_may_open_are_told(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_followed, "_MOST_OPEN", 8)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1)
+    write(log, *(stored(number) for number in range(150)), ended())
+    log.close()
+    assert len(list((place / "receipts").glob("*.routine.log"))) > 150
+    with few_descriptors(50):
+        running = Running(place, RecordingBus())
+        running.bus.wait_for(lambda b: bool(b.closed()))
+        until(lambda: not any((place / "receipts").glob("[0-9a-f]*.log")))
+        assert running.end() is True
+    assert uids(running.bus) == [f"1.2.{number}" for number in range(150)]
 
 
 @pytest.mark.parametrize("damage", ["gone", "zeros"])
@@ -518,7 +561,7 @@ def test_what_a_newer_version_wrote_waits_and_everything_else_is_told(
             raise CannotStart("the receipts log has a record that this version of Ichor cannot read")
         return record
 
-    monkeypatch.setattr("ichor.store.receipt_reader.decode", decode)
+    monkeypatch.setattr("ichor.store.receipt_followed.decode", decode)
     newer = ReceiptWriter(place / "receipts", durable=False)
     for lane in Lane:
         write(newer, ended("Z"), stored(9, association="N"), lane=lane)

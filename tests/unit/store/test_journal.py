@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -271,6 +272,40 @@ def test_what_is_committed_is_there_and_stays(journal: Journal, tmp_path: Path) 
     assert journal.commit_objects(pairs[:1], 80.0, exists=lambda _: True) == pairs[:1]
 
 
+def test_what_an_earlier_journal_may_have_committed_stays_where_promises_are_made(tmp_path: Path) -> None:
+    path, later = tmp_path / "journal.sqlite", time.time() + 60
+    recovered = {"calling_ae": "RECOVERED", "called_ae": "RECOVERED", "received_at": later}
+    for keeps, kept in ((False, []), (True, ["1.2.1", "1.2.2"])):
+        journal = Journal(path, keeps_unsure=keeps)
+        take(journal, stored(1, **recovered), stored(2), stored(3, received_at=later))
+        assert [row.stored.sop_instance_uid for row in journal.by_study("1.2.200") if row.committed] == kept
+        journal.forget(journal.by_study("1.2.200"))
+        assert [row.stored.sop_instance_uid for row in journal.by_study("1.2.200")] == kept
+        journal.close()
+        for file in tmp_path.glob("journal.sqlite*"):
+            file.unlink()
+
+
+def test_bytes_that_are_here_already_are_kept_when_another_receiver_may_have_committed_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", keeps_unsure=True)
+    later = time.time() + 60
+    take(journal, stored(1, received_at=later), stored(2, received_at=later))
+    assert not any(row.committed for row in journal.by_study("1.2.200"))
+    other = f"1.2.200/1.2.100/x.b_00000000-1.seg@0+{7}"
+    assert take(journal, stored(1, calling_ae="RECOVERED", location=other, received_at=later)) == []
+    assert [row.committed for row in journal.by_study("1.2.200")] == [True, False]
+    journal.close()
+
+
+def test_when_a_journal_was_made_is_known_to_later_processes(tmp_path: Path) -> None:
+    path, later = tmp_path / "journal.sqlite", time.time() + 60
+    Journal(path).close()
+    journal = Journal(path, keeps_unsure=True)
+    take(journal, stored(1), stored(2, received_at=later))
+    assert [row.committed for row in journal.by_study("1.2.200")] == [True, False]
+    journal.close()
+
+
 def test_what_was_acknowledged_again_is_not_forgotten(journal: Journal) -> None:
     take(journal, stored(1), stored(2))
     rows = journal.by_study("1.2.200")
@@ -455,9 +490,11 @@ def test_an_older_journal_keeps_its_rows(tmp_path: Path) -> None:
     assert journal.segment_ends() == {location: 50}
     assert [row.seq for row in take(journal, stored(1), f=10)] == [8]
     journal.close()
-    again = Journal(path)
+    again = Journal(path, keeps_unsure=True)
     assert [row.seq for row in again.by_study("1.2.200")] == [7, 8]
     assert again.cursors() == {"f": 10}
+    take(again, stored(3))
+    assert not any(row.committed for row in again.by_study("1.2.200"))  # it is the first there was
     again.close()
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import descriptors, few_descriptors
 
 from ichor.errors import CannotStart, OutOfResources
-from ichor.store import disk, receipt_lane, receipt_reader, receipt_tail
+from ichor.store import disk, receipt_followed, receipt_lane, receipt_reader, receipt_tail
 from ichor.store.receipt_codec import encode_body, head_of, salt_of
 from ichor.store.receipts import Lane, Receipt, ReceiptReader, ReceiptWriter, Stored
 
@@ -223,9 +224,9 @@ def test_who_comes_after_a_failed_sync_of_its_file_is_refused_too(tmp_path: Path
     writer.close()
 
 
-@pytest.mark.parametrize(("code", "logs"), [(errno.ENOSPC, 1), (errno.EIO, 2)])
-def test_a_write_that_fails_half_way_leaves_no_trace_and_a_file_that_the_medium_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, logs: int
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_write_that_fails_half_way_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder)
@@ -243,8 +244,10 @@ def test_a_write_that_fails_half_way_leaves_no_trace_and_a_file_that_the_medium_
     monkeypatch.setattr(disk.os, "pwritev", real)
     writer.append(Lane.ROUTINE, stored(2))
     writer.append(Lane.ROUTINE, stored(3))
-    assert len(list(folder.glob(f"*.{Lane.ROUTINE.value}.log"))) == logs
-    assert numbers(everything(ReceiptReader(folder))) == ["1.2.1", "1.2.2", "1.2.3"]
+    found = everything(ReceiptReader(folder))
+    assert numbers(found) == ["1.2.1", "1.2.2", "1.2.3"]
+    # What a medium with an error holds of that file is not known: nothing is promised in it any more.
+    assert [one.file == found[0].file for one in found[1:]] == 2 * [code == errno.ENOSPC]
     writer.close()
 
 
@@ -523,6 +526,45 @@ def test_a_reader_without_descriptors_for_a_moment_loses_nothing(
                     found += reader.read(Lane.ROUTINE, limit=100)
         assert sorted(numbers(found)) == sorted(f"1.2.{n}" for n in (1, 2, 3, 11, 12, 13)), bad
         reader.close()
+
+
+@pytest.mark.parametrize(("writers", "files"), [(1, 150), (60, 2)])
+def test_more_unread_files_than_a_process_may_open_are_counted_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writers: int, files: int
+) -> None:
+    monkeypatch.setattr(receipt_followed, "_MOST_OPEN", 8)
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 500)  # four records
+    for writer in range(writers):
+        log = ReceiptWriter(tmp_path / "receipts", durable=False)
+        for number in range(4 * files):
+            log.append(Lane.ROUTINE, stored(1_000 * (writer + 10) + number, received_at=float(number)))
+        log.close()
+    assert len(list((tmp_path / "receipts").glob("*.routine.log"))) >= 120
+    reader = ReceiptReader(tmp_path / "receipts")
+    with few_descriptors(20):
+        total = reader.backlog()[Lane.ROUTINE]
+        assert total > 4 * files * writers * 100
+        found = reader.read(Lane.ROUTINE, limit=1)
+        assert reader.backlog()[Lane.ROUTINE] == total - writers * total // (4 * files * writers)
+        while some := reader.read(Lane.ROUTINE, limit=3):
+            reader.backlog()
+            found += some
+        assert reader.backlog()[Lane.ROUTINE] == 0
+    for writer in range(writers):
+        mine = [uid for uid in numbers(found) if int(uid[4:]) // 1_000 == writer + 10]
+        assert mine == [f"1.2.{1_000 * (writer + 10) + number}" for number in range(4 * files)]
+    reader.close()
+
+
+def test_a_question_that_lacks_descriptors_keeps_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1)
+    writer = ReceiptWriter(tmp_path / "receipts", durable=False)
+    for number in range(60):
+        writer.append(Lane.ROUTINE, stored(number))
+    writer.close()
+    with few_descriptors(20), pytest.raises(OSError, match="Too many open files"):
+        receipt_reader.Unread(tmp_path / "receipts")
+    assert descriptors(tmp_path) == []
 
 
 def test_a_medium_that_does_not_give_a_log_for_a_moment_costs_no_record(

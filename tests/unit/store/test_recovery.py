@@ -95,7 +95,7 @@ class Site:
         self.journal.close()
         for file in self.folder.glob("journal.sqlite*"):
             file.unlink()
-        self.journal = Journal(self.folder / "journal.sqlite", durable=False)
+        self.journal = Journal(self.folder / "journal.sqlite", durable=False, keeps_unsure=True)
 
     def lose_receipts(self) -> None:
         for file in (self.folder / "receipts").glob("*.log"):
@@ -345,3 +345,23 @@ def test_of_a_spool_that_several_share_only_those_segments_are_looked_at_that_on
     assert [row.stored.location for row in site.rows()] == [placed["b_00000001"].location]
     assert torn.read_bytes().endswith(b"torn")
     assert recover_for("c_00000002") == Recovered(objects=1, torn=1)
+
+
+def test_what_was_committed_is_kept_after_the_journal_was_lost(any_site: Site) -> None:
+    site = any_site
+    site.receive(1, 2)
+    site.relay()
+    site.settle()  # these are in the spool alone
+    site.receive(3)
+    site.relay()  # and this one is in the log as well
+    pairs = [(CT, f"1.2.9.{number}") for number in (1, 2, 3)]
+    assert site.journal.commit_objects(pairs, 70.0, exists=lambda _: True) == pairs
+    assert site.journal.forget(site.rows()) == []
+    site.lose_journal()
+    site.relay()
+    assert site.uids() == uids(3)
+    assert site.recover() == Recovered(objects=2)
+    site.relay()
+    assert site.uids() == uids(1, 2, 3)
+    assert site.journal.forget(site.rows()) == []
+    assert site.uids() == uids(1, 2, 3)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from descriptors import few_descriptors
 
 from ichor.errors import OutOfResources, TransientError
 from ichor.store import disk, receipt_files, receipt_lane
@@ -338,6 +339,19 @@ def test_the_files_of_a_living_writer_are_left_alone(site: Site) -> None:
     assert restore(site.root / "receipts", site.root / "spool", site.root / "journal.sqlite") == 0
     assert {path: path.read_bytes() for path in before} == before
     site.close()
+
+
+def test_more_files_than_a_process_may_open_are_written_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipt_lane, "ROTATE_AT", 1)
+    for number in range(80):
+        site.store(number)
+    crashed = site.crash()
+    crashed.take().close()
+    assert len(crashed.logs()) >= 80
+    with few_descriptors(30):
+        assert crashed.restore() == 80
+        assert crashed.restore() == 0
+    assert crashed.found() == site.acknowledged
 
 
 def test_who_asks_whether_the_writer_lives_keeps_nothing_from_being_written_back(site: Site) -> None:
