@@ -122,7 +122,7 @@ class ListenerSettings(_Table):
     commitment: bool = False
     tls: TLSSettings | None = None
     stow: StowSettings | None = None
-    # Most associations at once; further ones are rejected for the moment.
+    # Most associations at once, the last tenth for senders that have none; further ones are rejected for the moment.
     associations: Annotated[int, Field(ge=1, le=2000)] = 200
     # Free space where spool or receipts log lie, the lesser: below disk_low no new association, below disk_full no object either.
     disk_low: Bytes = 1_000_000_000
@@ -156,7 +156,7 @@ class SenderSettings(_Table):
     host: str
     port: Port | None = None  # where reports of storage commitment go; absent: none can
     priority: Priority | None = None
-    # Most of its associations at once; absent: as many as the listener takes.
+    # Most of its associations at once; absent: as many as the listener takes but the last tenth.
     associations: Annotated[int, Field(ge=1)] | None = None
     # User identity (PS3.7 D.3.3.7) that it must present; the file holds the passcode.
     username: Annotated[str, Field(max_length=64)] = ""

@@ -9,13 +9,14 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ichor.config import SenderSettings
 from ichor.types import Priority
-from listener.seats import Seats
+from listener.seats import UNLISTED, Seats
 
 _LOG = logging.getLogger(__name__)
 _HEAD = 74  # PDU head and fixed fields, PS3.8 table 9-11
@@ -23,6 +24,7 @@ _APPLICATION_CONTEXT, _USER_INFORMATION, _USER_IDENTITY = 0x10, 0x50, 0x58
 _DICOM = b"1.2.840.10008.3.1.1.1"
 _USERNAME, _USERNAME_AND_PASSCODE = 1, 2  # PS3.7 table D.3-14
 _LONGEST_LOOK_UP_AGE = 60.0
+_KEPT = 10  # of so many places one is kept for a sender that has none
 
 
 class Rejection(NamedTuple):
@@ -46,6 +48,7 @@ IDENTITY = Rejection(1, 1, 1, "user identity not recognised")
 CONGESTED = Rejection(2, 3, 1, "no space: the disk is low")
 LIMIT = Rejection(2, 3, 2, "limit of associations reached")
 SENDER_LIMIT = Rejection(2, 3, 2, "limit of this sender's associations reached")
+KEPT = Rejection(2, 3, 2, "the last associations are kept for other senders")
 
 
 class UnreadableRequest(Exception):
@@ -78,7 +81,7 @@ class Admission:
     senders
         Who may send; empty: anybody.
     most
-        Associations at once.
+        Associations at once; the last tenth of them is for senders that have none.
     is_congested
         True while no further association should be taken.
     hosts
@@ -140,12 +143,16 @@ class Admission:
         if self._is_congested():
             return CONGESTED
         with self._seats.alone():
-            if self._seats.taken() >= self._most:
+            taken = self._seats.taken()
+            if taken >= self._most:
                 return LIMIT
-            row = self._row(sender)
+            row = self._row(sender, calling)
+            of_sender = self._seats.taken(row)
             most = sender.associations if sender is not None else None
-            if most is not None and self._seats.taken(row) >= most:
+            if most is not None and of_sender >= most:
                 return SENDER_LIMIT
+            if of_sender and taken >= self._most - self._most // _KEPT:
+                return KEPT
             self._seats.take(row)
         return Admitted(
             calling_ae=calling, called_ae=called, sender=sender, called_priority=self._titles[called],
@@ -157,14 +164,16 @@ class Admission:
         with self._lock:
             left, admitted.left = admitted.left, True
         if not left:
-            self._seats.give_back(self._row(admitted.sender))
+            self._seats.give_back(self._row(admitted.sender, admitted.calling_ae))
 
     def open(self) -> int:
         """Places taken now, in all processes."""
         return self._seats.taken()
 
-    def _row(self, sender: SenderSettings | None) -> int:
-        return len(self._senders) if sender is None else self._rows[sender]
+    def _row(self, sender: SenderSettings | None, calling: str) -> int:
+        if sender is not None:
+            return self._rows[sender]
+        return len(self._senders) + zlib.crc32(calling.encode()) % UNLISTED
 
     def _sender(self, calling: str, address: str) -> SenderSettings | None:
         for sender in self._senders:

@@ -34,6 +34,7 @@ class Gate:
         self._admission = admission
         self._refusals = refusals
         self._log_limit = log_limit
+        self._of_address = LogLimit(at_once=100, every=1.0)
         self._opens = opens
         self._rejected: queue.Queue[tuple[str, str, str] | None] = queue.Queue(_MOST_REJECTED)
         self._telling = threading.Thread(target=self._tell_rejected, name="rejected", daemon=True)
@@ -73,10 +74,12 @@ class Gate:
 
     def _reject(self, request: bytes, address: tuple[object, ...], words: str) -> None:
         metrics.ASSOCIATIONS_REJECTED.labels(words).inc()
-        # Whoever connects decides how often this comes: the metric counts all, log and list take some.
-        if self._log_limit.allows(words):
+        calling_ae, host = printable(request[26:42]), str(address[0])
+        # Whoever connects decides how often this comes, and by which titles: the metric counts all, log and list take
+        # some, and no sender's hide another's.
+        if self._log_limit.allows(f"{words}\n{calling_ae}\n{host}") and self._of_address.allows(host):
             with contextlib.suppress(queue.Full):
-                self._rejected.put_nowait((printable(request[26:42]), str(address[0]), words))
+                self._rejected.put_nowait((calling_ae, host, words))
 
     def _tell_rejected(self) -> None:
         """In a thread of its own: the receipts log may wait for the disk, the lobby must not."""

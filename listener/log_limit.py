@@ -6,28 +6,49 @@ import threading
 import time
 from collections.abc import Callable
 
-_LOGGED_AT_ONCE = 10
-_LOGGED_EVERY = 10.0
 _MOST_KINDS = 1000
 _OTHER = ""
 
 
 class LogLimit:
-    """Lets the first lines of a kind pass, then one each ``_LOGGED_EVERY`` seconds. Safe from any thread."""
+    """Lets the first lines of a kind pass, then one each ``every`` seconds. Safe from any thread.
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    A kind of which nothing came until all of its lines were in hand again is forgotten: it begins anew.
+
+    Parameters
+    ----------
+    at_once
+        Lines of a kind that pass at first.
+    every
+        Seconds after which a kind has one line more, never more than ``at_once``.
+    """
+
+    def __init__(
+        self, *, at_once: int = 10, every: float = 10.0, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
+        self._at_once = at_once
+        self._every = every
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._kinds: dict[str, tuple[float, float]] = {}  # kind -> (lines in hand, when that was)
+        self._kinds: dict[str, tuple[float, float]] = {}  # kind -> (lines in hand, when that was), latest last
 
     def allows(self, kind: str) -> bool:
-        """Take one line of ``kind``; False: say nothing. Beyond the first 1000 kinds all others are one."""
-        now = self._monotonic()
+        """Take one line of ``kind``; False: say nothing. Beyond 1000 kinds at a time all others are one."""
         with self._lock:
+            now = self._monotonic()
+            self._forget(now)
             if kind not in self._kinds and len(self._kinds) >= _MOST_KINDS:
                 kind = _OTHER
-            lines, since = self._kinds.get(kind, (float(_LOGGED_AT_ONCE), now))
-            lines = min(_LOGGED_AT_ONCE, lines + (now - since) / _LOGGED_EVERY)
+            lines, since = self._kinds.pop(kind, (float(self._at_once), now))
+            lines = min(self._at_once, lines + (now - since) / self._every)
             allowed = lines >= 1
             self._kinds[kind] = (lines - 1 if allowed else lines, now)
         return allowed
+
+    def _forget(self, now: float) -> None:
+        """What was asked for so long ago that nothing of it is left to count; each kind is looked at once for that."""
+        while self._kinds:
+            kind = next(iter(self._kinds))
+            if now - self._kinds[kind][1] < self._at_once * self._every:
+                return
+            del self._kinds[kind]

@@ -117,19 +117,22 @@ class Arrives(Protocol):
 class Refusals:
     """Tells what was refused: a log line, and a record for the relay. Safe from any thread, never raises.
 
-    Of the same reason and calling AE title ten at once, then one each 10 s: metrics count all.
+    Of one reason, calling AE title and address ten at once, then one each 10 s, and so of each study: metrics count all.
     """
 
     def __init__(self, clock: Clock, receipts: Receipts) -> None:
         self._clock = clock
         self._receipts = receipts
         self._limit = LogLimit(monotonic=clock.monotonic)
+        self._of_study = LogLimit(at_once=1, monotonic=clock.monotonic)
 
     def add(
         self, *, calling_ae: str, status: str, reason: str, study_instance_uid: str = "", address: str = ""
     ) -> None:  # fmt: skip
         """``address``: of the peer, for the log alone."""
-        if not self._limit.allows(f"{calling_ae}\n{status}\n{reason}"):
+        kind = f"{calling_ae}\n{address}\n{status}\n{reason}"
+        of_study = bool(study_instance_uid) and self._of_study.allows(f"{kind}\n{study_instance_uid}")
+        if not (self._limit.allows(kind) or of_study):
             return
         place = f" address={address}" if address else ""
         _LOG.warning("refused: status=%s calling_ae=%s%s reason=%s", status, calling_ae, place, reason)

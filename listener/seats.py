@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterator
 
 _WORD = 8
 # A row: whether it takes connections, those in the lobby, the last one taken from the inbox, then places by sender, at the
-# end those of unknown ones.
+# end those of unlisted ones.
 _OPEN, _WAITING, _TAKEN, _PLACES = 0, 1, 2, 3
+UNLISTED = 64  # among so many numbers the AE titles without an entry are divided
 _PATIENCE = 0.1
 _PAUSE = 0.001
 
@@ -30,7 +31,7 @@ class Seats:
     processes
         That receive.
     senders
-        That have an entry in the settings: 0 to ``senders`` - 1 are theirs, ``senders`` is everybody else.
+        That have an entry in the settings: 0 to ``senders`` - 1 are theirs, the next `UNLISTED` everybody else's.
     patience
         Seconds that `alone` waits for another process.
     """
@@ -39,7 +40,7 @@ class Seats:
         self.processes = processes
         self._patience = patience
         self._process = 0
-        self._length = _PLACES + senders + 1
+        self._length = _PLACES + senders + UNLISTED
         memory = memoryview(mmap.mmap(-1, _WORD * (1 + processes * (1 + self._length))))
         self._urgent_until = memory[:_WORD].cast("d")
         self._handed = memory[_WORD : _WORD * (1 + processes)].cast("Q")

@@ -13,6 +13,7 @@ from ichor.clock import Clock
 from ichor.errors import OutOfResources
 from ichor.store.receipts import Ended, ReceiptWriter
 from listener.admission import Admitted, printable
+from listener.log_limit import LogLimit
 from listener.reception import Arrives, Origin, Refusals
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Sessions:
         self._refusals = refusals
         self._clock = clock
         self._leave = leave
+        self._log_limit = LogLimit(monotonic=clock.monotonic)
         self._sessions: dict[Association, Session] = {}
         self._lock = threading.Lock()
 
@@ -138,7 +140,8 @@ class Sessions:
             else:
                 cause = session.cause or ("by us" if association._sent_abort else "connection lost or out of step")
             metrics.ASSOCIATIONS_ABORTED.labels(cause).inc()
-            _LOG.warning("association aborted (%s): calling_ae=%s", cause, origin.calling_ae)
+            if self._log_limit.allows(f"{cause}\n{origin.calling_ae}"):
+                _LOG.warning("association aborted (%s): calling_ae=%s", cause, origin.calling_ae)
         if session.ended(released=released):
             self._write_end(origin, released=released)
 

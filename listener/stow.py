@@ -261,7 +261,7 @@ class StowServer:
         except Refusal as refusal:
             reason = str(refusal)
             metrics.STOW_REQUESTS.labels(str(refusal.status.value)).inc()
-            if self._log_limit.allows(reason):
+            if self._log_limit.allows(f"{reason}\n{calling}\n{address}"):
                 self._refusals.add(calling_ae=calling, status="rejected", reason=reason, address=address)
             return self._say(connection, refusal.status, reason, headers=refusal.headers)
         priority = sender.priority if sender is not None else None

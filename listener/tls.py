@@ -67,7 +67,8 @@ def server_context(settings: TLSSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    # No resumption: each association shows its certificate, and one that was withdrawn or ended is seen.
+    # No tickets: whoever opens an association shows its certificate. What is left are sessions of TLS 1.2 by number, which
+    # `ssl` cannot switch off: they end with the connection that made them.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     for name in ("cert", "key", "ca"):

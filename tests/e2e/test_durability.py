@@ -6,36 +6,44 @@ kill -9 alone would prove nothing here: the page cache survives it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from e2e.receive import Receive
-from e2e.trace import STRACE, Call, Verdict, at_releases, at_responses, parse
+from e2e.trace import STRACE, Call, Verdict, at_releases, at_removals, at_responses, parse
 from unit.listener.modality import Scu, encode, image
 
 SENDERS, SERIES, EACH = 3, 2, 5
 UIDS = {f"1.2.826.{s}.{r}.{n}.77" for s in range(SENDERS) for r in range(SERIES) for n in range(EACH)}
+SMALL = {f"1.2.826.9.0.{n}.77" for n in range(5_000)}
 DATA = Path("/site/data")
 
 
 @pytest.fixture
 def traced(
     tmp_path: Path, free_port: Callable[[], int], peer: Callable[[str, str], str]
-) -> Iterator[Callable[[str], list[Call]]]:
-    """``traced(level)``: the system calls of a receiver at that level of durability while three senders send."""
+) -> Iterator[Callable[..., list[Call]]]:
+    """``traced(level)``: the system calls of a receiver at that level of durability while three senders send.
+
+    ``turning``: one alone, until the first file of its log is gone.
+    """
     started: list[Receive] = []
 
-    def run(level: str) -> list[Call]:
+    def run(level: str, *, turning: bool = False) -> list[Call]:
         receiver = Receive(tmp_path / "site", free_port(), listener={"durability": level})
         started.append(receiver)
         file = tmp_path / "trace"
         receiver.start(under=[peer("strace", "strace"), *STRACE, "-o", str(file)])
-        threads = [threading.Thread(target=send, args=(receiver.port, number)) for number in range(SENDERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        if turning:
+            send_until_log_turned(receiver)
+        else:
+            threads = [threading.Thread(target=send, args=(receiver.port, number)) for number in range(SENDERS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         receiver.stop()
         with file.open() as lines:
             return parse(lines)
@@ -57,8 +65,32 @@ def send(port: int, number: int) -> None:
     scu.release()
 
 
+def send_until_log_turned(receiver: Receive) -> None:
+    """Small objects, which only the log makes durable, until its first file is gone.
+
+    The next file is there a while after something is carried, and what follows goes to it.
+    """
+    scu = Scu(receiver.port)
+    uids = iter(sorted(SMALL))
+
+    def store() -> None:
+        uid = next(uids)
+        assert scu.store(encode(image(uid, study="1.2.826.9", series="1.2.826.9.0")), sop_instance=uid) == 0
+
+    store()
+    (first,) = (path for path in (receiver.data / "receipts").glob("*-000001.routine.log") if path.stat().st_size)
+
+    def gone() -> bool:
+        store()
+        time.sleep(0.05)
+        return not first.exists()
+
+    receiver.until(gone, what="the first file of the log to go")
+    scu.release()
+
+
 def test_success_is_sent_when_object_receipt_and_entries_are_synced(
-    traced: Callable[[str], list[Call]], tmp_path: Path
+    traced: Callable[..., list[Call]], tmp_path: Path
 ) -> None:
     calls, data = traced("instance"), tmp_path / "site" / "data"
     assert at_responses(calls, data, of=UIDS) == Verdict(answers=len(UIDS), violations=())
@@ -73,14 +105,25 @@ def test_success_is_sent_when_object_receipt_and_entries_are_synced(
 
 
 def test_a_release_is_answered_when_the_association_is_synced(
-    traced: Callable[[str], list[Call]], tmp_path: Path
+    traced: Callable[..., list[Call]], tmp_path: Path
 ) -> None:
     verdict = at_releases(traced("association"), tmp_path / "site" / "data", of=UIDS)
     assert verdict == Verdict(answers=SENDERS, violations=())
 
 
+def test_a_log_is_deleted_when_the_spool_has_what_it_carried(traced: Callable[..., list[Call]], tmp_path: Path) -> None:
+    calls, data = traced("instance", turning=True), tmp_path / "site" / "data"
+    verdict = at_removals(calls, data, of=SMALL)
+    assert verdict.violations == ()
+    assert verdict.answers > 0
+    # It is these syncs that let the files go.
+    unsynced = [c for c in calls if c.name not in ("fsync", "fdatasync") or not c.path.startswith(f"{data}/spool")]
+    found = {v.partition(":")[0] for v in at_removals(unsynced, data, of=SMALL).violations}
+    assert len(found) == verdict.answers
+
+
 def test_the_check_finds_what_a_receiver_without_syncs_promises(
-    traced: Callable[[str], list[Call]], tmp_path: Path
+    traced: Callable[..., list[Call]], tmp_path: Path
 ) -> None:
     verdict = at_responses(traced("none"), tmp_path / "site" / "data", of=UIDS)
     assert verdict.answers == len(UIDS)
@@ -171,6 +214,17 @@ def test_the_check_counts_no_sync_that_failed_or_began_before_the_write_returned
         *WHOLE[4:],
     ]  # fmt: skip
     assert at_responses(parse(overlapping), DATA, of={UID}).violations == (f"{UID}: spool: w-0.seg was not synced",)
+
+
+def test_the_check_finds_a_log_that_is_deleted_before_its_segments_are_synced() -> None:
+    entry = made(SEGMENT.replace("/w-0.seg", "")).replace("openat", "mkdirat")
+    removed = f'7 unlink("{hexed(RECEIPTS)}") = 0'
+    lines = [entry, *CARRIED, synced(SEGMENT), synced(f"{DATA}/spool/1.2/1.3"), synced(f"{DATA}/spool/1.2"), removed]
+    assert at_removals(parse(lines), DATA, of={UID}) == Verdict(answers=1, violations=())
+    for left_out in (-4, -3, -2):
+        rest = [line for line in lines if line is not lines[left_out]]
+        assert len(at_removals(parse(rest), DATA, of={UID}).violations) == 1
+        assert len(at_removals(parse([*rest, lines[left_out]]), DATA, of={UID}).violations) == 1
 
 
 def test_the_check_counts_the_sync_of_another_thread() -> None:

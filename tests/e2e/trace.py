@@ -16,7 +16,7 @@ from pathlib import Path
 STRACE = (
     "-f", "--seccomp-bpf", "-y", "-xx", "-s", "4096", "-e", "signal=none",
     "-e", "trace=openat,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,write,writev,pwrite64,pwritev,"
-    "pwritev2,sendto,sendmsg,fsync,fdatasync,sync,syncfs,ftruncate",
+    "pwritev2,sendto,sendmsg,fsync,fdatasync,sync,syncfs,ftruncate,unlink,unlinkat",
 )  # fmt: skip
 
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)")
@@ -118,6 +118,19 @@ def at_releases(calls: Sequence[Call], data: Path, *, of: Collection[str]) -> Ve
     return Verdict(answers=releases, violations=tuple(found))
 
 
+def at_removals(calls: Sequence[Call], data: Path, *, of: Collection[str]) -> Verdict:
+    """What a log file carried was on the medium in the spool when that file was deleted; its objects are counted."""
+    disk = _Disk(calls, data)
+    found, objects = [], 0
+    for call in calls:
+        if call.name in ("unlink", "unlinkat") and call.result >= 0:
+            path = call.strings[0].decode(errors="replace")
+            for uid in disk.told_in(path, of=of, before=call.began):
+                objects += 1
+                found += [f"{uid}: {what}" for what in disk.missing_in_spool(uid, before=call.began)]
+    return Verdict(answers=objects, violations=tuple(found))
+
+
 def stored_uid(call: Call) -> str:
     """The SOP Instance UID of a C-STORE response with Success; empty when this call sends none."""
     if call.name not in _SENDS or not call.path.startswith("socket:") or call.data[:1] != b"\x04":
@@ -169,6 +182,21 @@ class _Disk:
             if not self._synced(first.path, after=max(c.ended for c in rest), before=before):
                 found.append(f"{part}: {Path(first.path).name} was not synced")
             found += [f"{part}: {entry}" for entry in self._new_entries(first.path, before=before)]
+        return found
+
+    def told_in(self, path: str, *, of: Collection[str], before: int) -> list[str]:
+        """Objects with a receipt in that file of the log."""
+        records = [c for c in self._writes["receipts"] if c.path == path and c.ended < before]
+        return [uid for uid in of if any(uid.encode() in c.data for c in records)]
+
+    def missing_in_spool(self, uid: str, *, before: int) -> list[str]:
+        """What of an object was not on the medium in its segment when line ``before`` was reached."""
+        written = [c for c in self._writes["spool"] if c.ended < before and uid.encode() in c.data]
+        if not written:
+            return ["nothing was written to spool"]
+        found = self._new_entries(written[-1].path, before=before)
+        if not self._synced(written[-1].path, after=written[-1].ended, before=before):
+            found.insert(0, f"{Path(written[-1].path).name} was not synced")
         return found
 
     def _carries(self, receipt: Call, stored: Call) -> bool:

@@ -106,6 +106,22 @@ def test_places_are_counted_in_all_and_for_each_sender_and_given_back_once() -> 
     assert rejected(door.judge(request(), HERE)) == (2, 3, 2)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_one_sender_cannot_take_all_places(listed: bool) -> None:
+    door = admission((sender(), sender(ae_title="CT2"), sender(ae_title="CT3")) if listed else (), most=30)
+    places = [door.judge(request(), HERE) for _ in range(30)]
+    assert [isinstance(place, Admitted) for place in places] == [True] * 27 + [False] * 3
+    assert rejected(places[-1]) == (2, 3, 2)
+    assert isinstance(door.judge(request(calling=b"CT2"), HERE), Admitted)
+    assert rejected(door.judge(request(calling=b"CT2"), HERE)) == (2, 3, 2)
+    assert isinstance(door.judge(request(calling=b"CT3"), HERE), Admitted)
+    assert door.open() == 29
+    for place in places[:3]:
+        assert isinstance(place, Admitted)
+        door.leave(place)
+    assert isinstance(door.judge(request(), HERE), Admitted)
+
+
 def test_a_low_disk_is_congestion_and_passes() -> None:
     low = True
     door = admission(is_congested=lambda: low)

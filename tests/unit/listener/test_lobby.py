@@ -14,7 +14,6 @@ from unit.listener.requests import request
 from ichor import metrics
 from listener import lobby
 from listener.lobby import ABORT, Lobby
-from listener.log_limit import LogLimit
 
 
 class Door:
@@ -232,22 +231,6 @@ def test_closing_ends_those_who_wait() -> None:
     assert ended(connection)
     with pytest.raises(ConnectionRefusedError):
         entrance.connect()
-
-
-def test_a_flood_of_one_kind_is_logged_a_few_times_and_again_later() -> None:
-    now = 0.0
-    limit = LogLimit(monotonic=lambda: now)
-    assert sum(limit.allows("probe") for _ in range(10_000)) == 10
-    assert limit.allows("other")
-    now = 100.0
-    assert sum(limit.allows("probe") for _ in range(10_000)) == 10
-    now = 111.0
-    assert sum(limit.allows("probe") for _ in range(10_000)) == 1
-
-
-def test_kinds_beyond_a_thousand_are_one() -> None:
-    limit = LogLimit(monotonic=lambda: 0.0)
-    assert sum(limit.allows(f"kind {number}") for number in range(50_000)) == 1010
 
 
 def test_ten_thousand_probes_leave_memory_flat_and_others_in(door: Callable[..., Door]) -> None:

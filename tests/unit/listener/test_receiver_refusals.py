@@ -128,6 +128,42 @@ def test_of_a_flood_of_rejections_all_are_counted_and_some_listed() -> None:
             time.sleep(0.01)
 
 
+def test_a_noisy_device_hides_no_other_senders_rejection() -> None:
+    words = "calling AE title not recognised"
+    with Listening(senders=LISTED) as listening:
+        for _ in range(30):
+            assert say(listening.port, request(calling=b"NOISY")) == rejection(1, 1, 3)
+        assert say(listening.port, request(calling=b"CT1NEW")) == rejection(1, 1, 3)
+        wait_until(lambda: ("CT1NEW", "rejected", words) in listening.refusals.listed)
+        assert 10 <= listening.refusals.listed.count(("NOISY", "rejected", words)) < 30
+
+
+def test_titles_without_end_from_one_address_are_listed_only_so_often() -> None:
+    with Listening(senders=LISTED) as listening:
+        for number in range(200):
+            assert say(listening.port, request(calling=b"T%d" % number)) == rejection(1, 1, 3)
+        listening.receiver._gate.close()  # all is told
+        assert 100 <= len(listening.refusals.listed) < 200
+
+
+def test_of_a_flood_of_aborts_all_are_counted_and_some_logged(caplog: pytest.LogCaptureFixture) -> None:
+    cause = "connection lost or out of step"
+
+    def logged() -> int:
+        return sum(message.startswith("association aborted") for message in caplog.messages)
+
+    before = count(metrics.ASSOCIATIONS_ABORTED, cause)
+    with Listening() as listening:
+        for number in range(1, 31):
+            Scu(listening.port).socket.close()
+            wait_until(lambda: count(metrics.ASSOCIATIONS_ABORTED, cause) == before + number)  # noqa: B023 - called at once
+        assert 10 <= logged() < 30
+        noted = logged()
+        Scu(listening.port, calling="CT2").socket.close()
+        wait_until(lambda: logged() == noted + 1)
+    assert caplog.messages[-1] == f"association aborted ({cause}): calling_ae=CT2"
+
+
 def data(body: bytes, *, context: int = 1, control: int = 3, length: int | None = None) -> bytes:
     """A P-DATA-TF PDU with one PDV."""
     value = struct.pack(">IBB", len(body) + 2 if length is None else length, context, control) + body

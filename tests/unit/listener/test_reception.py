@@ -180,6 +180,30 @@ def test_refusals_of_a_kind_are_told_ten_times_then_now_and_then_and_all_counted
     assert len(desk.refused()) == 13
 
 
+def test_each_study_that_is_refused_image_by_image_is_named(desk: Desk) -> None:
+    class Full:
+        def check(self) -> None:
+            raise OutOfResources("the disk is nearly full")
+
+        def wrote(self, length: int) -> None:
+            raise AssertionError(length)
+
+    desk.reception.pressure = Full()
+    for study in ("1.2.3", "1.2.4", "1.2.5"):
+        for _ in range(15):
+            assert desk.receive(encode(image(study=study))) == 0xA700
+    named = [refused.study_instance_uid for refused in desk.refused()]
+    assert (named.count("1.2.3"), named.count("1.2.4"), named.count("1.2.5")) == (10, 1, 1)
+
+
+def test_refusals_at_one_address_hide_none_at_another(desk: Desk) -> None:
+    refusals = Refusals(desk.clock, desk.receipts)
+    for address in ("10.0.0.1", "10.0.0.2"):
+        for _ in range(30):
+            refusals.add(calling_ae="CT1", status="rejected", reason="host not recognised", address=address)
+    assert len(desk.refused()) == 20
+
+
 def test_object_without_end_is_cut_where_the_disk_is_nearly_full(desk: Desk) -> None:
     class Pressure:
         room = 30_000_000

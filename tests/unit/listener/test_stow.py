@@ -492,6 +492,17 @@ def test_a_sender_has_no_more_requests_at_once_than_it_may_have_associations(ope
     assert door.post(body(part10())).status_code == 200
 
 
+def test_a_noisy_client_hides_no_refusal_at_another_address(open_door: Callable[..., Door]) -> None:
+    door = open_door({"senders": [{"ae_title": "CT1", "host": "10.1.2.3"}]})
+    for _ in range(30):
+        assert door.post(b"").status_code == 403
+    noted = len(door.refused())
+    assert 10 <= noted < 30
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60) as client:
+        assert client.post(door.url(), content=b"", headers={"Content-Type": TYPE}).status_code == 403
+    assert len(door.refused()) == noted + 1
+
+
 def test_many_senders_at_once_lose_nothing(door: Door) -> None:
     statuses = []
 

@@ -218,6 +218,45 @@ def test_current_versions_are_spoken(open_door: Listening, peer: Callable[[str, 
     assert "CONNECTION ESTABLISHED" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_client_gets_a_ticket_by_which_to_resume(open_door: Listening, version: ssl.TLSVersion) -> None:
+    context = trusting()
+    context.minimum_version = context.maximum_version = version
+    first = SecureScu(open_door.port, context)  # it has read what the server sends behind the handshake
+    assert isinstance(first.socket, ssl.SSLSocket)
+    session = first.socket.session
+    assert session is not None
+    assert not session.has_ticket
+    if version is ssl.TLSVersion.TLSv1_3:  # 1.2 knows sessions by their number, too
+        raw = socket.create_connection(("127.0.0.1", open_door.port), timeout=60)
+        with context.wrap_socket(raw, session=session) as again:
+            assert not again.session_reused
+    first.release()
+
+
+def test_a_client_cannot_renegotiate(
+    open_door: Listening, server: tuple[Path, Path], peer: Callable[[str, str], str]
+) -> None:
+    # What OpenSSL refuses by itself from 3.0 on, an older one does for the option.
+    assert tls.server_context(TLSSettings(cert=server[0], key=server[1])).options & ssl.OP_NO_RENEGOTIATION
+    command = [peer("openssl", "openssl"), "s_client", "-tls1_2", "-connect", f"127.0.0.1:{open_door.port}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        said = b""
+        while b"Verify return code" not in said:  # the handshake is over
+            said += (line := client.stdout.readline())
+            assert line, said
+        client.stdin.write(b"R\n")
+        client.stdin.flush()
+        while b"no renegotiation" not in said:
+            said += (line := client.stdout.readline())
+            assert line, said[-500:]
+            assert said.count(b"verify error") <= 2, said  # no second handshake
+        client.stdin.close()
+    assert client.returncode != 0
+
+
 def test_plain_tcp_at_a_tls_port_is_refused(open_door: Listening, caplog: pytest.LogCaptureFixture) -> None:
     before = dropped(tls.NOT_TLS)
     with pytest.raises(OSError):  # noqa: PT011 - a reset or the end

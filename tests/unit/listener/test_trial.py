@@ -60,6 +60,32 @@ def test_fast_path_that_is_never_asked_means_the_plain_path(monkeypatch: pytest.
     assert not trial.is_fast_path_usable()
 
 
+def test_one_wrong_byte_in_what_is_stored_means_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Flipped:
+        def __init__(self, arrival: Any) -> None:
+            self._arrival = arrival
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._arrival, name)
+
+        def begin(self, *arguments: Any) -> Flipped:
+            return Flipped(self._arrival.begin(*arguments))
+
+        def feed(self, part: memoryview) -> None:
+            self._arrival.feed(memoryview(bytes(part[:-1]) + bytes([part[-1] ^ 1])))
+
+    real = fast_path.install
+    monkeypatch.setattr(
+        fast_path, "install",
+        lambda association, *, reception, **more: real(association, reception=Flipped(reception), **more),
+    )  # fmt: skip
+    assert not trial.is_fast_path_usable()
+    assert served() == {"fast": 0.0, "plain": 1.0}
+    assert "other bytes stored" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
