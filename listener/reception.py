@@ -238,7 +238,7 @@ class Arrival:
 
     def _whose(self, part: memoryview) -> None:
         """Refused before its study was known: what its first bytes say, so that the refusal is found there."""
-        if self._searched or self._study or not isinstance(self._refusal, OutOfResources):
+        if self._searched or self._study:
             return
         self._searched = len(part)
         try:
@@ -246,7 +246,10 @@ class Arrival:
         except Exception as error:  # noqa: BLE001 - the edge of one request: it is refused as it is
             _LOG.error("unexpected error while an object was refused: %s", place_of(error))
             return
-        if study is not None and is_valid_uid(study):
+        self._name_study(study)
+
+    def _name_study(self, study: str | None) -> None:
+        if study is not None and _known_valid(study):
             self._study = study
 
     @property
@@ -346,6 +349,7 @@ class Arrival:
 
     def _begin(self, said: Identifiers) -> Incoming:
         command = self._command
+        self._name_study(said.study)  # also where it is refused: it is looked for by its study
         if said.sop_class not in (None, command.sop_class_uid):
             raise DataSetMismatch(Reason.UID_MISMATCH)
         if said.sop_instance not in (None, command.sop_instance_uid):
@@ -355,13 +359,8 @@ class Arrival:
         address = Address(
             said.study, said.series, command.sop_instance_uid, command.sop_class_uid, command.transfer_syntax_uid
         )
-        try:
-            incoming = self._reception.spool.begin(address)  # validates the UIDs
-        except OutOfResources:
-            if is_valid_uid(said.study):
-                self._study = said.study
-            raise
-        self._study, self._series = said.study, said.series  # fit for an event only now
+        incoming = self._reception.spool.begin(address)  # validates the UIDs
+        self._series = said.series  # fit for an event only now
         if command.study_instance_uid not in ("", said.study):
             raise DataSetMismatch(Reason.OTHER_STUDY)
         return incoming

@@ -107,6 +107,8 @@ def test_refusal_has_its_status_and_reason_and_leaves_nothing(
     assert desk.receive(**({"data_set": encode(image())} | changes)) == status  # type: ignore[arg-type]
     (refused,) = desk.refused()
     assert (refused.status, refused.reason, refused.calling_ae) == (f"0x{status:04X}", reason, "CT1")
+    unknown = {encode(image(study="../../x")), encode(image(study=None)), b"", b"\xff" * 1000}
+    assert refused.study_instance_uid == ("" if changes.get("data_set") in unknown else "1.2.3")
     assert [path for path in (tmp_path / "spool").rglob("*") if path.is_file()] == []
     assert desk.stored() == []
 
