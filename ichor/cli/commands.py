@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
+from ichor.cli.metrics_folder import shared_metrics
 from ichor.cli.supervisor import COMMANDS
 from ichor.errors import ConfigError, IchorError
 
@@ -221,8 +222,9 @@ def _serve(options: argparse.Namespace) -> int:
     folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=True)
-    folder.share_metrics()
-    code = _supervise(settings, folder, *COMMANDS)
+    _say_starting("serve", folder)
+    with shared_metrics(folder.metrics):
+        code = _supervise(settings, folder, *COMMANDS)
     os.close(handle)
     return code
 
@@ -233,6 +235,7 @@ def _role(options: argparse.Namespace) -> int:
     folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=False)
+    _say_starting(command, folder)
     if len(COMMANDS[command]) > 1:
         code = _supervise(settings, folder, command)
     else:
@@ -242,6 +245,11 @@ def _role(options: argparse.Namespace) -> int:
         code = run_role(command, roles.build(command, settings, folder, together=False), folder.run)
     os.close(handle)
     return 1 if code else 0
+
+
+def _say_starting(command: str, folder: DataFolder) -> None:
+    # Roles are heard only when all that they need is imported, which takes a while.
+    logging.getLogger(__name__).info("ichor %s %s (RESEARCH) starts on %s", __version__, command, folder.root)
 
 
 def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
@@ -259,7 +267,7 @@ def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
 
 
 def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) -> int:
-    from ichor.cli import roles  # imports prometheus_client: after DataFolder.share_metrics
+    from ichor.cli import roles  # imports prometheus_client: after shared_metrics
     from ichor.cli.supervisor import Supervisor
 
     roles.write_back(folder)

@@ -7,6 +7,7 @@ kernel to be killed with the parent (PR_SET_PDEATHSIG), so they die however it d
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -39,6 +40,7 @@ _DRAIN_SECONDS = 9.0
 # A role that dies at once is tried again soon, then less often; always below the two seconds that docs/contract.md promises.
 _BACKOFF = (0.0, 0.1, 0.3, 0.8, 1.5)
 _PR_SET_PDEATHSIG = 1
+_READY_AGAIN = 1.0  # seconds
 
 
 def roles_of(*commands: str, stow: bool, receivers: int = 1) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ class Supervisor:
                 continue
             (self._folder / f"{name}.ready").unlink(missing_ok=True)
             if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-                # Live gauges of the dead would be counted for ever. Imported here: see DataFolder.share_metrics.
+                # Live gauges of the dead would be counted for ever. Imported here: see `ichor.cli.metrics_folder`.
                 from prometheus_client import multiprocess
 
                 multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
@@ -202,7 +204,7 @@ def run_role(name: str, role: Role, folder: Path, *, forked: bool = False) -> in
     signal.signal(signal.SIGINT, signal.SIG_IGN if forked else lambda *_: stop.set())
     ready = folder / f"{name}.ready"
     try:
-        role(stop, lambda: _write_pid(ready))
+        role(stop, lambda: _say_ready(name, ready, stop))
     except CannotStart as error:
         log.error("role %s cannot start: %s", name, error)
         return _CANNOT_START
@@ -219,6 +221,23 @@ def run_role(name: str, role: Role, folder: Path, *, forked: bool = False) -> in
         ready.unlink(missing_ok=True)
         logging.shutdown()
     return 0
+
+
+def _say_ready(name: str, path: Path, stop: threading.Event) -> None:
+    """Write the ready file; where that fails, as on a full disk, say so once and try on while the role works."""
+    try:
+        _write_pid(path)
+    except OSError as error:
+        log.warning("role %s works but cannot say that it is ready (%s); trying again", name, error.strerror)
+        threading.Thread(target=_say_ready_in_the_end, args=(name, path, stop), name="ready", daemon=True).start()
+
+
+def _say_ready_in_the_end(name: str, path: Path, stop: threading.Event) -> None:
+    while not stop.wait(_READY_AGAIN):
+        with contextlib.suppress(OSError):
+            _write_pid(path)
+            log.info("role %s is ready", name)
+            return
 
 
 def _write_pid(path: Path) -> None:

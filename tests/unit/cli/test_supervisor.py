@@ -1,0 +1,47 @@
+"""A role in its process: what it tells those who ask whether it is ready."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ichor.cli import supervisor
+from ichor.cli.supervisor import all_ready, run_role
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def test_a_role_that_starts_on_a_full_disk_works_and_says_that_it_is_ready_when_there_is_room(
+    small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "_READY_AGAIN", 0.01)
+    disk = small_disk("64k")
+    ballast = disk / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(b"x" * (128 << 10))
+    seen: list[bool] = []
+
+    def role(_stop: threading.Event, on_ready: Callable[[], None]) -> None:
+        on_ready()
+        seen.append(all_ready(disk, ["receive"])[0])
+        ballast.unlink()
+        deadline = time.monotonic() + 60
+        while not all_ready(disk, ["receive"])[0] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append((disk / "receive.ready").read_text() == str(os.getpid()))
+
+    assert run_role("receive", role, disk) == 0
+    assert seen == [False, True]
+    assert [r.levelname for r in caplog.records if "cannot say" in r.message] == ["WARNING"]
