@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
-from ichor.cli.metrics_folder import shared_metrics
+from ichor.cli.metrics_folder import count_by_role, shared_metrics
 from ichor.cli.supervisor import COMMANDS
 from ichor.errors import ConfigError, IchorError
 
@@ -248,8 +248,8 @@ def _role(options: argparse.Namespace) -> int:
 
 
 def _say_starting(command: str, folder: DataFolder) -> None:
-    # Roles are heard only when all that they need is imported, which takes a while.
-    logging.getLogger(__name__).info("ichor %s %s (RESEARCH) starts on %s", __version__, command, folder.root)
+    text = "ichor %s %s (RESEARCH) starts on %s"  # roles are heard only when all that they need is imported
+    logging.getLogger(__name__).info(text, __version__, command, folder.root)
 
 
 def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
@@ -267,7 +267,8 @@ def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
 
 
 def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) -> int:
-    from ichor.cli import roles  # imports prometheus_client: after shared_metrics
+    count_by_role()
+    from ichor.cli import roles  # imports ichor.metrics: after shared_metrics and count_by_role
     from ichor.cli.supervisor import Supervisor
 
     roles.write_back(folder)

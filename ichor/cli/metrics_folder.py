@@ -14,6 +14,7 @@ from pathlib import Path
 _LOG = logging.getLogger(__name__)
 _MEMORY = Path("/dev/shm")
 _PREFIX = "ichor-metrics-"
+_ROLES: dict[int, str] = {}  # of this process alone: a fork of it is somebody else
 _ROOM = 16 << 20  # many times what a `serve` was seen to need
 
 
@@ -39,6 +40,35 @@ def shared_metrics(otherwise: Path, *, memory: Path = _MEMORY) -> Iterator[Path]
         if handle is not None:
             shutil.rmtree(place, ignore_errors=True)
             os.close(handle)
+
+
+def count_by_role() -> None:
+    """Let forked roles count in files of their own name, where processes share a folder; before `ichor.metrics` is imported.
+
+    By process id, as the library would have it, a role that dies again and again fills the folder.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client import values
+
+        values.ValueClass = values.MultiProcessValue(_counts_as)  # type: ignore[no-untyped-call]
+
+
+def count_as(role: str) -> None:
+    """This process is ``role``, of which there is no other; what the one before it counted goes on."""
+    _ROLES[os.getpid()] = role
+
+
+def forget_live(role: str) -> None:
+    """What a dead role last said of the moment, as how many associations are open, is true no longer."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(role)  # type: ignore[no-untyped-call]
+
+
+def _counts_as() -> str:
+    pid = os.getpid()
+    return _ROLES.get(pid, str(pid))
 
 
 def _locked_folder(memory: Path) -> tuple[Path, int] | None:

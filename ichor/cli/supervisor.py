@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ichor.cli.metrics_folder import count_as, forget_live
 from ichor.errors import CannotStart, IchorError
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,11 @@ class Supervisor:
     def _forget_ready(self) -> None:
         # Of ours only: other single roles may run beside us.
         for name in self._roles:
-            (self._folder / f"{name}.ready").unlink(missing_ok=True)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        (self._folder / f"{name}.ready").unlink(missing_ok=True)
+        forget_live(name)
 
     def _noticed(self, number: int, _frame: object) -> None:
         # Only flags: the loop does the work. SIGCHLD merely ends the sleep.
@@ -126,12 +131,7 @@ class Supervisor:
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid == 0:
                 continue
-            (self._folder / f"{name}.ready").unlink(missing_ok=True)
-            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-                # Live gauges of the dead would be counted for ever. Imported here: see `ichor.cli.metrics_folder`.
-                from prometheus_client import multiprocess
-
-                multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            self._forget(name)
             code = os.waitstatus_to_exitcode(status)
             if code == _CANNOT_START:
                 del self._children[name]
@@ -185,6 +185,7 @@ def _child(name: str, role: Role, folder: Path, parent: int) -> int:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     die_with(parent)
+    count_as(name)
     return run_role(name, role, folder, forked=True)
 
 
