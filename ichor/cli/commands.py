@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from ichor import __version__, config
 from ichor.cli.folder import DataFolder
 from ichor.cli.metrics_folder import count_by_role, shared_metrics
-from ichor.cli.supervisor import COMMANDS
+from ichor.cli.supervisor import COMMANDS, Supervisor, run_role
 from ichor.errors import ConfigError, IchorError
 
 # In the contract (docs/contract.md), not in this version: each stops with exit 2 and its name.
@@ -240,7 +240,6 @@ def _role(options: argparse.Namespace) -> int:
         code = _supervise(settings, folder, command)
     else:
         from ichor.cli import roles
-        from ichor.cli.supervisor import run_role
 
         code = run_role(command, roles.build(command, settings, folder, together=False), folder.run)
     os.close(handle)
@@ -269,7 +268,6 @@ def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
 def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) -> int:
     count_by_role()
     from ichor.cli import roles  # imports ichor.metrics: after shared_metrics and count_by_role
-    from ichor.cli.supervisor import Supervisor
 
     roles.write_back(folder)
     roles.register_receiver(settings, folder)
