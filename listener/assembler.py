@@ -111,8 +111,9 @@ def run_assembler(
                 outage.over()
             except (ShardLost, CannotStart):
                 raise
-            except TransientError as error:
-                outage.away(error)
+            except (OSError, sqlite3.OperationalError, TransientError) as error:
+                # The disk, as when it is full, or the bus.
+                outage.away(error if isinstance(error, TransientError) else TransientError(_words(error)))
                 assembler.forget()
                 stop.wait(_RETRY)
             except Exception as error:  # noqa: BLE001 - the loop's edge: logged, counted, and on with the next
@@ -126,6 +127,11 @@ def run_assembler(
                 subscription.close()
         finally:
             store.close()  # whatever the bus says: the shard's next owner opens it
+
+
+def _words(error: OSError | sqlite3.OperationalError) -> str:
+    # SQLite's own texts name no value; those of the system may name a path.
+    return (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
 
 
 def _handle(assembler: Assembler, delivery: Delivery) -> None:

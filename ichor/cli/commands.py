@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from ichor import __version__, config
 from ichor.cli.descriptors import raise_limit
 from ichor.cli.folder import DataFolder
-from ichor.cli.supervisor import COMMANDS
+from ichor.cli.metrics_folder import count_by_role, shared_metrics
+from ichor.cli.supervisor import COMMANDS, Supervisor, run_role
 from ichor.errors import ConfigError, IchorError
 
 # In the contract (docs/contract.md), not in this version: each stops with exit 2 and its name.
@@ -223,8 +224,9 @@ def _serve(options: argparse.Namespace) -> int:
     folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=True)
-    folder.share_metrics()
-    code = _supervise(settings, folder, *COMMANDS)
+    _say_starting("serve", folder)
+    with shared_metrics(folder.metrics):
+        code = _supervise(settings, folder, *COMMANDS)
     os.close(handle)
     return code
 
@@ -235,15 +237,20 @@ def _role(options: argparse.Namespace) -> int:
     folder = DataFolder.of(settings)
     folder.prepare()
     handle = folder.lock(alone=False)
+    _say_starting(command, folder)
     if len(COMMANDS[command]) > 1:
         code = _supervise(settings, folder, command)
     else:
         from ichor.cli import roles
-        from ichor.cli.supervisor import run_role
 
         code = run_role(command, roles.build(command, settings, folder, together=False), folder.run)
     os.close(handle)
     return 1 if code else 0
+
+
+def _say_starting(command: str, folder: DataFolder) -> None:
+    text = "ichor %s %s (RESEARCH) starts on %s"  # roles are heard only when all that they need is imported
+    logging.getLogger(__name__).info(text, __version__, command, folder.root)
 
 
 def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
@@ -261,8 +268,8 @@ def _checked(settings: config.Settings, *, receives: bool) -> config.Settings:
 
 
 def _supervise(settings: config.Settings, folder: DataFolder, *commands: str) -> int:
-    from ichor.cli import roles  # imports prometheus_client: after DataFolder.share_metrics
-    from ichor.cli.supervisor import Supervisor
+    count_by_role()
+    from ichor.cli import roles  # imports ichor.metrics: after shared_metrics and count_by_role
 
     roles.write_back(folder)
     roles.register_receiver(settings, folder)

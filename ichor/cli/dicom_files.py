@@ -31,10 +31,12 @@ ASSOCIATION = "folder"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A file that is no object of a series, and why."""
+    """A file that is no object of a series, or a folder that cannot be read, and why."""
 
     path: Path
     reason: str
+    noun: str = "file"
+    unread: bool = False  # nobody knows what is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,22 @@ def instances_below(folder: Path) -> Iterator[Instance | LeftOut]:
     """
     root = folder if folder.is_dir() else folder.parent
     reader = FactsReader()
-    for path in [folder] if folder.is_file() else _files(folder):
+    unread: list[OSError] = []
+    for path in [folder] if folder.is_file() else _files(folder, unread):
         try:
             yield _read(path, location=str(path.relative_to(root)), reader=reader)
         except OSError as error:
-            yield LeftOut(path=path, reason=(error.strerror or "cannot be read").lower())
+            yield LeftOut(path=path, reason=_why(error), unread=not isinstance(error, FileNotFoundError))
+    for closed in unread:
+        yield LeftOut(path=Path(closed.filename), reason=_why(closed), noun="folder", unread=True)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+def _why(error: OSError) -> str:
+    return (error.strerror or "cannot be read").lower()
+
+
+def _files(folder: Path, unread: list[OSError]) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
         folders.sort()
         yield from (Path(parent) / name for name in sorted(names))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +39,8 @@ _OLD_SECONDS = 600.0
 _SOON_DAYS = 30.0
 _ANSWER_SECONDS = 5.0
 _MOST_METRICS = 16 << 20
+_OUR_TITLE = "ICHOR-DOCTOR"  # nobody's: what is turned away is listed under the title by which it called
+_NOT_A_SENDER = "calling ae title not recognised"  # PS3.8 table 9-21, in `dicom_out.transport`'s words
 
 
 class Dialogue(Protocol):
@@ -88,7 +92,7 @@ def _examine(settings: Settings, folder: DataFolder, dialogue: Dialogue) -> Iter
     if all_ready(folder.run, ["console"])[0]:
         yield from check_receiving(_exposition(settings))
     yield from check_destinations(settings, dialogue)
-    yield from _check_installed_models(settings.models, folder)
+    yield from _check_installed_models(settings, folder)
     yield from _check_folder_bus(settings, folder)
 
 
@@ -150,15 +154,13 @@ def check_listener(settings: Settings, folder: DataFolder, dialogue: Dialogue) -
     if listener.tls is not None:
         return Finding(Level.OK, what, "serves TLS; not called, as we have no certificate of a client")
     own = Destination(name="self", ae_title=listener.ae_title, host=reachable(listener.host), port=listener.port)
-    # Where senders are listed, only they are answered.
-    calling = settings.senders[0].ae_title if settings.senders else listener.ae_title
     try:
-        dialogue.echo(own, calling_ae=calling)
+        dialogue.echo(own, calling_ae=_OUR_TITLE)
     except IchorError as error:
         if "congestion" in str(error):  # PS3.8 table 9-21; `listener.disk_low`
             return Finding(Level.FAIL, what, f"serves, {error}", "make room: see the watermarks; it ends by itself")
-        if settings.senders:
-            return Finding(Level.WARN, what, f"serves, {error}", "expected when this machine is not in [[senders]]")
+        if settings.senders and str(error).endswith(_NOT_A_SENDER):
+            return Finding(Level.OK, what, f"serves, and turns us away as it should: {_OUR_TITLE} is no sender")
         return Finding(Level.FAIL, what, f"does not answer C-ECHO: {error}", "look into the log; restart `ichor serve`")
     return Finding(Level.OK, what, "serves and answers C-ECHO")
 
@@ -222,20 +224,33 @@ def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Findi
             yield Finding(level, what, f"does not accept {', '.join(refused)}", todo)
 
 
-def _check_installed_models(own: Mapping[str, Path], folder: DataFolder) -> Iterator[Finding]:
+def _check_installed_models(settings: Settings, folder: DataFolder) -> Iterator[Finding]:
     from ichor.cli.models import Models
     from ichor.pipeline import installed
 
-    models = Models(own)
+    models = Models(settings.models)
     wanted = [(*p.models, *(model for model in p.optional_models if models.has(model))) for p in installed()]
     names = list(dict.fromkeys(model for models in wanted for model in models))
-    with tempfile.TemporaryDirectory(prefix="ichor-doctor-") as temporary:
-        place = folder.engines if os.access(folder.engines, os.R_OK | os.W_OK | os.X_OK) else Path(temporary)
-        for name in names:
-            yield check_model(
-                name, read_sha256=lambda n: models.card(n).sha256, load=lambda n: models.load(n, folder=place),
-                todo="see models in docs/contract.md" if name in own else "install Ichor anew",
-            )  # fmt: skip
+    try:
+        with contextlib.ExitStack() as stack:
+            place = folder.engines
+            if not may_compile(place, keep_free=settings.listener.disk_low):
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ichor-doctor-")))
+            for name in names:
+                yield check_model(
+                    name, read_sha256=lambda n: models.card(n).sha256, load=lambda n: models.load(n, folder=place),
+                    todo="see models in docs/contract.md" if name in settings.models else "install Ichor anew",
+                )  # fmt: skip
+    except OSError as error:
+        text = f"not all were tried: {error.strerror or 'no folder for temporary files'}"
+        yield Finding(Level.WARN, "models", text, "make room for temporary files, or set TMPDIR")
+
+
+def may_compile(engines: Path, *, keep_free: int) -> bool:
+    """Whether the folder of engines is ours to fill: they take megabytes, and other users' files stop the worker."""
+    if not os.access(engines, os.R_OK | os.W_OK | os.X_OK) or engines.stat().st_uid != os.geteuid():
+        return False
+    return shutil.disk_usage(engines).free >= keep_free
 
 
 def check_model(

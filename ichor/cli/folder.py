@@ -87,16 +87,8 @@ class DataFolder:
 
     @property
     def metrics(self) -> Path:
+        """Where processes count when they cannot in memory (`ichor.cli.metrics_folder`)."""
         return self.root / "run" / "metrics"
-
-    def share_metrics(self) -> None:
-        """Several processes, one /metrics: prometheus_client's multiprocess mode, from an empty folder.
-
-        That library looks at the environment once, when it is imported: call this before anything imports it.
-        """
-        for old in self.metrics.glob("*.db"):
-            old.unlink()
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self.metrics.resolve())
 
     def prepare(self) -> None:
         """Make the folder, or check that this version may use it.

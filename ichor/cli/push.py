@@ -82,9 +82,10 @@ def push(folder: Path, *, to: str, calling_ae: str = "ICHOR-PUSH") -> int:
     if not folder.exists():
         raise ConfigError(f"{folder}: no such folder")
     started = time.monotonic()
-    result = push_files(_files_below(folder), to=to, calling_ae=calling_ae)
+    unread: list[Failure] = []
+    result = push_files(_files_below(folder, unread), to=to, calling_ae=calling_ae)
     seconds = time.monotonic() - started
-    for reason, paths in _by_reason(result.failures).items():
+    for reason, paths in _by_reason([*unread, *result.failures]).items():
         for path in paths[:_TOLD]:
             print(f"failed: {path}: {reason}", file=sys.stderr)
         if len(paths) > _TOLD:
@@ -95,9 +96,9 @@ def push(folder: Path, *, to: str, calling_ae: str = "ICHOR-PUSH") -> int:
         print(f"{result.warned} of them were answered with a warning")
     if result.directories or result.not_dicom:
         print(f"skipped: {result.directories} DICOMDIR, {result.not_dicom} not DICOM")
-    if not total:
+    if not total and not unread:
         print(f"ichor push: no DICOM object below {folder}", file=sys.stderr)
-    return 0 if total and not result.failures else 1
+    return 0 if total and not (unread or result.failures) else 1
 
 
 def _by_reason(failures: Iterable[Failure]) -> dict[str, list[Path]]:
@@ -141,10 +142,16 @@ def parse_peer(text: str) -> Peer:
     return Peer(ae_title.strip(), host, int(port))
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path, unread: list[Failure]) -> Iterator[Path]:
+    """Files in their order; to ``unread`` come the folders that cannot be read."""
     if folder.is_file():
         yield folder
-    for parent, folders, names in os.walk(folder):
+        return
+
+    def fail(error: OSError) -> None:
+        unread.append(Failure(Path(error.filename), f"this folder cannot be read: {error.strerror}"))
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
         folders.sort()
         yield from (Path(parent) / name for name in sorted(names))
 

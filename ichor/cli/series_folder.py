@@ -40,9 +40,14 @@ class Seen:
     series: tuple[SeenSeries, ...]
     left_out: tuple[LeftOut, ...]
 
+    @property
+    def unread(self) -> bool:
+        """Is there anything of which nobody knows what is in it?"""
+        return any(item.unread for item in self.left_out)
+
 
 def facts(folder: Path, *, as_json: bool, rules: Sequence[Rule]) -> int:
-    """Print every series; 0, or 1 when there is no DICOM object.
+    """Print every series; 0, or 1 when there is no DICOM object, or a file or folder that cannot be read.
 
     Raises
     ------
@@ -56,14 +61,16 @@ def facts(folder: Path, *, as_json: bool, rules: Sequence[Rule]) -> int:
     else:
         print(table(summaries), end="")
     _tell(seen.left_out)
-    return _nothing(folder) if not summaries else 0
+    if not summaries:
+        return _nothing(folder, unread=seen.unread)
+    return int(seen.unread)
 
 
 def array(folder: Path, *, out: Path, only: str | None, rules: Sequence[Rule]) -> int:
     """Write every whole series as NIfTI, with its JSON beside it; 0 when what was asked for is written, else 1.
 
     Without ``only``, series that are no images, or cannot be an array, are named and change nothing about the answer;
-    one that fails unexpectedly is named, too, and the answer is 1.
+    one that fails unexpectedly is named, too, and so is a file or folder that cannot be read, and the answer is 1.
 
     Raises
     ------
@@ -77,12 +84,12 @@ def array(folder: Path, *, out: Path, only: str | None, rules: Sequence[Rule]) -
     chosen = [s for s in seen.series if only in (None, s.series_instance_uid)]
     if not chosen:
         if only is None or not seen.series:
-            return _nothing(folder)
+            return _nothing(folder, unread=seen.unread)
         print(f"ichor array: no series {only} below {folder}", file=sys.stderr)
         return 1
     spool = FolderSpool(folder if folder.is_dir() else folder.parent)
     written: set[str] = set()
-    failed = False
+    failed = seen.unread
     for series in chosen:
         uid = series.series_instance_uid
         try:
@@ -268,15 +275,15 @@ def _write(series: SeenSeries, *, spool: FolderSpool, out: Path) -> list[Path]:
 
 
 def _tell(left_out: Sequence[LeftOut]) -> None:
-    by_reason: dict[str, list[Path]] = {}
+    alike: dict[tuple[str, str], list[Path]] = {}
     for item in left_out:
-        by_reason.setdefault(item.reason, []).append(item.path)
-    for reason, paths in by_reason.items():
-        files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+        alike.setdefault((item.noun, item.reason), []).append(item.path)
+    for (noun, reason), paths in alike.items():
+        files = f"1 {noun}" if len(paths) == 1 else f"{len(paths)} {noun}s"
         named = ", ".join(str(path) for path in paths[:_TOLD]) + (", ..." if len(paths) > _TOLD else "")
         print(f"left out: {files}, {reason}: {named}", file=sys.stderr)
 
 
-def _nothing(folder: Path) -> int:
-    print(f"ichor: no DICOM object below {folder}", file=sys.stderr)
+def _nothing(folder: Path, *, unread: bool) -> int:
+    print(f"ichor: no DICOM object below {folder}{' that could be read' if unread else ''}", file=sys.stderr)
     return 1

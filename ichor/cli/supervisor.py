@@ -7,6 +7,7 @@ kernel to be killed with the parent (PR_SET_PDEATHSIG), so they die however it d
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ichor.cli.metrics_folder import count_as, forget_live
 from ichor.errors import CannotStart, IchorError
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ _DRAIN_SECONDS = 9.0
 # A role that dies at once is tried again soon, then less often; always below the two seconds that docs/contract.md promises.
 _BACKOFF = (0.0, 0.1, 0.3, 0.8, 1.5)
 _PR_SET_PDEATHSIG = 1
+_READY_AGAIN = 1.0  # seconds
 
 
 def roles_of(*commands: str, stow: bool, receivers: int = 1) -> tuple[str, ...]:
@@ -94,7 +97,11 @@ class Supervisor:
     def _forget_ready(self) -> None:
         # Of ours only: other single roles may run beside us.
         for name in self._roles:
-            (self._folder / f"{name}.ready").unlink(missing_ok=True)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        (self._folder / f"{name}.ready").unlink(missing_ok=True)
+        forget_live(name)
 
     def _noticed(self, number: int, _frame: object) -> None:
         # Only flags: the loop does the work. SIGCHLD merely ends the sleep.
@@ -124,12 +131,7 @@ class Supervisor:
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid == 0:
                 continue
-            (self._folder / f"{name}.ready").unlink(missing_ok=True)
-            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-                # Live gauges of the dead would be counted for ever. Imported here: see DataFolder.share_metrics.
-                from prometheus_client import multiprocess
-
-                multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            self._forget(name)
             code = os.waitstatus_to_exitcode(status)
             if code == _CANNOT_START:
                 del self._children[name]
@@ -183,6 +185,7 @@ def _child(name: str, role: Role, folder: Path, parent: int) -> int:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     die_with(parent)
+    count_as(name)
     return run_role(name, role, folder, forked=True)
 
 
@@ -202,7 +205,7 @@ def run_role(name: str, role: Role, folder: Path, *, forked: bool = False) -> in
     signal.signal(signal.SIGINT, signal.SIG_IGN if forked else lambda *_: stop.set())
     ready = folder / f"{name}.ready"
     try:
-        role(stop, lambda: _write_pid(ready))
+        role(stop, lambda: _say_ready(name, ready, stop))
     except CannotStart as error:
         log.error("role %s cannot start: %s", name, error)
         return _CANNOT_START
@@ -219,6 +222,23 @@ def run_role(name: str, role: Role, folder: Path, *, forked: bool = False) -> in
         ready.unlink(missing_ok=True)
         logging.shutdown()
     return 0
+
+
+def _say_ready(name: str, path: Path, stop: threading.Event) -> None:
+    """Write the ready file; where that fails, as on a full disk, say so once and try on while the role works."""
+    try:
+        _write_pid(path)
+    except OSError as error:
+        log.warning("role %s works but cannot say that it is ready (%s); trying again", name, error.strerror)
+        threading.Thread(target=_say_ready_in_the_end, args=(name, path, stop), name="ready", daemon=True).start()
+
+
+def _say_ready_in_the_end(name: str, path: Path, stop: threading.Event) -> None:
+    while not stop.wait(_READY_AGAIN):
+        with contextlib.suppress(OSError):
+            _write_pid(path)
+            log.info("role %s is ready", name)
+            return
 
 
 def _write_pid(path: Path) -> None:

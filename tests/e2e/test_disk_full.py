@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from e2e.receive import Receive
-from unit.listener.modality import Scu, encode, image
+from e2e.site import Site
+from unit.listener.modality import Rejected, Scu, encode, image
 
 NO_SPACE = 0xA700
 STUDY = "1.2.826.5"
@@ -74,3 +77,52 @@ def test_a_full_disk_refuses_keeps_nothing_half_written_and_recovers(
     assert receiver.objects() == len(stored)
     kept = receiver.export(STUDY, tmp_path / "out")
     assert kept == {uid: [data] for uid, data in stored.items()}
+
+
+def test_a_receiver_that_starts_on_a_full_disk_refuses_and_recovers(receiver: Receive, disk: Path) -> None:
+    receiver.kill()
+    filler = ballast(disk, leave=0)
+    receiver.start()
+    scu = Scu(receiver.port)
+    uid, data = numbered(1, 2_000)
+    assert scu.store(data, sop_instance=uid) == NO_SPACE
+    assert receiver.receiving() == {}  # nobody could write that
+    filler.unlink()
+    receiver.until(lambda: scu.store(data, sop_instance=uid) == 0, what="Success after space came back")
+    receiver.until(lambda: "receive" in receiver.receiving(), what="the ready file")
+    scu.release()
+    receiver.stop()
+    assert "ended (" not in receiver.log(), receiver.log()[-3000:]
+
+
+@pytest.fixture
+def site(disk: Path, free_port: Callable[[], int], engines: Path) -> Iterator[Site]:
+    watermarks = {"ICHOR_LISTENER__DISK_LOW": "0B", "ICHOR_LISTENER__DISK_FULL": "0B"}
+    made = Site(disk / "site", free_port(), free_port(), engines=engines, env=watermarks)
+    made.start()
+    yield made
+    made.kill()
+
+
+def test_serve_counts_on_a_full_disk_and_its_receivers_come_back_there(site: Site, disk: Path) -> None:
+    run = site.folder / "data" / "run"
+    filler = ballast(disk, leave=0)
+    for pid in [int(path.read_text()) for path in run.glob("receive*.ready")]:
+        os.kill(pid, signal.SIGKILL)
+    uid, data = numbered(1, 2_000)
+
+    def answer() -> int | None:
+        with contextlib.suppress(OSError):
+            return Scu(site.listener_port).store(data, sop_instance=uid)
+        return None
+
+    site.until(lambda: answer() == NO_SPACE, timeout=240, what="a receiver that is back")
+    for body in (bytes(4), bytes([0, 0, 0, 2, 1, 0]), bytes([0, 0, 0, 3, 1, 3, 0]), bytes([0, 0, 0, 9, 1, 3, 0])):
+        with pytest.raises(Rejected):  # each of them is counted under a label of its own
+            Scu(site.listener_port, called="NOBODY")
+        Scu(site.listener_port).pdu(4, body)
+    assert answer() == NO_SPACE
+    filler.unlink()
+    site.until(lambda: answer() == 0, timeout=240, what="Success after space came back")
+    site.until(lambda: site.request("/readyz")[0] == 200, timeout=240, what="ready files")
+    assert "(signal 7)" not in site.log(), site.log()[-3000:]

@@ -191,7 +191,7 @@ spec:
     - {name: data, emptyDir: {sizeLimit: {{ $root.Values.scratch }}}}  # what lasts is in Kafka and the store
     {{- end }}
     {{- if $counted }}
-    - {name: metrics, emptyDir: {sizeLimit: 64Mi}}
+    - {name: metrics, emptyDir: {medium: Memory, sizeLimit: 64Mi}}  # mapped: on a full disk it would end who counts
     {{- if $own }}
     - {name: run, emptyDir: {sizeLimit: 64Mi}}
     {{- end }}

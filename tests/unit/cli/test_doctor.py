@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import time
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from pynetdicom import AE
 
+from dicom_out import transport
 from dicom_out.transport import RESULT_CLASSES
 from ichor.bus.memory import MemoryBus
 from ichor.cli import doctor as module
@@ -28,6 +31,7 @@ from ichor.cli.doctor import (
     check_roles,
     check_token,
     doctor,
+    may_compile,
     port_taken,
 )
 from ichor.cli.folder import DataFolder
@@ -192,16 +196,35 @@ def test_a_port_that_our_receiver_holds_is_asked_by_c_echo(folder: DataFolder, b
     ours = settings(folder, listener={"port": busy_port, "ae_title": "ICHOR1"})
     peers = Peers()
     assert check_listener(ours, folder, peers).level is Level.OK
-    assert peers.asked == [("ICHOR1", "ICHOR1", "127.0.0.1", busy_port)]
+    assert peers.asked == [("ICHOR-DOCTOR", "ICHOR1", "127.0.0.1", busy_port)]
     assert check_listener(ours, folder, Peers(silent="self")).level is Level.FAIL
 
 
-def test_with_listed_senders_a_refusal_is_expected(folder: DataFolder, busy_port: int) -> None:
+def test_with_listed_senders_it_is_turned_away_under_its_own_name_as_expected(
+    folder: DataFolder, busy_port: int
+) -> None:
     (folder.run / "receive.ready").write_text(str(os.getpid()))
     ours = settings(folder, listener={"port": busy_port}, senders=[{"ae_title": "CT1", "host": "10.0.0.1"}])
-    peers = Peers(silent="self")
-    assert check_listener(ours, folder, peers).level is Level.WARN
-    assert peers.asked[0][0] == "CT1"
+    peers = Peers(silent="self", why="association rejected: calling ae title not recognised")
+    assert check_listener(ours, folder, peers).level is Level.OK
+    assert peers.asked[0][0] == "ICHOR-DOCTOR"
+    assert check_listener(ours, folder, Peers(silent="self")).level is Level.FAIL
+    assert check_listener(settings(folder, listener={"port": busy_port}), folder, peers).level is Level.FAIL
+
+
+def test_a_listener_that_takes_listed_senders_alone_is_known_by_its_rejection(
+    folder: DataFolder, free_port: Callable[[], int]
+) -> None:
+    (folder.run / "receive.ready").write_text(str(os.getpid()))
+    ours = settings(folder, listener={"port": free_port()}, senders=[{"ae_title": "CT1", "host": "10.0.0.1"}])
+    entity = AE(ae_title="ICHOR")
+    entity.add_supported_context("1.2.840.10008.1.1")
+    entity.require_calling_aet = ["CT1"]
+    server = entity.start_server(("127.0.0.1", ours.listener.port), block=False)
+    try:
+        assert check_listener(ours, folder, transport).level is Level.OK
+    finally:
+        server.shutdown()
 
 
 def test_a_receiver_that_runs_on_another_port_fails(folder: DataFolder, free_port: Callable[[], int]) -> None:
@@ -307,6 +330,17 @@ def test_a_wrong_file_fails_and_a_fallback_warns() -> None:
     assert check_model("m", read_sha256=wrong, load=lambda _: Loaded()).level is Level.FAIL
     slow = check_model("m", read_sha256=lambda _: "0" * 64, load=lambda _: Loaded("differs"))
     assert (slow.level, "differs" in slow.text) == (Level.WARN, True)
+
+
+def test_engines_are_compiled_into_the_data_folder_by_its_owner_while_there_is_room(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(folder.engines).free
+    assert may_compile(folder.engines, keep_free=free // 2)
+    assert not may_compile(folder.engines, keep_free=free * 2)
+    assert not may_compile(folder.root / "absent", keep_free=0)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.engines.stat().st_uid + 1)
+    assert not may_compile(folder.engines, keep_free=0)
 
 
 # --- bus -------------------------------------------------------------------------------------------------------------

@@ -88,6 +88,24 @@ def test_files_are_found_by_content_and_what_is_none_is_named(
         assert reason in line
 
 
+def test_a_folder_that_cannot_be_read_is_named_and_makes_exit_1(
+    study: tuple[Path, Truth], say: Say, tmp_path: Path, closed: Callable[[Path], Path]
+) -> None:
+    plain = next(s for s in study[1].series if s.roles)
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        for path in plain.files:
+            shutil.copy(path, tmp_path / place)
+    shut = closed(tmp_path / "b")
+    code, out, err = say("facts", tmp_path, "--json")
+    assert (code, [s["instances"] for s in json.loads(out)]) == (1, [12])
+    assert err == f"left out: 1 folder, permission denied: {shut}\n"
+    code, out, err = say("array", tmp_path, "--out", tmp_path / "out")
+    assert (code, len(list((tmp_path / "out").glob("*.nii*")))) == (1, 1)
+    code, _, err = say("facts", shut)
+    assert (code, err.splitlines()[-1]) == (1, f"ichor: no DICOM object below {shut} that could be read")
+
+
 def test_a_data_set_without_preamble_is_read(study: tuple[Path, Truth], say: Say, tmp_path: Path) -> None:
     plain = next(s for s in study[1].series if s.roles)
     for number, path in enumerate(plain.files):

@@ -156,6 +156,21 @@ def test_a_folder_is_walked_and_what_is_no_object_is_skipped_and_counted(
     assert archive.associations == 1
 
 
+def test_a_folder_that_cannot_be_read_is_named_and_makes_exit_1(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str], closed: Callable[[Path], Path]
+) -> None:
+    write(tmp_path / "a" / "1.dcm", "1.2.3.1")
+    write(tmp_path / "b" / "2.dcm", "1.2.3.2")
+    shut = closed(tmp_path / "b")
+    assert push(tmp_path, to=f"ARCHIVE@127.0.0.1:{archive.port}") == 1
+    assert [uid for uid, *_ in archive.stored] == ["1.2.3.1"]
+    out, err = capsys.readouterr()
+    assert "sent 1 of 1 objects" in out
+    assert err == f"failed: {shut}: this folder cannot be read: Permission denied\n"
+    assert push(shut, to=f"ARCHIVE@127.0.0.1:{archive.port}") == 1
+    assert "no DICOM object" not in capsys.readouterr().err
+
+
 def test_failing_statuses_are_named_and_make_exit_1_while_warnings_do_not(
     archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
