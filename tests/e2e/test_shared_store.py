@@ -106,7 +106,7 @@ def test_what_a_lost_receiver_acknowledged_is_told_by_another(
 
     other.kill()
     other.start()  # it looks at once
-    assert other.journalled(STUDY) == len(kept)
+    other.until(lambda: other.journalled(STUDY) == len(kept), what="its own images")
     assert "lost" not in other.log()
     other.kill()
     give_no_sign_since_long(store, name)

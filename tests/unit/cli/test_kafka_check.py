@@ -91,7 +91,7 @@ def ask(
     tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
     """``ask(url, prefix=...)``: doctor's lines on the bus and its topics."""
-    monkeypatch.setattr(module, "_check_installed_models", lambda _: iter(()))
+    monkeypatch.setattr(module, "_check_installed_models", lambda *_: iter(()))
 
     def lines(url: str, **kafka: object) -> list[str]:
         DataFolder(tmp_path / "data").prepare()
