@@ -107,7 +107,7 @@ def test_what_a_lost_receiver_acknowledged_is_told_by_another(
     other.kill()
     other.start()  # it looks at once
     other.until(lambda: other.journalled(STUDY) == len(kept), what="its own images")
-    assert "lost" not in other.log()
+    assert f"receiver {name} is lost" not in other.log()
     other.kill()
     give_no_sign_since_long(store, name)
     other.start()
