@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -16,9 +16,7 @@ from engines.runtime import file_sha256
 from ichor.errors import CannotStart
 
 if TYPE_CHECKING:
-    from engines.expansion_training import ExpansionOptions
     from engines.networks.umamba import UMambaConfig
-    from engines.training import TrainingOptions
 
 FACTS = ("seed", "step", "elapsed_s", "options", "precision", "network_config")
 NO_CHECKPOINT = (
@@ -26,6 +24,19 @@ NO_CHECKPOINT = (
 )  # fmt: skip
 """What reading a file that is not one, or not of this network, can raise."""
 CHANGES_NO_WEIGHT = {"device", "threads", "checkpoint_seconds"}
+
+
+class Options(Protocol):
+    """What decides the weights of a training: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def network(self) -> Any:
+        """Configuration, with `dataclasses.asdict`'s inverse as ``from_dict``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +50,7 @@ class SavedRun:
     """
 
     path: Path
-    options: TrainingOptions | ExpansionOptions
+    options: Options
     cases: str
     precision: str
     parts: Mapping[str, nn.Module | torch.optim.Optimizer]
@@ -130,5 +141,5 @@ def digest(told: Iterable[bytes]) -> str:
     return found.hexdigest()
 
 
-def _without_network(options: TrainingOptions | ExpansionOptions) -> dict[str, Any]:
+def _without_network(options: Options) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if name != "network"}
