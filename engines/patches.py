@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -55,11 +56,13 @@ def draw_batch(
     seed: int,
     step: int,
     weights: Sequence[float] | None = None,
+    settled: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Inputs ``(batch, 1, z, y, x)`` in HU and targets ``(batch, 2, z, y, x)`` of one step.
 
     Everything random comes from (seed, step, index): a training that was cut off continues with the batches it would
     have seen. ``weights``, one per case: how often a case with a bleed is drawn, to the others; None: all equally.
+    ``settled``: of patches with a bleed, the share in which a part of it is made as dense as brain, see `_settle`.
     """
     bleeding = [case for case in cases if case.bleeding_slices.size]
     chance = None
@@ -74,7 +77,10 @@ def draw_batch(
             case = bleeding[int(chosen)]
         else:
             case = cases[int(rng.integers(len(cases)))]
-        patches.append(_vary(_cut(case, shape_zyx, rng), rng))
+        patch = _cut(case, shape_zyx, rng)
+        if settled and rng.random() < settled:
+            patch = _settle(patch, rng)
+        patches.append(_vary(patch, rng))
     inputs = torch.from_numpy(np.stack([patch.hu_zyx[None] for patch in patches]))
     targets = torch.from_numpy(np.stack([np.stack([p.occupancy_zyx, p.intracranial_zyx]) for p in patches]))
     return inputs, targets
@@ -120,6 +126,31 @@ def _window(
         target.append(slice(low - start, max(high, low) - start))
     out[tuple(target)] = array[tuple(source)]
     return out
+
+
+LEAST_SETTLED = 200  # voxels: a smaller one shows no level
+
+
+def _settle(patch: Patch, rng: np.random.Generator) -> Patch:
+    """One bleed of the patch with a fluid level (cells to the back, serum above) or, now and then, another straight border.
+
+    The serum is as dense as brain: what outlines it is its rim and the rest of the shape.
+    """
+    labels, _ = ndimage.label(patch.occupancy_zyx >= 0.5)
+    sizes = np.bincount(labels.ravel())[1:]
+    large = np.flatnonzero(sizes >= LEAST_SETTLED)
+    if not large.size:
+        return patch
+    bleed = labels == 1 + int(rng.choice(large))
+    angle = 0.0 if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
+    y, x = np.arange(bleed.shape[1])[:, None], np.arange(bleed.shape[2])[None]
+    along = (np.cos(angle) * y + np.sin(angle) * x).astype(np.float32)
+    level = np.quantile(np.broadcast_to(along, bleed.shape)[bleed], rng.uniform(0.2, 0.8))
+    above = np.clip(np.float32(level) - along + np.float32(0.5), 0, 1)
+    # Its partly filled border with it: beyond, nothing is filled.
+    near = ndimage.binary_dilation(bleed, structure=np.ones((1, 3, 3), bool), iterations=2)
+    drop = np.float32(rng.uniform(12, 28)) * above * patch.occupancy_zyx * near
+    return Patch(patch.hu_zyx - drop.astype(np.float32), patch.occupancy_zyx, patch.intracranial_zyx)
 
 
 def _vary(patch: Patch, rng: np.random.Generator) -> Patch:

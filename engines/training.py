@@ -42,6 +42,7 @@ class TrainingOptions:
     ema_decay : of the averaged weights that are delivered; 0 delivers the last ones.
     hard_loss : see `engines.loss.haematoma_loss`.
     elusive : a bleed is drawn ``1 + elusive * engines.patches.brain_like(case) ** 2`` times as often as one unlike brain.
+    settled : share of patches with a bleed that get a fluid level or another straight border, see `engines.patches`.
     begun_from : SHA-256 of the checkpoint whose weights it began with; "": with random ones.
     precision : "auto" is bfloat16 autocast where the processor computes with it, else float32.
     device : "auto" is CUDA where torch finds it.
@@ -62,6 +63,7 @@ class TrainingOptions:
     ema_decay: float = 0.998
     hard_loss: bool = True
     elusive: float = 0.0
+    settled: float = 0.0
     begun_from: str = ""
     precision: Precision = "auto"
     device: str = "auto"
@@ -85,7 +87,7 @@ PAPER_PROTOCOL: dict[str, Any] = {
 """doi:10.1038/s41746-025-02213-w: Dice + cross-entropy, SGD 1e-3, Nesterov 0.99, weight decay 3e-5, 500 epochs, batch 2.
 Its silence is filled by nnU-Net's habits: 250 iterations an epoch, learning rate x (1 - progress)^0.9."""
 
-REFINEMENT: dict[str, Any] = {"small_patch_zyx": None, "learning_rate": 7e-4, "elusive": 20.0}
+REFINEMENT: dict[str, Any] = {"small_patch_zyx": None, "learning_rate": 7e-4, "elusive": 20.0, "settled": 0.2}
 """*Ours*, for weights that know already what a haematoma is: whole heads, small steps, what is easily missed more often."""
 
 
@@ -149,7 +151,10 @@ def train(
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
         small = options.small_patch_zyx is not None and run.progress_at(step) < options.small_share
         shape = options.small_patch_zyx if small and options.small_patch_zyx else options.network.patch_zyx
-        return draw_batch(cases, shape_zyx=shape, batch=options.batch, seed=options.seed, step=step, weights=weights)
+        return draw_batch(
+            cases, shape_zyx=shape, batch=options.batch, seed=options.seed, step=step, weights=weights,
+            settled=options.settled,
+        )  # fmt: skip
 
     last_save = last_line = last = clock()
     recent: list[tuple[float, ...]] = []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from engines import patches
 from engines.cases import CasePool, PooledCase, TrainingCase
 from engines.loss import haematoma_loss
 from engines.networks.umamba import UMambaConfig
@@ -169,6 +170,27 @@ def test_weights_to_begin_with_must_be_of_the_same_network(cases: list[PooledCas
     for begin in (first, tmp_path / "nowhere.pt"):
         with pytest.raises(CannotStart, match="no checkpoint to begin with"):
             train(cases, [], tmp_path / "second", options=OPTIONS, begin=begin, report=silent)
+
+
+def test_a_bleed_settles_within_its_outline_most_often_to_the_back() -> None:
+    _, y, x = np.mgrid[:6, :40, :40]
+    occupancy = (np.hypot(y - 20, x - 18) < 9).astype(np.float32)
+    occupancy[:, :2, :2] = 1  # too small for a level
+    whole = patches.Patch((35 + 30 * occupancy).astype(np.float32), occupancy, np.ones_like(occupancy))
+    blood = (occupancy > 0.5) & (y > 5)
+    to_the_back = 0
+    for seed in range(40):
+        settled = patches._settle(whole, np.random.default_rng(seed))
+        lower = whole.hu_zyx - settled.hu_zyx
+        assert np.array_equal(settled.occupancy_zyx, occupancy)
+        assert not lower[~blood].any()
+        assert 11 < lower.max() <= 28
+        pale = lower > lower.max() / 2
+        assert 0.1 < pale[blood].mean() < 0.9
+        to_the_back += bool(y[pale].mean() < y[blood & ~pale].mean())
+    assert 28 <= to_the_back < 40
+    small = patches.Patch(whole.hu_zyx[:, :5], occupancy[:, :5], np.ones_like(occupancy[:, :5]))
+    assert patches._settle(small, np.random.default_rng(1)) is small
 
 
 def test_what_looks_like_brain_is_drawn_more_often(cases: list[PooledCase]) -> None:
