@@ -22,6 +22,7 @@ from pipelines.fitness import fit_space
 from pipelines.location import HeadFrame, Location
 from pipelines.midline import midlines
 from pipelines.regions import (
+    BESIDE_ML,
     FAINT_BELOW_ML,
     ISLANDS_MM,
     LEAST_ENCLOSED,
@@ -294,6 +295,7 @@ PARAMETERS: Mapping[str, float] = {
     "faint_below_ml": FAINT_BELOW_ML,
     "least_enclosed_share": LEAST_ENCLOSED,
     "islands_mm": ISLANDS_MM,
+    "least_beside_ml": BESIDE_ML,
     "map_floor": MAP_FLOOR,
 }
 

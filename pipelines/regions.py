@@ -25,6 +25,9 @@ LEAST_ML = 1.0
 LEAST_MEAN_PROBABILITY = 0.8
 FAINT_BELOW_ML = 3.0
 SPECK_ML = 0.2  # below: not even mentioned
+# Where there is a haematoma. In 32 synthetic heads with one, 13 of 14 other regions of 0.3 to 0.8 mL were true; with them
+# the volume was within 10 % or 1 mL in 26 instead of 25 of those 30 that had 3 mL and more.
+BESIDE_ML = 0.3
 LEAST_ENCLOSED = 0.5  # share of a region's voxels that must lie inside the skull
 ONE_SIDED = 2 / 3
 LEAST_ACROSS = 0.05  # on either side, farther from the midline than it may be off: else it may lie on one
@@ -73,12 +76,52 @@ class Regions:
     unsure_ml: tuple[float, ...] = ()
 
 
+@dataclass(slots=True)
+class _Region:
+    """Voxels, (3, n), of one connected region; with its islands once they are found."""
+
+    ml: float
+    sure: bool
+    voxels: NDArray[np.intp]
+    rim: NDArray[np.intp]
+
+    @property
+    def called(self) -> bool:
+        return self.ml >= LEAST_ML and (self.sure or self.ml >= FAINT_BELOW_ML)
+
+
 def find_regions(probability: Float32Array, volume: Volume, space: Intracranial) -> Regions:
-    """Connected regions above `PROBABILITY` that lie inside the skull and are large and sure enough, with their islands."""
+    """Connected regions above `PROBABILITY` that lie inside the skull and are large and sure enough, with their islands.
+
+    Where there is one, more blood is likely: there, regions from `BESIDE_ML` on are kept however faint.
+    """
+    inside, outside_ml = _regions_inside(probability, volume, space)
+    called = [one for one in inside if one.called]
+    alone = _join_islands([one for one in inside if not one.called], called, volume)
+    if called:
+        called += [one for one in alone if one.ml >= BESIDE_ML]
+        alone = [one for one in alone if one.ml < BESIDE_ML]
+    called.sort(key=lambda one: -one.ml)
+    masks: list[MaskArray] = []
+    for one in called:
+        if len(masks) < MOST_SEGMENTS:
+            masks.append(np.zeros(probability.shape, np.uint8))
+        masks[-1][tuple(one.voxels)] = 1
+    return Regions(
+        masks=masks, last=max(1, len(called) - MOST_SEGMENTS + 1), outside_ml=outside_ml,
+        specks_ml=tuple(sorted((one.ml for one in alone if one.ml >= SPECK_ML), reverse=True)),
+        unsure_ml=tuple(one.ml for one in called if not one.sure),
+    )  # fmt: skip
+
+
+def _regions_inside(
+    probability: Float32Array, volume: Volume, space: Intracranial
+) -> tuple[list[_Region], float]:  # fmt: skip
+    """All inside the skull, and the millilitres of those that are not."""
     above = probability >= PROBABILITY
     slices = np.flatnonzero(above.any(axis=(1, 2)))
     if slices.size == 0:
-        return Regions(masks=[])
+        return [], 0.0
     rows = np.flatnonzero(above[slices[0] : slices[-1] + 1].any(axis=(0, 2)))
     columns = np.flatnonzero(above[slices[0] : slices[-1] + 1].any(axis=(0, 1)))
     low = (int(slices[0]), int(rows[0]), int(columns[0]))
@@ -86,53 +129,31 @@ def find_regions(probability: Float32Array, volume: Volume, space: Intracranial)
     labels, _ = ndimage.label(above[box], structure=_AROUND)
     area = volume.pixel_spacing[0] * volume.pixel_spacing[1] / 1000
     extents = volume.slice_extents
-    found: list[tuple[float, int, tuple[slice, ...]]] = []
-    small: list[tuple[float, NDArray[np.intp]]] = []
-    outside, unsure = 0.0, []
+    found, outside_ml = [], 0.0
     for label, part in enumerate(ndimage.find_objects(labels), start=1):
-        voxels = _placed(labels[part] == label, part, low)
+        region = labels[part] == label
+        voxels = _placed(region, part, low)
         size = float(extents[voxels[0]].sum()) * area
         if float(space.contains(voxels).mean()) < LEAST_ENCLOSED:
-            outside += size if size >= SPECK_ML else 0.0
+            outside_ml += size if size >= SPECK_ML else 0.0
             continue
         sure = float(probability[voxels[0], voxels[1], voxels[2]].mean()) >= LEAST_MEAN_PROBABILITY
-        if size < LEAST_ML or (size < FAINT_BELOW_ML and not sure):
-            small.append((size, voxels))
-            continue
-        if not sure:
-            unsure.append(size)
-        found.append((size, label, part))
-    found.sort(key=lambda one: -one[0])
-    masks: list[MaskArray] = []
-    for _, label, part in found:
-        if len(masks) < MOST_SEGMENTS:
-            masks.append(np.zeros(above.shape, np.uint8))
-        masks[-1][box][part] |= labels[part] == label
-    rims = [_placed(_rim(labels[part] == label), part, low) for _, label, part in found] if small else []
-    specks = [size for size in _join_islands(small, rims, masks, volume) if size >= SPECK_ML]
-    return Regions(
-        masks=masks, last=max(1, len(found) - MOST_SEGMENTS + 1), outside_ml=outside, specks_ml=tuple(sorted(specks, reverse=True)),
-        unsure_ml=tuple(sorted(unsure, reverse=True)),
-    )  # fmt: skip
+        found.append(_Region(size, sure, voxels, _placed(_rim(region), part, low)))
+    return found, outside_ml
 
 
-def _join_islands(
-    small: Sequence[tuple[float, NDArray[np.intp]]], rims: Sequence[NDArray[np.intp]], masks: Sequence[MaskArray],
-    volume: Volume,
-) -> list[float]:  # fmt: skip
-    """Put each region, (mL, (3, n)), into the mask of the nearest haematoma within `ISLANDS_MM`; returns mL of the others.
-
-    ``rims``: the outer voxels, (3, n), of each haematoma, in the order of ``masks``, of which the last may hold several.
-    """
-    called = [KDTree(volume.to_lps(rim.T)) for rim in rims]
+def _join_islands(small: Sequence[_Region], called: Sequence[_Region], volume: Volume) -> list[_Region]:
+    """Give each region to the nearest haematoma within `ISLANDS_MM` of it; returns the others."""
+    rims = [KDTree(volume.to_lps(one.rim.T)) for one in called] if small else []
     alone = []
-    for size, voxels in small:
-        points = volume.to_lps(voxels.T)
-        away = [float(tree.query(points, distance_upper_bound=ISLANDS_MM)[0].min()) for tree in called]
+    for region in small:
+        points = volume.to_lps(region.rim.T)
+        away = [float(rim.query(points, distance_upper_bound=ISLANDS_MM)[0].min()) for rim in rims]
         if min(away, default=np.inf) <= ISLANDS_MM:
-            masks[min(int(np.argmin(away)), len(masks) - 1)][tuple(voxels)] = 1
+            nearest = called[int(np.argmin(away))]
+            nearest.voxels = np.concatenate([nearest.voxels, region.voxels], axis=1)
         else:
-            alone.append(size)
+            alone.append(region)
     return alone
 
 

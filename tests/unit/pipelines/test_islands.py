@@ -67,11 +67,24 @@ def test_what_is_too_small_to_be_called_belongs_to_the_haematoma_beside_it(gap: 
     head = volume(slices=3, slice_mm=5.0)
     probability = np.zeros((3, 64, 64))
     probability[:, 20:30, 20:30] = 0.95  # 1.5 mL
-    probability[1, 20:30, 29 + gap : 35 + gap] = 0.6  # 0.3 mL, and not sure of it
+    probability[1, 20:30, 29 + gap : 34 + gap] = 0.6  # 0.25 mL, and not sure of it
     found = regions_of(probability, head)
     assert len(found.masks) == 1
-    assert int(found.masks[0].sum()) == 300 + 60 * near
-    assert found.specks_ml == (() if near else (pytest.approx(0.3),))
+    assert int(found.masks[0].sum()) == 300 + 50 * near
+    assert found.specks_ml == (() if near else (pytest.approx(0.25),))
+
+
+def test_where_one_is_called_smaller_and_fainter_ones_are_called_too() -> None:
+    head = volume(slices=3, slice_mm=5.0)
+    probability = np.zeros((3, 64, 64))
+    probability[1, 20:30, 45:52] = 0.6  # 0.35 mL, and not sure of it
+    alone = regions_of(probability, head)
+    assert (alone.masks, alone.specks_ml) == ([], (pytest.approx(0.35),))
+    probability[:, 20:30, 20:30] = 0.95
+    found = regions_of(probability, head)
+    assert [int(mask.sum()) for mask in found.masks] == [300, 70]
+    assert found.specks_ml == ()
+    assert found.unsure_ml == (pytest.approx(0.35),)
 
 
 def test_an_island_goes_to_the_nearest_haematoma_and_islands_make_no_bridge() -> None:
