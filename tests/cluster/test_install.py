@@ -119,9 +119,8 @@ def cluster(
             _until(lambda g=group, v=version, p=plural: made.ask(f"/apis/{g}/{v}/namespaces/{NAMESPACE}/{p}") is not None, folder)  # fmt: skip
         yield made
     finally:
-        for process in reversed(processes):
+        for process in reversed(processes):  # one after the other: the API server does not end without its etcd
             process.terminate()
-        for process in processes:
             process.wait(60)
 
 
