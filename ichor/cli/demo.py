@@ -75,6 +75,7 @@ def demo(*, once: bool, data: Path | None, seed: int) -> int:
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool, DemoPacs() as pacs:
             print("Ichor demo. Synthetic heads, demo weights. RESEARCH: not for clinical use.", flush=True)
             heads = [pool.submit(_make, case, seed + n, root / "scanner" / str(n)) for n, case in enumerate(_CASES)]
+            pool.shutdown(wait=False)  # its processes end with the last head: a Ctrl-C would be told by each of them
             listener, console = _free_port(), _console_port()
             server = _serve(root, listener, console, pacs)
             try:
