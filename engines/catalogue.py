@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.classification import Classifier
+from engines.classification import ATTENTION, LOGITS, Classifier
+from engines.expansion_crops import SIZE
 from engines.gate import GateReport, compare_once
 from engines.onnx_runtime import OnnxRuntime
 from engines.openvino_runtime import OpenVinoRuntime
@@ -129,14 +130,22 @@ def load_model(
     Raises
     ------
     CannotStart
-        See `load_model_card`; or a kind that this version cannot serve.
+        See `load_model_card`; or a kind that this version cannot serve, a file that is no model, or one of other inputs or
+        outputs than its kind has.
     """
     card = load_model_card(name, models=models)
     serve = _engine_of(card)
     folder.mkdir(parents=True, exist_ok=True)
-    reference = OnnxRuntime(card.path, threads=threads)
     try:
-        tried = candidate(card.path, threads=threads, cache=folder)
+        reference = OnnxRuntime(card.path, threads=threads)
+    except RuntimeError as error:
+        raise CannotStart(f"model {name}: {error}") from error
+    if not _FITS[card.kind](reference.input_shapes, reference.output_shapes):
+        shapes = f"{reference.input_shapes} to {reference.output_shapes}"
+        raise CannotStart(f"model {name}: {shapes:.300} is no {card.kind} that can serve (docs/training.md)")
+    try:
+        # OpenVINO knows a compiled model again by path, size and time, which another file may share.
+        tried = candidate(card.path, threads=threads, cache=folder / card.sha256[:16])
         report = compare_once(tried, reference, processor=processor(), folder=folder)
     except RuntimeError as error:
         # OpenVINO reports every failure of its own as RuntimeError; the reference can still serve.
@@ -153,3 +162,25 @@ def _engine_of(card: ModelCard) -> Callable[[Runtime], Segmenter | Classifier]:
     if card.kind == "classification":
         return lambda runtime: Classifier(card.name, runtime)
     raise CannotStart(f"model {card.name}: no engine serves its kind")
+
+
+def _outlines(inputs: Mapping[str, tuple[Any, ...]], outputs: Mapping[str, tuple[Any, ...]]) -> bool:
+    """One tile of fixed size, and for each voxel the logit of haematoma and perhaps that of the inside of the skull."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        return False
+    (given,), (out,) = inputs.values(), outputs.values()
+    if len(given) != 5:
+        return False
+    *first, z, y, x = given
+    fixed = all(type(size) is int and size > 0 for size in (z, y, x))
+    return fixed and first == [1, 1] and out in ((1, channels, z, y, x) for channels in (1, 2))
+
+
+def _judges(inputs: Mapping[str, tuple[Any, ...]], outputs: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Three crops, and for each a logit and where it looked."""
+    logits, attention = outputs.get(LOGITS, ()), outputs.get(ATTENTION, ())
+    looks = len(attention) == 3 and attention[0] == 3 and attention[1] == attention[2] and type(attention[1]) is int
+    return list(inputs.values()) == [(3, 1, SIZE, SIZE)] and logits == (3,) and looks
+
+
+_FITS = {"segmentation": _outlines, "classification": _judges}

@@ -104,8 +104,8 @@ class ExpansionFigures:
     law_auc: Interval | None
     below_law: Interval | None
     brier: Interval
-    intercept: float
-    slope: float
+    intercept: Interval
+    slope: Interval
     at_half: Mapping[str, Interval]
     calibration: Sequence[statistics.CalibrationBin]
     attention: AttentionFigures
@@ -124,7 +124,6 @@ def expansion_figures(judged: Sequence[Judged]) -> ExpansionFigures:
     def at(name: str) -> Any:
         return lambda scores, outcomes: statistics.at_threshold(scores, outcomes, threshold=THRESHOLD)[name]
 
-    intercept, slope = statistics.calibration_line(said, came)
     names = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
     return ExpansionFigures(
         haematomas=len(judged),
@@ -133,10 +132,10 @@ def expansion_figures(judged: Sequence[Judged]) -> ExpansionFigures:
         law_auc=None if law is None else bootstrap(statistics.auc, law, came, patients=patients),
         below_law=None if law is None else bootstrap(below, said, law, came, patients=patients),
         brier=bootstrap(statistics.brier, said, came, patients=patients),
-        intercept=intercept,
-        slope=slope,
+        intercept=bootstrap(lambda *drawn: statistics.calibration_line(*drawn)[0], said, came, patients=patients),
+        slope=bootstrap(lambda *drawn: statistics.calibration_line(*drawn)[1], said, came, patients=patients),
         at_half={name: bootstrap(at(name), said, came, patients=patients) for name in names},
-        calibration=statistics.calibration(said, came),
+        calibration=statistics.calibration(said, came, patients=patients),
         attention=_attention_figures(judged),
     )
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from engines.expansion_pool import SIGNS, LabelledBleed, crops, varied_crop
 from engines.networks.layers import parameter_count
 from engines.networks.vit import DEMO, ViT, ViTConfig
 from engines.precision import Precision, autocast, resolve
-from engines.saved_run import SavedRun, delivered, digest
+from engines.saved_run import SavedRun, begin_with, delivered, digest
 from engines.statistics import auc, brier
 from engines.training import TrainingResult
 from ichor.errors import CannotStart
@@ -38,6 +38,7 @@ class ExpansionOptions:
     negatives_per_positive : haematomas that did not expand per one that did, by drawing the rarer ones more often; None:
         as they come. The paper balances with synthetic positives.
     signs_weight : of a second answer, the signs a phantom is known to have; it shapes the features and is not delivered.
+    begun_from : SHA-256 of the checkpoint whose weights it began with; "": with random ones.
     """
 
     seed: int = 0
@@ -54,6 +55,7 @@ class ExpansionOptions:
     negatives_per_positive: float | None = None
     signs_weight: float = 1.0
     ema_decay: float = 0.998
+    begun_from: str = ""
     precision: Precision = "auto"
     device: str = "auto"
     threads: int = 2
@@ -82,21 +84,28 @@ def train_expansion(
     *,
     options: ExpansionOptions,
     resume: bool = False,
+    begin: Path | None = None,
     report: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Train and leave ``checkpoint-expansion.pt`` in `out`. Every minute a line of loss, at each checkpoint AUC on `held_out`.
 
+    With `begin`, a checkpoint of another training of the same network, it begins with that one's averaged weights.
+
     Raises
     ------
     CannotStart
-        Nothing to train on, one outcome only, a checkpoint of another training, or a gradient that is not a number.
+        Nothing to train on, one outcome only, a checkpoint of another training, weights of another network to begin
+        with, or a gradient that is not a number.
     """
     if len({bleed.expands for bleed in bleeds}) < 2:
         raise CannotStart(f"{len(bleeds)} haematomas: both outcomes are needed, expanded and not")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     run = _Run.begin(options, total=_steps(options, len(bleeds)))
+    if begin is not None:
+        begun_from = begin_with(begin, (run.judge, run.ema), config=options.network)
+        run.options = replace(options, begun_from=begun_from)
     run.cases = digest(map(_told, bleeds))
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint-expansion.pt"

@@ -45,10 +45,12 @@ def roc_curve(fpr: F64, tpr: F64, *, auc: Interval, path: Path) -> None:
 
 
 def calibration_curve(bins: Sequence[CalibrationBin], *, path: Path) -> None:
-    """Share that expanded against mean probability; areas of points are numbers of haematomas."""
+    """Share that expanded against mean probability, with 95 % intervals; areas of points are numbers of haematomas."""
     figure, axes = _axes("Mean probability", "Share that expanded", "Expansion: calibration")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
-    axes.scatter([one.said for one in bins], [one.came for one in bins], s=[3 * one.n for one in bins], alpha=0.7)
+    said, came = [one.said for one in bins], [one.came for one in bins]
+    axes.vlines(said, [one.low for one in came], [one.high for one in came], color="tab:blue", linewidth=1)
+    axes.scatter(said, [one.value for one in came], s=[3 * one.n for one in came], alpha=0.7)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     figure.savefig(path, dpi=DPI)
 

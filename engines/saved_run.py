@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -15,12 +16,10 @@ from torch import nn
 from engines.runtime import file_sha256
 from ichor.errors import CannotStart
 
-if TYPE_CHECKING:
-    from engines.networks.umamba import UMambaConfig
-
 FACTS = ("seed", "step", "elapsed_s", "options", "precision", "network_config")
 NO_CHECKPOINT = (
-    OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, pickle.UnpicklingError,
+    OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
+    struct.error,
 )  # fmt: skip
 """What reading a file that is not one, or not of this network, can raise."""
 CHANGES_NO_WEIGHT = {"device", "threads", "checkpoint_seconds"}
@@ -114,8 +113,10 @@ def delivered(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state["ema"], {name: state[name] for name in FACTS}
 
 
-def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: UMambaConfig) -> str:
-    """Give networks of ``config`` the averaged weights of a checkpoint; returns its SHA-256. No pickle is run.
+def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any) -> str:
+    """Give networks of `config` (as `Options.network`) the averaged weights of a checkpoint; returns its SHA-256.
+
+    No pickle is run.
 
     Raises
     ------
@@ -129,6 +130,23 @@ def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: UMamb
         for network in networks:
             network.load_state_dict(weights)
         return file_sha256(checkpoint)
+    except NO_CHECKPOINT as error:
+        raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({type(error).__name__})") from error
+
+
+def intensities_begun_with(checkpoint: Path, config: Any) -> Any:
+    """``config`` with the z-score of a checkpoint's network, where it has one: its weights know no other.
+
+    Raises
+    ------
+    CannotStart
+        No checkpoint.
+    """
+    if config.zscore is None:
+        return config
+    try:
+        _, facts = delivered(checkpoint)
+        return replace(config, zscore=type(config).from_dict(facts["network_config"]).zscore)
     except NO_CHECKPOINT as error:
         raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({type(error).__name__})") from error
 

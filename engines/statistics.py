@@ -121,37 +121,44 @@ class CalibrationBin:
     """Cases of similar probability: mean of what was said, share of what came."""
 
     said: float
-    came: float
-    n: int
+    came: Interval
 
 
-def calibration(scores: F64, outcomes: F64, *, bins: int = 8) -> list[CalibrationBin]:
-    """Groups of about equal size by rising probability; equal probabilities stay together."""
+def calibration(
+    scores: F64, outcomes: F64, *, bins: int = 8, patients: Sequence[str] | None = None
+) -> list[CalibrationBin]:
+    """Groups of about equal size by rising probability; equal probabilities stay together. `patients` as for `bootstrap`."""
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
     group = np.searchsorted(edges, scores, side="right")
-    return [
-        CalibrationBin(float(scores[group == g].mean()), float(outcomes[group == g].mean()), int((group == g).sum()))
-        for g in np.unique(group)
-    ]
+    names = None if patients is None else np.asarray(patients)
+    found = []
+    for g in np.unique(group):
+        of = group == g
+        came = bootstrap(mean, outcomes[of], patients=None if names is None else list(names[of]))
+        found.append(CalibrationBin(float(scores[of].mean()), came))
+    return found
 
 
 def calibration_line(scores: F64, outcomes: F64) -> tuple[float, float]:
     """Intercept and slope of a logistic regression of the outcome on the logit of the probability (Cox 1958); (0, 1) is right.
 
-    NaN when one class is missing or a step of Newton's method does not exist.
+    NaN when one class is missing, or where a threshold parts them wholly: then there is no such line.
     """
-    if outcomes.min() == outcomes.max() or scores.min() == scores.max():
+    positive, negative = scores[outcomes > 0.5], scores[outcomes <= 0.5]
+    if not positive.size or not negative.size or scores.min() == scores.max():
+        return float("nan"), float("nan")
+    if positive.min() >= negative.max() or positive.max() <= negative.min():
         return float("nan"), float("nan")
     p = np.clip(scores, 1e-6, 1 - 1e-6)
     design = np.stack([np.ones_like(p), np.log(p / (1 - p))], axis=1)
     beta = np.zeros(2)
-    for _ in range(50):
+    for _ in range(25):
         fitted = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
         curvature = design.T @ (design * (fitted * (1 - fitted))[:, None])
         if np.linalg.cond(curvature) > 1e12:
             return float("nan"), float("nan")
         step = np.linalg.solve(curvature, design.T @ (outcomes - fitted))
         beta = beta + step
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(beta[0]), float(beta[1])
+        if np.abs(step).max() < 1e-6:
+            return float(beta[0]), float(beta[1])
+    return float("nan"), float("nan")

@@ -181,6 +181,8 @@ def keep_tidy(
                 bus = bus or open_bus()
                 projection = projection or Projection(bus)
                 projection.catch_up(stop)
+                # Asked anew: who was taken over meanwhile, for whatever reason, removes nothing of what others keep.
+                known = receivers.answered_for() if receivers is not None else None
                 swept = sweep(
                     projection, journal=journal, spool=spool, blobs=blobs, ages=ages, now=clock.time(), receivers=known
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ from ichor.store.receipts import CommitmentRequested, Receipt
 from listener.commitment import PROCESSING_FAILURE, ReportAddress
 from listener.commitment_findings import Answering, Findings
 from listener.commitment_reports import Reporter, Send, send_report
+from listener.log_limit import LogLimit
+from listener.relay_objects import DAMAGE
 
 _LOG = logging.getLogger(__name__)
 _SOURCE = "commitment"
@@ -79,6 +82,7 @@ class Commitments:
         self._enabled = enabled
         self._shards = shards
         self._answering = answering or Answering()
+        self._log_limit = LogLimit(monotonic=clock.monotonic)
         self._reporter = Reporter(addresses=addresses, clock=clock, send=send)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -135,14 +139,20 @@ class Commitments:
         finally:
             subscription.close()
 
-    @staticmethod
-    def _handle(delivery: Delivery, handle: Callable[[Delivery], None]) -> None:
+    def _handle(self, delivery: Delivery, handle: Callable[[Delivery], None]) -> None:
         try:
             handle(delivery)
         except UnknownMessage as error:
             _LOG.error("a message is given up: %s", error)
             delivery.reject(str(error))
         except (TransientError, OutOfResources) as error:
+            delivery.retry(_PAUSE, reason=type(error).__name__, count=False)
+        except (OSError, sqlite3.OperationalError) as error:
+            # The disk, away for a while or short of something: what is kept is not decided by that.
+            metrics.LOOP_ERRORS.labels("commitment").inc()
+            reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+            if self._log_limit.allows(reason):
+                _LOG.warning("commitment waits: %s", reason)
             delivery.retry(_PAUSE, reason=type(error).__name__, count=False)
 
     def _report(self, delivery: Delivery) -> None:
@@ -252,7 +262,11 @@ class Commitments:
     def _is_there(self, location: str) -> bool:
         try:
             self._spool.open(location).close()
-        except (KeyError, OSError):
+        except KeyError:
+            return False
+        except OSError as error:
+            if error.errno not in DAMAGE:
+                raise
             return False
         return True
 

@@ -77,7 +77,7 @@ class Gate:
         calling_ae, host = printable(request[26:42]), str(address[0])
         # Whoever connects decides how often this comes, and by which titles: the metric counts all, log and list take
         # some, and no sender's hide another's.
-        if self._log_limit.allows(f"{words}\n{calling_ae}\n{host}") and self._of_address.allows(host):
+        if self._log_limit.allows(f"{words}\n{calling_ae}", of=host) and self._of_address.allows(host):
             with contextlib.suppress(queue.Full):
                 self._rejected.put_nowait((calling_ae, host, words))
 

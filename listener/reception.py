@@ -132,7 +132,7 @@ class Refusals:
         """``address``: of the peer, for the log alone."""
         kind = f"{calling_ae}\n{address}\n{status}\n{reason}"
         of_study = bool(study_instance_uid) and self._of_study.allows(f"{kind}\n{study_instance_uid}")
-        if not (self._limit.allows(kind) or of_study):
+        if not (self._limit.allows(kind, of=address) or of_study):
             return
         place = f" address={address}" if address else ""
         _LOG.warning("refused: status=%s calling_ae=%s%s reason=%s", status, calling_ae, place, reason)

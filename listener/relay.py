@@ -40,6 +40,7 @@ _READ_AT_ONCE = 64
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_WHILE_STOPPING = 0.1, 5.0, 0.2
 _IDLE = 0.5
 _LOOK_ROUND, _FORGET = 1.0, 10.0
+_REST = 10  # times as long as looking round or forgetting took: of many dead writers there are many files
 
 
 class TakesRequests(Protocol):
@@ -324,8 +325,11 @@ class Relay:
             self._write_back()
             self._journal.forget_files(self._reader.forget(self._journal.cursors()))
             heap.give_back()
+            since, now = now, self._clock.monotonic()
+            self._forget_at = max(self._forget_at, now + _REST * (now - since))
         for lane, unread in self._reader.backlog().items():
             metrics.RECEIPTS_UNREAD.labels(lane.value).set(unread)
+        self._look_at = max(self._look_at, (done := self._clock.monotonic()) + _REST * (done - now))
 
 
 def _refusal(receipt: Receipt) -> Envelope:

@@ -16,6 +16,7 @@ from ichor.errors import TransientError, Unreadable
 from ichor.reasons import Reason
 from ichor.series.facts import without_header
 from ichor.store.journal import StoredObject
+from ichor.store.journal_rows import digest_of_unread
 from ichor.store.protocol import SpoolReader
 from ichor.store.receipts import Stored
 from ichor.types import Instance
@@ -23,10 +24,11 @@ from ichor.types import Instance
 _LOG = logging.getLogger(__name__)
 _WHOLE = 1 << 20  # bytes: longer files are digested in pieces
 # What says that the medium lost something. All else that a system answers (ESTALE, ETIMEDOUT, ENOTCONN, EMFILE) passes.
-_DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})  # the latter two: checksums of ext4 and XFS
+DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})  # the latter two: checksums of ext4 and XFS
 # Also a network volume's soft mount answers EIO: only who has met it for so long, and so often at this object, gives up.
 _PATIENCE = 120.0  # seconds
 _TRIES = 5
+_MOST_COUNTED = 1000  # objects; twice what is told at once, which is asked for anew while one of it is not given
 
 ReadFacts = Callable[[BinaryIO, StoredObject], Instance]
 
@@ -56,6 +58,7 @@ class Objects:
         self._read_facts = read_facts
         self._clock = clock
         self._tries: Counter[str] = Counter()  # by location, of those that are not given
+        self._given_up: dict[str, None] = {}  # locations
         self._damaged_since = self._damaged_at = float("-inf")
         self._seen = False
 
@@ -86,7 +89,7 @@ class Objects:
                 raise
             _LOG.error("object %s cannot be read: %s", record.sop_instance_uid, error.strerror)
             # A row all the same, so that its bytes are kept; nobody can say what they are.
-            stored = _named(record, hashlib.sha256(record.location.encode()).hexdigest())
+            stored = _named(record, digest_of_unread(record.location))
             return stored, _counted(without_header(stored, Reason.HEADER_UNREADABLE))
         self._is_given(record.location)
         return found
@@ -111,7 +114,7 @@ class Objects:
                 if _digest(file) == file_sha256:
                     return True
         except (KeyError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _DAMAGE:
+            if isinstance(error, OSError) and error.errno not in DAMAGE:
                 raise
             self._check_spool()
         metrics.OBJECTS_LOST.inc()
@@ -120,6 +123,9 @@ class Objects:
 
     def facts_of(self, stored: StoredObject) -> Instance:
         """Facts of an object that the journal has. Raises as `look_into`."""
+        if stored.location in self._given_up:
+            # Asked for again, as another one of its message is not given: that one would else take 5, 25, 125 tries.
+            return without_header(stored, Reason.HEADER_UNREADABLE)
         try:
             with self._spool.open(stored.location) as file:
                 instance = self._facts(file, stored)
@@ -134,16 +140,21 @@ class Objects:
         return instance
 
     def _is_given_up(self, location: str, error: OSError) -> bool:
-        if error.errno not in _DAMAGE:
+        if error.errno not in DAMAGE:
             return False
         now = self._clock.monotonic()
         if now > self._damaged_at + _PATIENCE:
             self._damaged_since = now
         self._damaged_at = now
         self._tries[location] += 1
+        if len(self._tries) > _MOST_COUNTED:
+            del self._tries[next(iter(self._tries))]
         if self._tries[location] < _TRIES or now < self._damaged_since + _PATIENCE:
             return False
         del self._tries[location]
+        self._given_up[location] = None
+        if len(self._given_up) > _MOST_COUNTED:
+            del self._given_up[next(iter(self._given_up))]
         return True
 
     def _is_given(self, location: str) -> None:

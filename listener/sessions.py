@@ -140,7 +140,7 @@ class Sessions:
             else:
                 cause = session.cause or ("by us" if association._sent_abort else "connection lost or out of step")
             metrics.ASSOCIATIONS_ABORTED.labels(cause).inc()
-            if self._log_limit.allows(f"{cause}\n{origin.calling_ae}"):
+            if self._log_limit.allows(f"{cause}\n{origin.calling_ae}", of=str(association.requestor.address)):
                 _LOG.warning("association aborted (%s): calling_ae=%s", cause, origin.calling_ae)
         if session.ended(released=released):
             self._write_end(origin, released=released)

@@ -36,6 +36,7 @@ from pipelines.regions import (
     find_regions,
     measured,
     with_islands,
+    without_islands,
 )
 from pipelines.terms import (
     ABNORMAL,
@@ -59,12 +60,6 @@ MAP_FLOOR = 0.01
 TOLD_LEFT_OUT_ML = 1.0
 
 NONE_FOUND = "No intracerebral haematoma found; subdural, epidural and subarachnoid blood not assessed"
-NOT_ASSESSED = (
-    "subdural, epidural and subarachnoid blood",
-    "haematomas below 1 mL",
-    "blood in the ventricles",
-    "oedema around the haematoma",
-)
 
 
 def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Timing) -> Findings:
@@ -96,7 +91,8 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
     if not lesions:
         return _none(volume, regions, engine)
     with timing(Stage.INFER):
-        asked = with_islands(lesions[0].mask_zyx, probability >= PROBABILITY, volume)
+        # As the classifier was trained: with the islands of the haematoma, not with theirs.
+        asked = with_islands(without_islands(lesions[0].mask_zyx), probability >= PROBABILITY, volume)
         judged = expansion.judge(asked, volume, engines)
     with timing(Stage.MEASURE):
         return _found(volume, lesions, regions, judged, engine=engine, probability=probability)
@@ -110,12 +106,19 @@ def _check(probability: Float32Array, volume: Volume) -> None:
         raise ValueError("the network's probability is not a number everywhere")
 
 
+def _not_assessed(least_ml: float) -> tuple[str, ...]:
+    return (
+        "subdural, epidural and subarachnoid blood", f"haematomas below {least_ml:g} mL", "blood in the ventricles",
+        "oedema around the haematoma",
+    )  # fmt: skip
+
+
 def _none(volume: Volume, regions: Regions, engine: Engine) -> Findings:
     if volume.notes:
         raise Unreadable(f"{Reason.GAP}: {'; '.join(volume.notes)}")
     return Findings(
         outcome="none", summary=(NONE_FOUND, *_left_out(regions)), algorithm=_algorithm(engine),
-        measurements=(*_volumes([], even=True), *_seen(regions)), not_assessed=NOT_ASSESSED,
+        measurements=(*_volumes([], even=True), *_seen(regions)), not_assessed=_not_assessed(LEAST_ML),
     )  # fmt: skip
 
 
@@ -144,7 +147,7 @@ def _found(
         groups=(first, *others),
         maps=(_map(probability), *judged.maps),
         measurements=(*_volumes(lesions, even=even), *_seen(regions), *judged.measurements),
-        not_assessed=(*NOT_ASSESSED, *unjudged),
+        not_assessed=(*_not_assessed(BESIDE_ML), *unjudged),
     )  # fmt: skip
 
 
@@ -268,17 +271,22 @@ def _left_out(regions: Regions) -> list[str]:
     """What was not called, and what was although the network is unsure of it."""
     said = []
     if regions.unsure_ml:
-        sizes = ", ".join(f"{size:.1f}" for size in regions.unsure_ml)
         said.append(
-            f"The network is unsure of {sizes} mL of what it outlined: mean probability below {LEAST_MEAN_PROBABILITY}"
+            f"The network is unsure of {_sizes(regions.unsure_ml)} of what it outlined: mean probability below "
+            f"{LEAST_MEAN_PROBABILITY}"
         )
     if regions.specks_ml:
-        sizes = ", ".join(f"{size:.1f}" for size in regions.specks_ml[:5])
-        more = f" and {len(regions.specks_ml) - 5} smaller" if len(regions.specks_ml) > 5 else ""
-        said.append(f"Dense specks too small or too faint to call a haematoma were left out: {sizes} mL{more}")
+        said.append(
+            f"Dense specks too small or too faint to call a haematoma were left out: {_sizes(regions.specks_ml)}"
+        )
     if regions.outside_ml >= TOLD_LEFT_OUT_ML:
         said.append(f"{regions.outside_ml:.1f} mL outside the skull looked like blood to the network and were left out")
     return said
+
+
+def _sizes(largest_first: Sequence[float]) -> str:
+    more = f" and {len(largest_first) - 5} smaller" if len(largest_first) > 5 else ""
+    return f"{', '.join(f'{size:.1f}' for size in largest_first[:5])} mL{more}"
 
 
 def compare(now: Examined, earlier: Examined, *, hours: float) -> Compared:

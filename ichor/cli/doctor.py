@@ -225,12 +225,14 @@ def check_destinations(settings: Settings, dialogue: Dialogue) -> Iterator[Findi
 
 
 def _check_installed_models(settings: Settings, folder: DataFolder) -> Iterator[Finding]:
-    from ichor.cli.models import Models
+    from ichor.cli.models import Models, models_of_pipelines, stranger_words
     from ichor.pipeline import installed
 
     models = Models(settings.models)
     wanted = [(*p.models, *(model for model in p.optional_models if models.has(model))) for p in installed()]
     names = list(dict.fromkeys(model for models in wanted for model in models))
+    for name in models.strangers(known := models_of_pipelines()):
+        yield Finding(Level.FAIL, f"model {name}", stranger_words(name, known), "see models in docs/contract.md")
     try:
         with contextlib.ExitStack() as stack:
             place = folder.engines

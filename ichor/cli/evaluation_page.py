@@ -195,7 +195,8 @@ def _of_expansion(told: Evaluation) -> list[str]:
         rows += [("AUC of the law that drew them", one.law_auc), ("below it", one.below_law)]
     rows += [
         ("Brier score", one.brier),
-        ("calibration intercept, slope", f"{one.intercept:.2f}, {one.slope:.2f}"),
+        ("calibration intercept (right: 0)", one.intercept),
+        ("calibration slope (right: 1)", one.slope),
         *((f"{name} at 0.5", value) for name, value in one.at_half.items()),
         ("median share of attention on it (+ 5 mm)", one.attention.inside),
         ("the same of a uniform map", one.attention.uniform),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engines.catalogue import MODELS, LoadedModel, ModelCard, has_model, load_model, load_model_card
 from ichor.cli.folder import DataFolder
 from ichor.errors import CannotStart
-from ichor.pipeline import Engine
+from ichor.pipeline import Engine, installed
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,26 @@ class Models:
         return card
 
     def load(self, name: str, *, folder: Path) -> LoadedModel:
-        """Through its acceptance gate; `card` says what can be wrong."""
+        """Through its acceptance gate; `card` and `engines.catalogue.load_model` say what can be wrong."""
         path = self.card(name).path
-        return load_model(path.stem, folder=folder, models=path.parent)
+        try:
+            return load_model(path.stem, folder=folder, models=path.parent)
+        except CannotStart as error:
+            raise CannotStart(f"models.{name} = {path}: {error}" if name in self.own else str(error)) from error
+
+    def strangers(self, wanted: Iterable[str]) -> tuple[str, ...]:
+        """Names of own ones that are none of ``wanted``, which all pipelines' models are."""
+        return tuple(sorted(set(self.own) - set(wanted)))
+
+
+def stranger_words(name: str, wanted: Sequence[str]) -> str:
+    """Of a setting that the worker refuses."""
+    return f"models.{name}: no pipeline has such a model ({', '.join(wanted)})"
+
+
+def models_of_pipelines() -> list[str]:
+    """Names of the models of all pipelines that are installed, optional ones too."""
+    return list(dict.fromkeys(name for one in installed() for name in (*one.models, *one.optional_models)))
 
 
 def load_engines(
@@ -62,8 +79,8 @@ def load_engines(
         A model is missing or not the one that its card describes, or an own one is for no model of a pipeline.
     """
     models = Models(own or {})
-    if strangers := sorted(set(models.own) - {*names, *optional}):
-        raise CannotStart(f"models.{strangers[0]}: no pipeline has such a model ({', '.join([*names, *optional])})")
+    if strangers := models.strangers([*names, *optional]):
+        raise CannotStart(stranger_words(strangers[0], [*names, *optional]))
     engines: dict[str, Engine] = {}
     for name in dict.fromkeys([*names, *(name for name in optional if models.has(name))]):
         loaded = models.load(name, folder=folder)
@@ -77,6 +94,9 @@ def load_engines(
 def engine_command(verb: str, folder: DataFolder, *, own: Mapping[str, Path]) -> int:
     """``list`` the models; ``verify`` hashes and gate; ``build`` compiles and gates them ahead of serving."""
     models = Models(own)
+    wanted = models_of_pipelines()
+    if strangers := models.strangers(wanted):
+        raise CannotStart(stranger_words(strangers[0], wanted))
     ok = True
     for name in sorted({path.stem for path in MODELS.glob("*.json")} | set(own)):
         card = models.card(name)

@@ -36,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--heads must be 1..{HELD_OUT_FROM_SEED}, not {options.heads}")
     if options.data is not None and options.heads is not None:
         raise ConfigError("--heads and --data: one of them")
-    if options.begin is not None and options.stage == "expansion":
-        raise ConfigError("--from: for the segmentation only")
+    if options.begin is not None and options.begin.resolve().parent == options.out.resolve():
+        raise ConfigError("--from: this training's own checkpoint would take its place; another --out")
     # Hundreds of lines about what they do when a model is written.
     for name in ("onnx_ir", "onnxscript", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
 def _segmentation(options: argparse.Namespace) -> int:
     from engines.delivery import deliver
     from engines.networks.umamba import DEMO, PAPER, PAPER_NNUNET, UMambaConfig
+    from engines.saved_run import intensities_begun_with
     from engines.training import PAPER_PROTOCOL, REFINEMENT, TrainingOptions, train, with_intensities_of
 
     sizes: dict[tuple[str, str], UMambaConfig] = {
@@ -56,7 +57,11 @@ def _segmentation(options: argparse.Namespace) -> int:
         ("nnunet", "paper"): PAPER_NNUNET,
     }
     network = sizes[options.architecture, options.config]
+    if options.begin is not None:
+        network = intensities_begun_with(options.begin, network)
     cases, looked_at, data = _cases(options)
+    if options.begin is None:
+        network = with_intensities_of(network, cases)
     settings = _settings(options, PAPER_PROTOCOL, refinement=REFINEMENT)
     if not network.packed:
         settings["small_patch_zyx"] = None
@@ -64,13 +69,19 @@ def _segmentation(options: argparse.Namespace) -> int:
         cases,
         looked_at,
         options.out,
-        options=TrainingOptions(network=with_intensities_of(network, cases), **settings),
+        options=TrainingOptions(network=network, **settings),
         resume=options.resume,
         begin=options.begin,
         report=say,
     )
     path = deliver(
-        result.checkpoint, options.out, name=model_name(options), version=VERSION, command=command(options), data=data
+        result.checkpoint,
+        options.out,
+        name=model_name(options),
+        version=VERSION,
+        command=command(options),
+        data=data,
+        notes=_begun_with(options),
     )
     say(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
@@ -136,10 +147,17 @@ def _expansion(options: argparse.Namespace) -> int:
             network=vit.PAPER if options.config == "paper" else vit.DEMO, **_settings(options, PAPER_PROTOCOL)
         ),
         resume=options.resume,
+        begin=options.begin,
         report=say,
     )
     path = deliver_expansion(
-        result.checkpoint, options.out, name=model_name(options), version=VERSION, command=command(options), data=data
+        result.checkpoint,
+        options.out,
+        name=model_name(options),
+        version=VERSION,
+        command=command(options),
+        data=data,
+        notes=_begun_with(options),
     )
     say(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
@@ -200,8 +218,18 @@ def command(options: argparse.Namespace) -> str:
         if value is not None:
             words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
     if options.begin is not None:
-        words += ["--from", "FIRST/checkpoint.pt"]
+        words += ["--from", f"FIRST/checkpoint{'-expansion' if options.stage == 'expansion' else ''}.pt"]
     return shlex.join([*words, *(("--data", "DIR") if options.data else ()), "--out", "DIR"])
+
+
+def _begun_with(options: argparse.Namespace) -> tuple[str, ...]:
+    """A note for the card: of what training the weights were that it began with."""
+    from engines.saved_run import delivered
+
+    if options.begin is None:
+        return ()
+    _, facts = delivered(options.begin)
+    return (f"began with the averaged weights of a training of {facts['step']} steps, seed {facts['seed']}",)
 
 
 def say(line: str) -> None:

@@ -142,8 +142,13 @@ class BucketReceivers:
         return bool(found)
 
     def answered_for(self) -> frozenset[str]:
-        """Its own name, and those of all that it took over, or who it took over had. TransientError when it is away."""
+        """Its own name, and those of all that it took over, or who it took over had; nobody once it was taken itself.
+
+        TransientError when the store is away.
+        """
         takers = self._known_takers()
+        if self._name in takers:
+            return frozenset()  # who took it may have promised to keep what lies there
         found = {self._name}
         while more := {name for name, taker in takers.items() if taker in found} - found:
             found |= more

@@ -29,6 +29,7 @@ from ichor.store.journal_rows import (
     StoredObject,
     bring_up_to_date,
     connect,
+    digest_of_unread,
 )  # fmt: skip
 from ichor.store.receipt_records import RECOVERED, Ended
 from ichor.store.segments import end_of, parse, segment_of
@@ -165,6 +166,8 @@ class Journal(JournalReader):
     ) -> list[tuple[str, str]]:
         """Promise to keep those that are there, and give them; durable when it returns.
 
+        Never one whose bytes the medium did not give: its sender would delete the only ones that can be read.
+
         Parameters
         ----------
         pairs
@@ -178,9 +181,10 @@ class Journal(JournalReader):
         kept: dict[int, tuple[str, str]] = {}
         with self._transaction() as connection:
             for some in _parts([instance for _, instance in pairs]):
-                statement = f"SELECT seq, sop_class_uid, sop_instance_uid, location FROM objects {_ANY_OF}"
-                for seq, sop_class, instance, location in connection.execute(statement, (json.dumps(some),)).fetchall():
-                    if (sop_class, instance) in wanted and exists(location):
+                what = "seq, sop_class_uid, sop_instance_uid, location, file_sha256"
+                found = connection.execute(f"SELECT {what} FROM objects {_ANY_OF}", (json.dumps(some),)).fetchall()
+                for seq, sop_class, instance, location, digest in found:
+                    if (sop_class, instance) in wanted and digest != digest_of_unread(location) and exists(location):
                         kept[seq] = sop_class, instance
             connection.executemany(
                 "UPDATE objects SET committed_at = coalesce(committed_at, ?) WHERE seq = ?", [(at, seq) for seq in kept]

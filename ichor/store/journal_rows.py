@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import sqlite3
 from collections.abc import Sequence
@@ -132,6 +133,11 @@ SEGMENT = (
     "ON CONFLICT (segment) DO UPDATE SET end = max(end, excluded.end), known = known + excluded.known"
 )
 CURSOR = "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (file) DO UPDATE SET offset = max(offset, excluded.offset)"
+
+
+def digest_of_unread(location: str) -> str:
+    """Stands in a row for the SHA-256 of bytes that the medium never gave; of no two objects the same."""
+    return hashlib.sha256(location.encode()).hexdigest()
 
 
 def connect(path: Path) -> sqlite3.Connection:

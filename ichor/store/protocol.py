@@ -101,7 +101,7 @@ class Receivers(Protocol):
         """Give a sign; take over who is lost. True when somebody was taken over. An error when the store is away."""
 
     def answered_for(self) -> frozenset[str]:
-        """Its own name, and those of all that it took over, or who it took over had."""
+        """Its own name, and those of all that it took over, or who it took over had; nobody once it was taken itself."""
 
     def everybody(self) -> frozenset[str]:
         """All receivers that there are or were. Safe from any thread; an error when the store is away."""

@@ -53,7 +53,8 @@ def restore(receipts: Path, spool_root: Path, journal: Path) -> int:
     """Write back what the log carries of writers that are dead; how many objects were not there.
 
     Next to nothing to do when all was settled. One at a time: for who holds ``run/relay.lock``. A file that cannot be
-    written back keeps no other waiting, and is never marked. One in which no record carries an object is left as it is.
+    written back keeps no other waiting, and is never marked. One in which no record carries an object, and something is
+    not understood, is left as it is.
 
     Parameters
     ----------
@@ -203,11 +204,11 @@ def _restore(name: str, descriptor: int, root: Path, cursor: int, is_row: _IsRow
         places.sync()
     finally:
         places.close()
-    if carries or tail.broken:
+    # Cut off is what was under way, and zeros; nothing that is not understood.
+    known = max(tail.broken, default=-1) >= tail.last_end or _is_blank(descriptor, tail.last_end)
+    if carries or tail.broken or known:  # else it would be walked each time, up to the end of its zeros
         for at in tail.broken:  # never acknowledged: nobody is to read its record and look for the object in vain
             os.pwrite(descriptor, bytes(HEAD_SIZE), at)
-        # Cut off is what was under way, and zeros; nothing that is not understood.
-        known = max(tail.broken, default=0) >= tail.last_end or _is_blank(descriptor, tail.last_end)
         end, mark = tail.last_end if known else os.fstat(descriptor).st_size, settled_mark(name)
         os.pwrite(descriptor, mark, end)
         os.ftruncate(descriptor, end + len(mark))

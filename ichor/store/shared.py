@@ -166,8 +166,13 @@ class Receivers:
         return bool(found)
 
     def answered_for(self) -> frozenset[str]:
-        """Its own name, and those of all that it took over, or who it took over had. OSError when the store is away."""
+        """Its own name, and those of all that it took over, or who it took over had; nobody once it was taken itself.
+
+        OSError when the store is away.
+        """
         takers = {name: _read(self._folder / name) for name in self._names()}
+        if takers.get(self._name):
+            return frozenset()  # who took it may have promised to keep what lies there
         found = {self._name}
         while more := {name for name, taker in takers.items() if taker in found} - found:
             found |= more

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import resource
 import shutil
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -341,6 +344,24 @@ def test_engines_are_compiled_into_the_data_folder_by_its_owner_while_there_is_r
     assert not may_compile(folder.root / "absent", keep_free=0)
     monkeypatch.setattr(os, "geteuid", lambda: folder.engines.stat().st_uid + 1)
     assert not may_compile(folder.engines, keep_free=0)
+
+
+def test_models_of_the_site_are_looked_at_as_the_worker_looks_at_them(
+    folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = SimpleNamespace(models=("haematoma-phantom",), optional_models=("haematoma-none-phantom",))
+    monkeypatch.setattr("ichor.pipeline.installed", lambda: [one])
+    monkeypatch.setattr("ichor.cli.models.installed", lambda: [one])
+    own = {"haematoma": tmp_path / "other.onnx", "haematoma-phantom": tmp_path / "own.onnx"}
+    (tmp_path / "own.onnx").write_bytes(b"no model")
+    card = {"name": "own", "version": "1", "sha256": hashlib.sha256(b"no model").hexdigest()}
+    (tmp_path / "own.json").write_text(json.dumps(card))
+    stranger, broken = module._check_installed_models(settings(folder, models=own), folder)
+    assert (stranger.level, stranger.what) == (Level.FAIL, "model haematoma")
+    assert "no pipeline has such a model (haematoma-phantom, haematoma-none-phantom)" in stranger.text
+    assert (broken.level, broken.what) == (Level.FAIL, "model haematoma-phantom")
+    assert "own.onnx: model own: not loaded by ONNX Runtime" in broken.text
+    assert broken.todo == "see models in docs/contract.md"
 
 
 # --- bus -------------------------------------------------------------------------------------------------------------

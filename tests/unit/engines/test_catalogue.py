@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from engines.catalogue import MODELS, load_model, load_model_card
 from engines.onnx_runtime import OnnxRuntime
@@ -107,6 +110,53 @@ def test_a_model_of_the_site_that_cannot_serve_is_refused_by_its_setting(
         )
 
 
+def model(inputs: tuple[Any, ...], *outputs: tuple[str, tuple[Any, ...]]) -> bytes:
+    """Says what it was told, in the shapes that it declares."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["hu"], [name]) for name, _ in outputs],
+        "same",
+        [helper.make_tensor_value_info("hu", TensorProto.FLOAT, inputs)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+    )
+    told = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(told.SerializeToString())
+
+
+TILE, CROPS = (1, 1, 4, 96, 80), (3, 1, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "why"),
+    [
+        ("segmentation", b"no model", "not loaded by ONNX Runtime .*: InvalidProtobuf"),
+        ("segmentation", b"", "not loaded by ONNX Runtime .*: InvalidArgument"),
+        ("segmentation", model((3, 1, 96, 80), ("logits", (3, 1, 96, 80))), "is no segmentation"),
+        ("segmentation", model((1, 1, 4, "y", "x"), ("logits", (1, 1, 4, "y", "x"))), "is no segmentation"),
+        ("segmentation", model((1, 3, 4, 96, 80), ("logits", (1, 3, 4, 96, 80))), "is no segmentation"),
+        ("segmentation", model(TILE, ("logits", TILE), ("more", TILE)), "is no segmentation"),
+        ("classification", model(TILE, ("logits", TILE)), "is no classification"),
+        ("classification", model(CROPS, ("logits", CROPS)), "is no classification"),
+        ("classification", model((3, 1, 64, 64), ("logits", CROPS), ("attention", CROPS)), "is no classification"),
+    ],
+)
+def test_a_file_that_cannot_serve_is_refused_before_it_is_asked(
+    kind: str, file: bytes, why: str, tmp_path: Path
+) -> None:
+    name = {"segmentation": "haematoma-phantom", "classification": "haematoma-expansion-phantom"}[kind]
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(file)
+    card = {"name": "odd", "version": "1", "kind": kind, "sha256": hashlib.sha256(file).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(CannotStart, match=f"models.{name} = .*odd.onnx: model odd: .*{why}"):
+        load_engines([name], tmp_path, own={name: path})
+
+
+def test_engine_says_of_a_setting_for_no_model_what_the_worker_says(models: Path, tmp_path: Path) -> None:
+    for verb in ("list", "verify", "build"):
+        with pytest.raises(CannotStart, match=r"models\.haematoma: no pipeline has such a model \(haematoma-phantom, "):
+            engine_command(verb, DataFolder(tmp_path), own={"haematoma": models / "tiny-phantom.onnx"})
+
+
 def test_the_list_of_models_names_those_of_the_site(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +165,26 @@ def test_the_list_of_models_names_those_of_the_site(
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("haematoma-expansion-phantom  version ")
     assert second.startswith("haematoma-phantom: tiny-phantom  version ")
+
+
+def test_a_model_in_the_place_of_another_of_its_size_and_time_is_compiled_anew(models: Path, tmp_path: Path) -> None:
+    path, folder = models / "tiny-phantom.onnx", tmp_path / "engines"
+    tile = {"hu": np.full((1, 1, 4, 96, 80), 72.5, np.float32)}
+
+    def served(data: bytes) -> float:
+        path.write_bytes(data)
+        os.utime(path, (1, 1))
+        card = {"name": "tiny-phantom", "version": "1", "sha256": hashlib.sha256(data).hexdigest()}
+        path.with_suffix(".json").write_text(json.dumps(card))
+        loaded = load_model("tiny-phantom", folder=folder, threads=1, models=models)
+        assert loaded.fallback == ""
+        (logits,) = loaded.segmenter.runtime.run(tile).values()
+        return float(logits[0, 0, 0, 0, 0])
+
+    first = path.read_bytes()
+    other = first.replace(np.float32(72.5).tobytes(), np.float32(10).tobytes())
+    assert len(other) == len(first)
+    assert [served(data) for data in (first, other)] == [pytest.approx(13.75), pytest.approx(-17.5)]
 
 
 def test_an_optional_model_that_is_not_installed_is_left_out(tmp_path: Path) -> None:

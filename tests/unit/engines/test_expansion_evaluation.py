@@ -81,6 +81,19 @@ def test_medians_are_over_the_maps_that_there_are_and_empty_ones_are_counted() -
     assert figures.below_law.value == 0.25
 
 
+def test_calibration_has_intervals() -> None:
+    rng = np.random.default_rng(5)
+    said = rng.uniform(0.05, 0.95, 120)
+    figures = expansion_figures(
+        [
+            judged(str(i), float(p), bool(came))
+            for i, (p, came) in enumerate(zip(said, rng.random(120) < said, strict=True))
+        ]
+    )
+    assert figures.intercept.low < 0 < figures.intercept.high
+    assert 0.3 < figures.slope.low < 1 < figures.slope.high < 3
+
+
 def test_without_any_map_there_is_no_median_rather_than_a_wrong_one() -> None:
     figures = expansion_figures([judged("a", 0.9, True), judged("b", 0.2, False)])
     assert figures.attention.empty == 2

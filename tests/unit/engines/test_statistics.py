@@ -58,6 +58,9 @@ def test_calibration_shows_exaggeration() -> None:
     assert calibration_line(exaggerated, outcomes)[1] == pytest.approx(0.5, abs=0.05)
     assert brier(right, outcomes) < brier(exaggerated, outcomes)
     bins = calibration(right, outcomes)
-    assert sum(one.n for one in bins) == 4000
-    assert all(abs(one.said - one.came) < 0.07 for one in bins)
+    assert sum(one.came.n for one in bins) == 4000
+    assert all(abs(one.said - one.came.value) < 0.07 for one in bins)
+    assert sum(one.came.low <= one.said <= one.came.high for one in bins) >= len(bins) - 1
+    twice = calibration(np.repeat(right, 2), np.repeat(outcomes, 2), patients=[str(i // 2) for i in range(8000)])
+    assert twice[0].came.high - twice[0].came.low == pytest.approx(bins[0].came.high - bins[0].came.low, rel=0.15)
     assert np.isnan(calibration_line(right, np.zeros(4000))[1])

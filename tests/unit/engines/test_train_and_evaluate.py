@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 from pathlib import Path
 
 import pytest
+import torch
 from unit.engines.test_evaluation_command import write_case
 
-from engines import delivery, expansion_delivery
+from engines import delivery, expansion_delivery, training
 from engines.networks import umamba, vit
 from engines.networks.umamba import UMambaConfig
 from engines.networks.vit import ViTConfig
 from engines.runtime import file_sha256
+from engines.training import REFINEMENT, TrainingOptions, TrainingResult
 from ichor.cli import main
 from ichor.cli.models import load_engines
 from ichor.cli.training import pool_folder
@@ -63,6 +66,36 @@ def test_what_one_key_would_name_twice_lies_in_two_folders(stage: str, config: s
     assert pool_folder(options) == Path("kept", name)
 
 
+def test_a_refinement_has_its_own_protocol_and_the_intensities_of_what_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[TrainingOptions] = []
+
+    def train(*_: object, options: TrainingOptions, **__: object) -> TrainingResult:
+        asked.append(options)
+        return TrainingResult(tmp_path / "none.pt", 0, 0.0)
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(delivery, "deliver", lambda *_, **__: Path())
+    monkeypatch.setattr("ichor.cli.training._cases", lambda _: ([], [], "other heads"))
+    zscore = (3.0, 90.0, 55.5, 12.5)
+    first = dataclasses.asdict(dataclasses.replace(umamba.PAPER, zscore=zscore))
+    facts = {"seed": 0, "step": 1, "elapsed_s": 1.0, "options": {}, "precision": "f32", "network_config": first}
+    torch.save({"ema": {}, **facts}, tmp_path / "checkpoint.pt")
+    refine = ["train", "haematoma", "--config", "paper", "--from", str(tmp_path / "checkpoint.pt"), "--out"]
+    assert main([*refine, str(tmp_path / "out")]) == 0
+    assert main([*refine, str(tmp_path / "out"), "--protocol", "paper"]) == 0
+    ours, papers = asked
+    assert {name: getattr(ours, name) for name in REFINEMENT} == REFINEMENT
+    assert (papers.optimizer, papers.settled, papers.elusive) == ("sgd", 0.0, 0.0)
+    assert ours.network.zscore == papers.network.zscore == zscore
+
+    capsys.readouterr()
+    assert main([*refine, str(tmp_path)]) == 2
+    assert "would take its place" in capsys.readouterr().err
+    assert len(asked) == 2
+
+
 def test_both_stages_and_the_evaluation_share_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,9 +128,25 @@ def test_both_stages_and_the_evaluation_share_a_folder(
     assert main([*train[:4], "--out", str(tmp_path / "more"), *train[6:], "--from", str(out / "checkpoint.pt")]) == 0
     card = json.loads((tmp_path / "more" / "haematoma-own.json").read_text())
     assert "--from FIRST/checkpoint.pt" in card["command"]
+    assert card["notes"] == ["began with the averaged weights of a training of 2 steps, seed 0"]
     assert card["options"]["begun_from"] == file_sha256(out / "checkpoint.pt")
-    assert main([*train, "--stage", "expansion", "--from", str(out / "checkpoint.pt")]) == 2
     capsys.readouterr()
+    assert (
+        main(
+            [
+                *train[:4],
+                "--out",
+                str(tmp_path / "judge"),
+                *train[6:],
+                "--stage",
+                "expansion",
+                "--from",
+                str(out / "checkpoint.pt"),
+            ]
+        )
+        == 1
+    )
+    assert "no checkpoint to begin with" in capsys.readouterr().err
 
     # Each stage goes on from its own checkpoint, with what it prepared.
     monkeypatch.setattr(delivery, "deliver", lambda *_, **__: Path())

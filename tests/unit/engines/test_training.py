@@ -133,7 +133,9 @@ def test_a_training_goes_on_with_its_own_options_and_cases_only(cases: list[Pool
 
 
 @pytest.mark.parametrize(
-    "foreign", [b"no checkpoint", {"seed": 5, "network_config": {"depth": 2, "heads": 1}}, {"seed": 5}, [1, 2]]
+    "foreign",
+    [b"no checkpoint", {"seed": 5, "network_config": {"depth": 2, "heads": 1}}, {"seed": 5}, [1, 2], torch.zeros(3)],
+    ids=["text", "another network", "less", "a list", "a tensor"],
 )
 def test_what_is_no_checkpoint_of_this_network_is_refused(
     foreign: object, cases: list[PooledCase], tmp_path: Path
@@ -166,10 +168,39 @@ def test_weights_to_begin_with_must_be_of_the_same_network(cases: list[PooledCas
     other = replace(OPTIONS, network=replace(NETWORK, mamba="none"))
     with pytest.raises(CannotStart, match="of another network"):
         train(cases, [], tmp_path / "second", options=other, begin=first, report=silent)
+    tensor = tmp_path / "tensor.pt"
+    torch.save(torch.zeros(3), tensor)
     first.write_bytes(b"no checkpoint")
-    for begin in (first, tmp_path / "nowhere.pt"):
+    for begin in (first, tmp_path / "nowhere.pt", tensor):
         with pytest.raises(CannotStart, match="no checkpoint to begin with"):
             train(cases, [], tmp_path / "second", options=OPTIONS, begin=begin, report=silent)
+
+
+def test_a_refinement_that_was_cut_off_ends_with_the_very_same_weights(
+    cases: list[PooledCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patches, "LEAST_SETTLED", 20)
+    first = train(cases, [], tmp_path / "first", options=replace(OPTIONS, steps=1), report=silent).checkpoint
+    refined = replace(OPTIONS, small_patch_zyx=None, elusive=20.0, settled=0.5)
+
+    def refine(name: str, options: TrainingOptions, **how: Any) -> dict[str, torch.Tensor]:
+        return weights(train(cases, cases[4:5], tmp_path / name, options=options, begin=first, **how).checkpoint)
+
+    def stop(line: str) -> None:
+        if line.startswith("look"):
+            raise Stopped
+
+    whole = refine("whole", refined, report=silent)
+    ticks = iter(np.arange(0, 1000, 0.5))
+    with pytest.raises(Stopped):
+        refine("cut", replace(refined, checkpoint_seconds=1.4), report=stop, clock=lambda: float(next(ticks)))
+    resumed = refine("cut", refined, resume=True, report=silent)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    for other in (replace(refined, settled=0.0), replace(refined, elusive=0.0)):
+        apart = refine(f"other {other.settled}", other, report=silent)
+        assert not all(torch.equal(whole[name], apart[name]) for name in whole)
+        with pytest.raises(CannotStart, match=r"elusive|settled"):
+            refine("cut", other, resume=True, report=silent)
 
 
 def test_a_bleed_settles_within_its_outline_most_often_to_the_back() -> None:
@@ -206,6 +237,32 @@ def test_what_looks_like_brain_is_drawn_more_often(cases: list[PooledCase]) -> N
         return sum(float(i[0][t[0] > 0.9].median()) < 50 for i, t in zip(*batch, strict=True) if (t[0] > 0.9).any())
 
     assert pale_ones([1 + 6 * brain_like(case) for case in known]) > 1.25 * pale_ones(None)
+
+
+def test_fluid_levels_are_drawn_into_their_share_of_patches(
+    cases: list[PooledCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[patches.Patch] = []
+
+    def settle(patch: patches.Patch, _: np.random.Generator) -> patches.Patch:
+        settled.append(patch)
+        return patch
+
+    monkeypatch.setattr(patches, "_settle", settle)
+    draw_batch(cases, shape_zyx=(4, 16, 16), batch=300, seed=1, step=0, settled=0.2)
+    assert 35 < len(settled) < 90
+
+
+def test_a_checkpoint_of_before_an_option_goes_on_without_it(cases: list[PooledCase], tmp_path: Path) -> None:
+    once = replace(OPTIONS, steps=1)
+    path = train(cases, [], tmp_path, options=once, report=silent).checkpoint
+    state = torch.load(path, weights_only=True)
+    for later in ("elusive", "settled", "begun_from"):
+        del state["options"][later]
+    torch.save(state, path)
+    with pytest.raises(CannotStart, match=r"settled 0\.0, not 0\.5"):
+        train(cases, [], tmp_path, options=replace(once, settled=0.5), resume=True, report=silent)
+    train(cases, [], tmp_path, options=once, resume=True, report=silent)
 
 
 def test_the_schedule_ends_when_its_minutes_are_over(cases: list[PooledCase], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from engines.expansion_training import (
     train_expansion,
 )
 from engines.networks.vit import ViTConfig
+from engines.runtime import file_sha256
 from ichor.errors import CannotStart
 
 TINY = ViTConfig(size=SIZE, patch=56, depth=1, width=16, heads=2, hidden=16)
@@ -189,3 +190,20 @@ def test_the_papers_protocol_balances_classes_one_to_two_over_a_hundred_epochs()
     assert _steps(options, 2206) == 100 * 26
     drawn = draw(bleeds, chance, options=replace(options, batch=90), step=0)
     assert 15 <= int((drawn.targets > 0.5).sum()) <= 45
+
+
+def test_a_judge_begins_with_the_weights_of_another_and_goes_on_as_itself(tmp_path: Path) -> None:
+    bleeds = [bleed(seed) for seed in range(4)]
+    first = train_expansion(bleeds, [], tmp_path / "first", options=OPTIONS, report=silent).checkpoint
+    before = torch.load(first, weights_only=True)["ema"]
+    still = replace(OPTIONS, steps=1, learning_rate=0.0, least_rate=0.0)
+    second = tmp_path / "second"
+    train_expansion(bleeds, [], second, options=still, begin=first, report=silent)
+    after = torch.load(second / first.name, weights_only=True)
+    assert all(torch.equal(before[name], after["ema"][name]) for name in before)
+    assert after["options"]["begun_from"] == file_sha256(first)
+    with pytest.raises(CannotStart, match="begun_from"):
+        train_expansion(bleeds, [], second, options=still, resume=True, report=silent)
+    other = replace(OPTIONS, network=replace(TINY, depth=2))
+    with pytest.raises(CannotStart, match="of another network"):
+        train_expansion(bleeds, [], second, options=other, begin=first, report=silent)

@@ -407,6 +407,69 @@ def test_a_segment_that_another_receiver_answers_for_now_is_left_to_it(place: Pl
     assert place.journal.segment_ends() == {}
 
 
+def test_who_was_taken_over_and_goes_on_removes_nothing_that_the_other_may_have_promised(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    own = register(tmp_path, tmp_path / "own")
+    receivers = Receivers(tmp_path, own, lost_after=3600.0)
+    place.spool.close()
+    place.spool = FileSpool(place.spool.root, durability="none", receiver=own)
+    placed = place.spool.put(place.address, [b"promised"])
+    place.take(placed)
+    place.settle()
+    place.deliver("sent")
+    place.clock.advance(101)
+    stop, waited = threading.Event(), []
+
+    def open_bus() -> MemoryBus:
+        if not waited:
+            raise TransientError("away")  # the sweep is tried again before the next look at who answers for whom
+        return place.bus
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        place.clock.advance(seconds)
+        (tmp_path / "receivers" / own).write_text("12345678\n")
+        if place.journal.segment_ends() == {}:
+            stop.set()
+        assert len(waited) < 100
+
+    keep_tidy(
+        open_bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "receipts", blobs=place.blobs,
+        ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
+    )  # fmt: skip
+    receivers.close()
+    assert segment_of(placed.location) in place.segments()
+
+
+def test_nobody_answers_for_a_receiver_before_its_images_are_looked_for(place: Place, tmp_path: Path) -> None:
+    """They are not while the log of an own writer that died waits: who is asked would say that they were never here."""
+    (tmp_path / "own").mkdir()
+    receivers = Receivers(tmp_path, register(tmp_path, tmp_path / "own"), lost_after=3600.0)
+    dead = ReceiptWriter(tmp_path / "receipts")
+    dead.close()
+    stop, told, waited = threading.Event(), [], []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        place.clock.advance(seconds)
+        if told:
+            stop.set()
+        elif len(waited) == 3:  # it is in the journal now
+            for log in (tmp_path / "receipts").glob(f"{dead.name}*"):
+                log.unlink()
+        assert len(waited) < 100
+
+    keep_tidy(
+        lambda: place.bus, journal=place.journal, spool=place.spool, receipts=tmp_path / "receipts",
+        blobs=place.blobs, ages=AGES, job_topics=(), clock=place.clock, stop=stop, wait=wait, receivers=receivers,
+        taken_in=told.append,
+    )  # fmt: skip
+    receivers.close()
+    assert (told, waited[:4]) == ([{receivers.name}], [5.0, 5.0, 5.0, 10.0])
+
+
 def test_the_topics_of_all_shards_are_pruned(place: Place, tmp_path: Path) -> None:
     stop = threading.Event()
     topics = [shard.topic for shard in shards(4)]

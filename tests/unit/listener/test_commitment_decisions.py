@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from unit.away import Away
@@ -224,6 +227,38 @@ def test_a_decision_that_fails_whenever_it_is_tried_is_told_as_failed(
     desk.start().requested(desk.ask((CT, "1.2.3.4.1")))
     desk.until(lambda: desk.sent)
     assert (desk.sent[0].committed, desk.sent[0].failed) == ((), ((CT, "1.2.3.4.1", 0x0110),))
+
+
+@pytest.mark.parametrize(
+    ("error", "committed"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (sqlite3.OperationalError("disk I/O error"), True),
+        (OSError(errno.EIO, "Input/output error"), False),  # the medium does not give it
+    ],
+)
+def test_a_disk_that_is_away_for_a_while_decides_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, committed: bool
+) -> None:
+    desk.store("1.2.3.4.1")
+    desk.take()
+    monkeypatch.setattr("listener.commitment_decisions._PAUSE", 0.01)
+    where, name = (desk.spool, "open") if isinstance(error, OSError) else (desk.journal, "by_instance")
+    real, failing = getattr(where, name), iter(range(8))  # more often than a message may fail
+
+    def away(*arguments: str) -> Any:
+        if next(failing, None) is not None:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(where, name, away)
+    desk.start().requested(desk.ask((CT, "1.2.3.4.1")))
+    desk.until(lambda: desk.sent)
+    assert bool(desk.sent[0].committed) == committed
+    assert [reason for _, _, reason in desk.sent[0].failed] == ([] if committed else [0x0110])
+    assert desk.committed("1.2.3.4.1") == [committed]
+    assert ("commitment waits: " + str(getattr(error, "strerror", error)) in caplog.messages) == committed
 
 
 def test_a_large_request_is_committed_whole(desk: Desk) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,11 @@ from unit.listener.commitment_desk import Desk
 from ichor.bus import Bus
 from ichor.bus.sqlite import SqliteBus
 from ichor.clock import SystemClock
-from ichor.messages import COMMITMENTS
+from ichor.messages import COMMITMENTS, CommitmentAsked, seal
+from ichor.store.segments import segment_of
+from listener.commitment_findings import Findings
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
 
 
 @pytest.fixture
@@ -112,6 +118,53 @@ def test_for_a_receiver_that_is_lost_who_took_it_over_looks_once_its_images_are_
     here.take()
     here.until(lambda: here.sent)
     assert here.sent[0].committed == ((CT, "1.2.3.4.1"), (CT, "1.2.3.4.2"))
+
+
+def test_what_one_receiver_has_and_cannot_keep_another_may(two: tuple[Desk, Desk]) -> None:
+    here, other = two
+    for desk in two:
+        desk.store("1.2.3.4.1")
+        desk.take()
+    (row,) = here.journal.by_instance("1.2.3.4.1")
+    (here.spool.root / segment_of(row.stored.location)).unlink()
+    asked = here.start().requested
+    asked(here.ask((CT, "1.2.3.4.1")))
+    here.until(lambda: len(here.bus.read(COMMITMENTS)) == 2)  # it was passed on
+    other.start()
+    here.until(lambda: here.sent or other.sent)
+    assert [*here.sent, *other.sent][0].committed == ((CT, "1.2.3.4.1"),)
+    assert (here.committed("1.2.3.4.1"), other.committed("1.2.3.4.1")) == ([False], [True])
+
+
+def test_a_request_that_goes_round_twice_is_decided_once(two: tuple[Desk, Desk]) -> None:
+    """Who died between passing it on and letting go of it: another one may have had it first, the second time."""
+    names = [desk.receivers.name for desk in two if desk.receivers is not None]
+    asked = CommitmentAsked(
+        transaction_uid="1.2.9", association="a1", calling_ae="CT1", called_ae="ICHOR", referenced=((CT, "1.2.3.4.1"),),
+        at=time.time(), request="first",
+    )  # fmt: skip
+    for name in names:
+        further = dataclasses.replace(asked, looked=(name,))
+        two[0].bus.publish(COMMITMENTS, [seal(further, source="test", time=0.0, id=f"first-{name}")])
+    for desk in two:
+        desk.store("1.2.3.4.1")
+        desk.take()
+        desk.start()
+    two[0].until(lambda: two[0].decided() and two[0].asked(waiting=0))
+    assert len(two[0].decided()) == 1
+    assert len(two[0].announced()) == 1
+
+
+def test_the_reason_of_whoever_has_most_of_it_is_told() -> None:
+    asked = CommitmentAsked(
+        transaction_uid="1.2.9", association="a1", calling_ae="CT1", called_ae="ICHOR", referenced=((CT, "1.2.3.4.1"),),
+        at=0.0,
+    )  # fmt: skip
+    findings = Findings(asked)
+    for classes, reason in ((), 0x0112), ((MR,), 0x0119), ((CT,), 0x0110), ((MR,), 0x0110):
+        if classes:
+            findings.add(0, study="1.2.3", classes=classes)
+        assert findings.failed() == ((CT, "1.2.3.4.1", reason),)
 
 
 def test_a_store_that_is_away_makes_a_request_wait(two: tuple[Desk, Desk], tmp_path: Path) -> None:

@@ -53,3 +53,14 @@ def test_lines_at_once_and_their_pace_can_be_chosen() -> None:
     assert sum(limit.allows("kind") for _ in range(10)) == 2
     now = 5.0
     assert sum(limit.allows("kind") for _ in range(10)) == 1
+
+
+def test_one_who_brings_kinds_without_end_leaves_room_for_those_of_others() -> None:
+    now = 0.0
+    limit = LogLimit(monotonic=lambda: now)
+    said = sum(limit.allows(f"title {number}", of="10.0.0.66") for number in range(5_000))
+    assert 100 <= said <= 110
+    assert sum(limit.allows("CT1", of="10.0.0.5") for _ in range(20)) == 10
+    now = 100.0
+    assert limit.allows("title 7000", of="10.0.0.66")
+    assert len(limit._kinds) == len(limit._of) == 1

@@ -206,6 +206,25 @@ def test_refusals_at_one_address_hide_none_at_another(desk: Desk) -> None:
     assert len(desk.refused()) == 20
 
 
+def test_a_refusal_names_the_study_of_the_header_whatever_comes_behind_it(desk: Desk) -> None:
+    arrival = desk.reception.begin(StoreCommand(CT, "1.2.3.4.99", EXPLICIT), ORIGIN)
+    arrival.feed(memoryview(encode(image(study="1.2.3"))))
+    arrival.flush()  # it is another instance than the command says
+    arrival.feed(memoryview(encode(image(study="1.2.66"))))
+    assert arrival.end() != 0
+    assert [refused.study_instance_uid for refused in desk.refused()] == ["1.2.3"]
+
+
+def test_titles_without_end_at_one_address_hide_no_refusal_at_another(desk: Desk) -> None:
+    refusals = Refusals(desk.clock, desk.receipts)
+    for number in range(2000):
+        refusals.add(calling_ae=f"T{number}", status="rejected", reason="no context is taken", address="10.0.0.66")
+    assert len(desk.refused()) <= 120
+    for _ in range(30):
+        refusals.add(calling_ae="CT1", status="rejected", reason="no context is taken", address="10.0.0.5")
+    assert [refused.calling_ae for refused in desk.refused()].count("CT1") == 10
+
+
 def test_object_without_end_is_cut_where_the_disk_is_nearly_full(desk: Desk) -> None:
     class Pressure:
         room = 30_000_000

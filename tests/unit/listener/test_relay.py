@@ -17,7 +17,7 @@ from descriptors import few_descriptors
 from unit.listener.site import RecordingBus
 
 from ichor import metrics
-from ichor.clock import SystemClock
+from ichor.clock import Clock, SystemClock
 from ichor.errors import CannotStart, OutOfResources, TransientError, Unreadable
 from ichor.messages import Envelope, InstancesReceived
 from ichor.shards import shard_of
@@ -95,14 +95,14 @@ class Running:
     def __init__(
         self, folder: Path, bus: RecordingBus, *, read: Callable[[BinaryIO, StoredObject], Instance] = facts,
         spool: Any = None, requests: Requests | None = None, patience: float = 60.0,
-        restore: Callable[[], object] = lambda: None, shards: int = 1,
+        restore: Callable[[], object] = lambda: None, shards: int = 1, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         self.bus = bus
         self.journal = Journal(folder / "journal.sqlite", durable=False)
         self.reader = ReceiptReader(folder / "receipts", cursors=self.journal.cursors())
         self.requests = requests or Requests()
         self.relay = Relay(
-            reader=self.reader, journal=self.journal, spool=spool or SpoolOfNames(), bus=bus, clock=SystemClock(),
+            reader=self.reader, journal=self.journal, spool=spool or SpoolOfNames(), bus=bus, clock=clock or SystemClock(),
             read_facts=read, commitments=self.requests, restore=restore, shards=shards,
         )  # fmt: skip
         self.stop = threading.Event()
@@ -296,6 +296,26 @@ def test_urgent_objects_go_before_a_long_backlog(
     order = [i.association for i in running.bus.instances()]
     assert order[:5] == ["S"] * 5
     assert running.bus.closed()[0].association == "S"
+    log.close()
+    assert running.end() is True
+
+
+def test_what_takes_long_now_and_then_is_not_most_of_what_is_done(
+    place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing back walks the files of all dead writers, of which there may be hundreds."""
+    monkeypatch.setattr(module, "_MOST_PER_BATCH", 2)
+    late = [0.0]
+
+    class Late(SystemClock):
+        def monotonic(self) -> float:
+            return super().monotonic() + sum(late)
+
+    write(log, *(stored(number) for number in range(100)), ended())
+    running = Running(place, RecordingBus(), restore=lambda: late.append(20.0), clock=Late())
+    running.bus.wait_for(lambda b: bool(b.closed()))
+    assert len(running.bus.instances()) == 100
+    assert len(late) - 1 <= 2
     log.close()
     assert running.end() is True
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -14,7 +16,7 @@ from unit.listener.test_relay import facts, stored
 
 from ichor.clock import ManualClock
 from ichor.errors import TransientError
-from ichor.store.journal import StoredObject
+from ichor.store.journal import Journal, StoredObject
 from ichor.types import Instance
 from listener.relay_objects import Objects
 
@@ -133,6 +135,52 @@ def test_what_the_medium_does_not_give_for_minutes_is_given_up_and_what_follows_
     assert ask(6).defect == UNREADABLE
     desk.clock.advance(3_600)
     assert desk.tries(ask, 7, seconds=110) is None
+
+
+def test_objects_that_are_told_together_cost_a_few_tries_and_one_line_each(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The relay asks for all objects of a message anew when one of them is not given."""
+    desk.spool.errors = dict.fromkeys(map(str, range(6)), errno.EIO)
+    assert desk.tries(desk.facts_of, 0, seconds=130) is not None
+    tries = 0
+    while True:
+        tries += 1
+        assert tries < 50
+        try:
+            told = [desk.facts_of(number) for number in range(8)]
+            break
+        except OSError:
+            desk.clock.advance(1.0)
+    assert [one.defect for one in told] == [UNREADABLE] * 6 + [None] * 2
+    assert sum("cannot be read" in message for message in caplog.messages) == 6
+
+
+def test_what_is_remembered_of_a_broken_disk_is_bounded(desk: Desk) -> None:
+    for number in range(3000):
+        desk.spool.errors[str(number)] = errno.EIO
+        with pytest.raises(OSError, match="Input/output"):
+            desk.look_into(number)
+    assert len(desk.objects._tries) <= 1000
+
+
+def test_what_was_given_up_is_kept_and_never_promised(desk: Desk, tmp_path: Path) -> None:
+    """Its sender, told that it is committed, would delete the only bytes that can be read."""
+    desk.spool.errors["1"] = errno.EIO
+    found = []
+
+    def look_into(number: int) -> Instance:
+        found.append(desk.objects.look_into(stored(number)))
+        assert found[-1] is not None
+        return found[-1][1]
+
+    assert [desk.tries(look_into, number, seconds=130) is not None for number in (1, 2)] == [True, True]
+    with contextlib.closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        journal.take([(one[0], "w") for one in found if one is not None], cursors={})
+        rows = journal.by_study(stored(1).study_instance_uid)
+        pairs = [(row.stored.sop_class_uid, row.stored.sop_instance_uid) for row in rows]
+        assert len(pairs) == 2
+        assert journal.commit_objects(pairs, 70.0, exists=lambda _: True) == pairs[1:]
 
 
 def test_bytes_that_come_again_count_as_lost_for_what_the_medium_does_not_give_only(desk: Desk) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 from unit.pipelines.heads import (
     FEET_FIRST,
     HEAD_FIRST,
@@ -314,6 +315,43 @@ def test_expansion_of_the_largest_haematoma_is_a_probability_a_map_and_a_sentenc
     assert "20, 30, 40 %" in sentence
     assert not any("expansion" in what for what in findings.not_assessed)
     assert findings.algorithm.parameters["expansion_weights_sha256"] == "1" * 64
+
+
+def test_expansion_is_asked_of_the_haematoma_and_its_islands_not_of_theirs() -> None:
+    island, beyond = ((35.0, -37.0, 20.0), 4.0), ((35.0, -50.0, 20.0), 3.0)  # 7 mm from it, 21 mm
+    judge = Judge()
+    findings = judged(head(blood=[LEFT, island, beyond]), judge)
+    (asked,) = judge.asked
+    (group,) = findings.groups
+    assert group.segmentation is not None
+    assert np.array_equal(asked, group.segmentation.mask_zyx)
+    assert ndimage.label(asked, structure=np.ones((3, 3, 3)))[1] == 2
+
+
+def test_what_is_not_assessed_is_smaller_where_there_is_a_haematoma() -> None:
+    small = ((-38.0, 25.0, 15.0), 5.0)  # 0.5 mL
+    findings = run(head(blood=[LEFT, small]))
+    assert 0.3 < {m.name: m.value for m in findings.groups[1].measurements}["haematoma_volume_voxel"] < 1
+    assert "haematomas below 0.3 mL" in findings.not_assessed
+    assert "haematomas below 1 mL" not in findings.not_assessed
+    none = run(head(blood=[small]))
+    assert none.outcome == "none"
+    assert "haematomas below 1 mL" in none.not_assessed
+
+
+def test_a_network_that_is_unsure_of_much_is_quoted_in_one_sentence() -> None:
+    class Unsure(ThresholdEngine):
+        def segment(self, volume: Volume) -> npt.NDArray[np.float32]:
+            probability = super().segment(volume)
+            rest = np.arange(volume.array_zyx.shape[1])[:, None] > 52  # behind LEFT
+            return np.where(rest & (probability > 0), np.float32(0.6), probability)
+
+    faint = [((x, 30.0, z), 7.0) for x in (-35.0, -15.0, 5.0, 25.0) for z in (-10.0, 30.0)]
+    findings = run(head(blood=[LEFT, *faint]), Unsure())
+    assert len(findings.groups) == 9
+    (said,) = (line for line in findings.summary if "unsure" in line)
+    assert said.count(".") == 6  # of five volumes and of 0.8
+    assert " mL and 3 smaller of what it outlined" in said
 
 
 def test_fewer_than_three_slices_are_not_classifiable_and_said_so() -> None:

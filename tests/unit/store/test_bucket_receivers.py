@@ -86,6 +86,7 @@ def test_who_comes_back_after_it_was_taken_over_has_a_new_name(
     assert lost.relay.look_round() is False  # it was never gone: it says so, once
     lost.relay.look_round()
     assert caplog.text.count(f"was taken for lost by {other.name}") == 1
+    assert lost.relay.answered_for() == frozenset()
     back = Pod(store, tmp_path / "a")
     assert back.name not in (lost.name, other.name)
     assert back.relay.answered_for() == {back.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import threading
@@ -496,6 +497,25 @@ def test_an_older_journal_keeps_its_rows(tmp_path: Path) -> None:
     take(again, stored(3))
     assert not any(row.committed for row in again.by_study("1.2.200"))  # it is the first there was
     again.close()
+
+
+def test_a_journal_of_the_version_before_keeps_rows_and_promises(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    old = Journal(path)
+    take(old, stored(1), stored(2))
+    old.commit_objects([(CT, "1.2.1")], 70.0, exists=lambda _: True)
+    old.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE made; PRAGMA user_version = 2;")
+    journal = Journal(path, keeps_unsure=True)
+    take(journal, stored(3))
+    rows = journal.by_study("1.2.200")
+    assert [(row.stored.sop_instance_uid, row.committed) for row in rows] == [
+        ("1.2.1", True),
+        ("1.2.2", False),
+        ("1.2.3", False),
+    ]
+    journal.close()
 
 
 def test_what_waits_in_the_log_is_told_with_the_age_of_its_oldest_record(tmp_path: Path) -> None:

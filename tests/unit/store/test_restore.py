@@ -18,6 +18,7 @@ from descriptors import few_descriptors
 
 from ichor.errors import OutOfResources, TransientError
 from ichor.store import disk, receipt_files, receipt_lane
+from ichor.store import restore as module
 from ichor.store.journal import Journal, StoredObject
 from ichor.store.receipt_lane import LaneLog
 from ichor.store.receipt_tail import is_settled
@@ -331,6 +332,26 @@ def test_nothing_is_written_back_that_was_settled(site: Site) -> None:
     shutil.rmtree(crashed.root / "spool")  # as no crash can
     assert crashed.restore() == 0
     assert crashed.found() == {}
+
+
+def test_what_lacks_nothing_is_walked_once_and_its_zeros_are_cut_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fill()
+    crashed = site.crash(zeros)
+    spare = crashed.root / "receipts" / f"{crashed.logs()[0].name.partition('-')[0]}-000009.routine.log"
+    spare.write_bytes(bytes(1 << 20))
+    crashed.restore()
+    assert all(is_settled_file(log) for log in crashed.logs())
+    assert spare.stat().st_size < 100
+    monkeypatch.setattr(module, "_restore_all", pytest.fail)
+    assert crashed.restore() == 0
+    reader = ReceiptReader(crashed.root / "receipts")
+    while any(reader.read(lane, limit=100) for lane in Lane):
+        pass
+    reader.forget({log.name: log.stat().st_size for log in crashed.logs()})
+    assert crashed.logs() == []
+    reader.close()
 
 
 def test_the_files_of_a_living_writer_are_left_alone(site: Site) -> None:

@@ -118,6 +118,17 @@ def test_who_comes_back_after_it_was_taken_over_has_a_new_name(store: Path, tmp_
     assert other.relay.answered_for() == {other.name, lost.name}
 
 
+def test_who_was_taken_over_and_goes_on_answers_for_nobody(store: Path, tmp_path: Path) -> None:
+    older, taken, other = (Pod(store, tmp_path / name) for name in "abc")
+    older.dies(ago=2 * HOUR)
+    assert taken.relay.look_round() is True
+    path = store / "receivers" / taken.name
+    path.write_text(f"{other.name}\n")  # a server that forgets locks gives that of a living one
+    taken.relay.look_round()
+    assert taken.relay.answered_for() == frozenset()
+    assert other.relay.answered_for() == {other.name, taken.name, older.name}
+
+
 def test_a_receiver_that_is_called_otherwise_now_answers_for_what_it_was(store: Path, tmp_path: Path) -> None:
     before = Pod(store, tmp_path / "a", called="old")
     before.relay.close()
