@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from engines.expansion_crops import SIZE, CropPlace, crop_place, cut
+from engines.expansion_crops import CropPlace, crop_place, cut
 
 F32 = npt.NDArray[np.float32]
 AROUND_MM = 22.0  # kept around a haematoma: margin, jitter and a mask that came out too large
@@ -104,10 +104,13 @@ def crops(bleed: LabelledBleed) -> F32:
     return cut(bleed.hu_zyx, place, spacing_yx_mm=bleed.spacing_yx_mm)
 
 
-def varied_crop(bleed: LabelledBleed, rng: np.random.Generator) -> F32:
-    """One of the three, HU (1, 224, 224), as a network's mask would place it: grown, shrunk, shifted, another slice as Max.
+def varied_crops(
+    bleed: LabelledBleed, rng: np.random.Generator, *, together: bool = False, density: float = 1.0
+) -> F32:
+    """One of the three, HU (1, 1, 224, 224), as a network's mask would place it: grown, shrunk, shifted, another slice as Max.
 
-    Then turned by quarters, mirrored, and varied in density and noise.
+    Then turned by quarters, mirrored, and varied in density (`density` times as much as by default) and noise. `together`:
+    all three, (3, 1, 224, 224), varied alike but for their noise.
     """
     mask = bleed.mask_zyx
     change = int(rng.integers(-1, 3))
@@ -125,19 +128,17 @@ def varied_crop(bleed: LabelledBleed, rng: np.random.Generator) -> F32:
     assert place is not None
     side = place.side * rng.uniform(0.92, 1.12)
     cy, cx = (c + rng.normal(0, 0.02) * place.side for c in place.centre_yx)
-    chosen = int(rng.choice(place.slices))
+    chosen = list(place.slices) if together else [int(rng.choice(place.slices))]
     if rng.random() < 0.1:
-        chosen = int(np.clip(chosen + rng.choice((-1, 1)), 0, len(mask) - 1))
-    one = CropPlace(slices=(chosen, chosen, chosen), centre_yx=(cy, cx), side=side)
-    crop = cut(bleed.hu_zyx[chosen : chosen + 1], _first(one), spacing_yx_mm=bleed.spacing_yx_mm)[0]
-    crop = np.rot90(crop, int(rng.integers(4)), axes=(1, 2))
+        shift = int(np.clip(rng.choice((-1, 1)), -chosen[0], len(mask) - 1 - chosen[-1]))
+        chosen = [k + shift for k in chosen]
+    where = CropPlace(slices=place.slices, centre_yx=(cy, cx), side=side)
+    crop = cut(bleed.hu_zyx, where, spacing_yx_mm=bleed.spacing_yx_mm, slices=chosen)
+    crop = np.rot90(crop, int(rng.integers(4)), axes=(2, 3))
     if rng.random() < 0.5:
-        crop = crop[:, :, ::-1]
-    varied = crop * np.float32(rng.uniform(0.93, 1.07)) + np.float32(rng.normal(0, 2))
+        crop = crop[..., ::-1]
+    gain = 1 + density * (rng.uniform(0.93, 1.07) - 1)
+    varied = crop * np.float32(gain) + np.float32(density * rng.normal(0, 2))
     if rng.random() < 0.5:
-        varied += rng.standard_normal((1, SIZE, SIZE), dtype=np.float32) * np.float32(rng.uniform(0, 3))
+        varied += rng.standard_normal(crop.shape, dtype=np.float32) * np.float32(rng.uniform(0, 3))
     return np.ascontiguousarray(varied)
-
-
-def _first(place: CropPlace) -> CropPlace:
-    return CropPlace(slices=(0, 0, 0), centre_yx=place.centre_yx, side=place.side)

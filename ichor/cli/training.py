@@ -116,7 +116,7 @@ def _expansion(options: argparse.Namespace) -> int:
     from engines import expansion_pool
     from engines.cases import make_missing
     from engines.expansion_delivery import deliver_expansion
-    from engines.expansion_training import PAPER_PROTOCOL, ExpansionOptions, train_expansion
+    from engines.expansion_training import PAPER_PROTOCOL, REFINEMENT, ExpansionOptions, train_expansion
     from engines.networks import vit
 
     source: expansion_pool.BleedSource
@@ -144,7 +144,8 @@ def _expansion(options: argparse.Namespace) -> int:
         looked_at,
         options.out,
         options=ExpansionOptions(
-            network=vit.PAPER if options.config == "paper" else vit.DEMO, **_settings(options, PAPER_PROTOCOL)
+            network=vit.PAPER if options.config == "paper" else vit.DEMO,
+            **_settings(options, PAPER_PROTOCOL, refinement=REFINEMENT),
         ),
         resume=options.resume,
         begin=options.begin,
@@ -182,13 +183,11 @@ def pool_folder(options: argparse.Namespace) -> Path:
     return folder / "-".join(parts)
 
 
-def _settings(
-    options: argparse.Namespace, paper: dict[str, Any], *, refinement: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _settings(options: argparse.Namespace, paper: dict[str, Any], *, refinement: dict[str, Any]) -> dict[str, Any]:
     """What flags say, over the protocol's values."""
     protocol = options.protocol or ("demo" if options.data is None else "paper")
     settings: dict[str, Any] = dict(paper) if protocol == "paper" else {}
-    if refinement is not None and options.begin is not None and options.protocol is None:
+    if options.begin is not None and options.protocol is None:
         settings = dict(refinement)
     if options.steps is not None:
         settings["steps"] = options.steps

@@ -10,11 +10,14 @@ import torch
 from engines import expansion_pool
 from engines.cases import make_missing
 from engines.expansion_crops import MARGIN_MM, SIZE, crop_place, cut
-from engines.expansion_pool import SIGNS, LabelledBleed, around_largest, crops, varied_crop
+from engines.expansion_pool import SIGNS, LabelledBleed, around_largest, crops, varied_crops
 from engines.expansion_training import (
     PAPER_PROTOCOL,
     ExpansionOptions,
+    _any,
     _chances,
+    _cross_entropy,
+    _mean,
     _steps,
     draw,
     load_expansion,
@@ -120,12 +123,54 @@ def test_what_is_made_is_not_made_again(tmp_path: Path) -> None:
 
 def test_varied_crops_differ_but_still_show_the_haematoma() -> None:
     one = bleed(0)
-    first, second = (varied_crop(one, np.random.default_rng(seed)) for seed in (0, 1))
-    assert first.shape == (1, SIZE, SIZE)
+    first, second = (varied_crops(one, np.random.default_rng(seed)) for seed in (0, 1))
+    assert first.shape == (1, 1, SIZE, SIZE)
     assert not np.array_equal(first, second)
     for seed in range(20):
-        crop = varied_crop(one, np.random.default_rng(seed))
-        assert np.median(crop[0, 90:134, 90:134]) > 45
+        crop = varied_crops(one, np.random.default_rng(seed))
+        assert np.median(crop[0, 0, 90:134, 90:134]) > 45
+
+
+def test_three_crops_together_are_neighbours_turned_alike() -> None:
+    one = bleed(0)
+    marked = replace(one, hu_zyx=one.hu_zyx + np.int16(10) * np.arange(5, dtype=np.int16)[:, None, None])
+    for seed in range(20):
+        three = varied_crops(marked, np.random.default_rng(seed), together=True, density=0.0)
+        assert three.shape == (3, 1, SIZE, SIZE)
+        below, middle, above = (np.median(crop[0, 104:120, 104:120]) for crop in three)
+        assert middle - below == pytest.approx(10, abs=3)
+        assert above - middle == pytest.approx(10, abs=3)
+
+
+def test_without_variation_of_density_a_haematoma_keeps_its_own() -> None:
+    one = bleed(0)
+    own = np.median(crops(one)[1, 0, 90:134, 90:134])
+    for seed in range(20):
+        three = varied_crops(one, np.random.default_rng(seed), together=True, density=0.0)
+        assert np.median(three[1, 0, 90:134, 90:134]) == pytest.approx(own, abs=3)
+
+
+def test_slices_together_are_judged_by_their_mean_and_a_sign_may_lie_on_any() -> None:
+    logits = torch.tensor([[-4.0, 0.5, 3.0], [-60.0, 40.0, -60.0]])
+    p = torch.sigmoid(logits)
+    yes, no = _mean(logits)
+    assert torch.allclose(yes.exp(), p.mean(1))
+    assert torch.allclose(no.exp(), 1 - p.mean(1))
+    yes, no = _any(logits)
+    assert torch.allclose(yes.exp(), 1 - (1 - p).prod(1))
+    assert torch.allclose(no.exp(), (1 - p).prod(1))
+    far = torch.full((1, 3), -80.0, requires_grad=True)
+    _cross_entropy(*_any(far), torch.zeros(1)).sum().backward()  # type: ignore[no-untyped-call]
+    assert far.grad is not None
+    assert bool(torch.isfinite(far.grad).all())
+
+
+@pytest.mark.parametrize("kind", ["mean", "any"])
+def test_of_one_slice_it_is_the_usual_cross_entropy(kind: str) -> None:
+    logits, target = torch.tensor([[-3.0], [0.0], [2.0]]), torch.tensor([0.0, 0.3, 1.0])
+    ours = _cross_entropy(*(_mean if kind == "mean" else _any)(logits), target)
+    usual = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    assert torch.allclose(ours, usual, atol=1e-6)
 
 
 def test_a_training_that_was_cut_off_ends_with_the_very_same_weights(tmp_path: Path) -> None:
@@ -146,10 +191,13 @@ def test_a_training_that_was_cut_off_ends_with_the_very_same_weights(tmp_path: P
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_training_learns_which_ones_expand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_training_learns_which_ones_expand(together: bool, tmp_path: Path) -> None:
     lines: list[str] = []
     bleeds = [bleed(seed) for seed in range(8)]
-    options = replace(OPTIONS, steps=100, learning_rate=5e-3, ema_decay=0.8)
+    options = replace(
+        OPTIONS, steps=100, learning_rate=5e-3, ema_decay=0.8, together=together, batch=12 if together else 4
+    )
     result = train_expansion(bleeds, [bleed(seed) for seed in range(20, 28)], tmp_path, options=options,
                              report=lines.append)  # fmt: skip
     assert "AUC 1.000" in lines[-1], lines[-1]
