@@ -74,15 +74,7 @@ def _segmentation(options: argparse.Namespace) -> int:
         begin=options.begin,
         report=say,
     )
-    path = deliver(
-        result.checkpoint,
-        options.out,
-        name=model_name(options),
-        version=VERSION,
-        command=command(options),
-        data=data,
-        notes=_begun_with(options),
-    )
+    path = deliver(result.checkpoint, options.out, **_for_card(options, data))
     say(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
 
@@ -151,17 +143,19 @@ def _expansion(options: argparse.Namespace) -> int:
         begin=options.begin,
         report=say,
     )
-    path = deliver_expansion(
-        result.checkpoint,
-        options.out,
-        name=model_name(options),
-        version=VERSION,
-        command=command(options),
-        data=data,
-        notes=_begun_with(options),
-    )
+    path = deliver_expansion(result.checkpoint, options.out, **_for_card(options, data))
     say(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
+
+
+def _for_card(options: argparse.Namespace, data: str) -> dict[str, Any]:
+    return {
+        "name": model_name(options),
+        "version": VERSION,
+        "command": command(options),
+        "data": data,
+        "notes": _begun_with(options),
+    }
 
 
 def _own(options: argparse.Namespace) -> tuple[Sequence[UserCase], str]:
