@@ -7,7 +7,6 @@ one rectangle for all three, made square so that shapes keep their form, with 5 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +27,11 @@ class CropPlace:
 
     Attributes
     ----------
-    slices : Max-1, Max, Max+1.
+    slices : Max-1, Max, Max+1, as `crop_place` finds them.
     centre_yx, side : in mm from the centre of a slice's first pixel.
     """
 
-    slices: tuple[int, int, int]
+    slices: tuple[int, ...]
     centre_yx: tuple[float, float]
     side: float
 
@@ -69,14 +68,7 @@ def crop_place(
     return CropPlace(slices=(middle - 1, middle, middle + 1), centre_yx=(cy, cx), side=side)
 
 
-def cut(
-    hu_zyx: npt.NDArray[np.int16] | F32,
-    place: CropPlace,
-    *,
-    spacing_yx_mm: tuple[float, float],
-    slices: Sequence[int] | None = None,
-) -> F32:
-    """HU as float32 (3, 1, 224, 224), or (n, 1, 224, 224) of n other `slices`; beyond the image it is air."""
+def cut(hu_zyx: npt.NDArray[np.int16] | F32, place: CropPlace, *, spacing_yx_mm: tuple[float, float]) -> F32:
+    """HU as float32 (slices, 1, 224, 224); beyond the image it is air."""
     own = tuple(Axis(0.0, mm, n) for mm, n in zip(spacing_yx_mm, hu_zyx.shape[1:], strict=True))
-    chosen = place.slices if slices is None else slices
-    return np.stack([resample_hu(hu_zyx[k], (own[0], own[1]), place.axes()) for k in chosen])[:, None]
+    return np.stack([resample_hu(hu_zyx[k], (own[0], own[1]), place.axes()) for k in place.slices])[:, None]

@@ -132,8 +132,8 @@ def varied_crops(
     if rng.random() < 0.1:
         shift = int(np.clip(rng.choice((-1, 1)), -chosen[0], len(mask) - 1 - chosen[-1]))
         chosen = [k + shift for k in chosen]
-    where = CropPlace(slices=place.slices, centre_yx=(cy, cx), side=side)
-    crop = cut(bleed.hu_zyx, where, spacing_yx_mm=bleed.spacing_yx_mm, slices=chosen)
+    varied_place = CropPlace(slices=tuple(chosen), centre_yx=(cy, cx), side=side)
+    crop = cut(bleed.hu_zyx, varied_place, spacing_yx_mm=bleed.spacing_yx_mm)
     crop = np.rot90(crop, int(rng.integers(4)), axes=(2, 3))
     if rng.random() < 0.5:
         crop = crop[..., ::-1]

@@ -33,7 +33,7 @@ class ExpansionOptions:
     ----------
     steps : None: `minutes` of wall clock.
     epochs : where given, in place of steps: passes over three slices of every haematoma.
-    batch : slices.
+    batch : slices; together, whole haematomas of three.
     together : what is judged of a haematoma is the mean of the probabilities of its three slices, as when serving, and a
         sign may lie on any of them; else each slice is a sample of its own, with its patient's outcome and signs.
     density : how much crops vary in density, 1: by some 7 % and 2 HU.
@@ -82,7 +82,7 @@ PAPER_PROTOCOL: dict[str, Any] = {
 """doi:10.1038/s41746-025-02213-w: Adam, cosine 2e-4 to 1e-4, batch 256, 100 epochs, classes 1 : 2."""
 
 REFINEMENT: dict[str, Any] = {"together": True, "batch": 36, "density": 0.2, "learning_rate": 4e-4}
-"""*Ours*, with `begin`: the three slices judged together; phantoms' scanners differ in density already."""
+"""*Ours*, with `begin`: the three slices judged together. `density` is for phantoms, whose scanners differ already."""
 
 
 def train_expansion(
@@ -182,9 +182,11 @@ def look(network: ViT, held_out: Sequence[LabelledBleed]) -> str:
     law = np.array([bleed.probability for bleed in held_out])
     if not len(said):
         return "look: nothing held out"
+    sure = np.clip(said, 1e-6, 1 - 1e-6)
+    loss = -np.mean(law * np.log(sure) + (1 - law) * np.log1p(-sure))
     best = f" (of the law itself {auc(law, came):.3f})" if len(np.unique(law)) > 2 else ""
     close = f", correlation with the law {np.corrcoef(said, law)[0, 1]:.3f}" if len(np.unique(law)) > 2 else ""
-    return f"look: AUC {auc(said, came):.3f}{best}{close}, Brier score {brier(said, came):.3f} on {len(said)} held out"
+    return f"look: loss {loss:.4f}, AUC {auc(said, came):.3f}{best}{close}, Brier score {brier(said, came):.3f} on {len(said)} held out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +338,7 @@ def _mean(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _any(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of the probability that any (axis 1) is so, each on its own, and that none is."""
     none = functional.logsigmoid(-logits).sum(1)
-    return torch.log(-torch.expm1(none.clamp(max=-1e-6))), none
+    return torch.log(-torch.expm1(none.clamp(max=-1e-30))), none
 
 
 def _cross_entropy(yes: Tensor, no: Tensor, target: Tensor) -> Tensor:

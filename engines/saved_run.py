@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -123,15 +124,18 @@ def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any) 
     CannotStart
         No checkpoint, or one of another network.
     """
-    try:
-        weights, facts = delivered(checkpoint)
-        if type(config).from_dict(facts["network_config"]) != config:
-            raise CannotStart(f"{checkpoint.name} is of another network than the one to train")
+    with _beginning(checkpoint):
+        weights, _ = _of_network(checkpoint, config)
         for network in networks:
             network.load_state_dict(weights)
         return file_sha256(checkpoint)
-    except NO_CHECKPOINT as error:
-        raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({type(error).__name__})") from error
+
+
+def told_of_beginning(checkpoint: Path, config: Any) -> str:
+    """A note for the card of what begins with a checkpoint. Raises as `begin_with`."""
+    with _beginning(checkpoint):
+        _, facts = _of_network(checkpoint, config)
+        return f"began with the averaged weights of a training of {facts['step']} steps, seed {facts['seed']}"
 
 
 def intensities_begun_with(checkpoint: Path, config: Any) -> Any:
@@ -144,9 +148,22 @@ def intensities_begun_with(checkpoint: Path, config: Any) -> Any:
     """
     if config.zscore is None:
         return config
-    try:
+    with _beginning(checkpoint):
         _, facts = delivered(checkpoint)
         return replace(config, zscore=type(config).from_dict(facts["network_config"]).zscore)
+
+
+def _of_network(checkpoint: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    weights, facts = delivered(checkpoint)
+    if type(config).from_dict(facts["network_config"]) != config:
+        raise CannotStart(f"{checkpoint.name} is of another network than the one to train")
+    return weights, facts
+
+
+@contextmanager
+def _beginning(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
     except NO_CHECKPOINT as error:
         raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({type(error).__name__})") from error
 

@@ -92,7 +92,8 @@ def run(volumes: Mapping[str, Volume], engines: Mapping[str, Engine], timing: Ti
         return _none(volume, regions, engine)
     with timing(Stage.INFER):
         # As the classifier was trained: with the islands of the haematoma, not with theirs.
-        asked = with_islands(without_islands(lesions[0].mask_zyx), probability >= PROBABILITY, volume)
+        alone = without_islands(lesions[0].mask_zyx, volume.slice_extents)
+        asked = with_islands(alone, probability >= PROBABILITY, volume)
         judged = expansion.judge(asked, volume, engines)
     with timing(Stage.MEASURE):
         return _found(volume, lesions, regions, judged, engine=engine, probability=probability)

@@ -152,12 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, metavar="DIR", help="labelled cases (docs/training.md); default: phantoms")
     train.add_argument("--architecture", choices=("umamba", "nnunet"), default="umamba", help="of the segmentation")
     train.add_argument("--config", choices=("demo", "paper"), default="demo", help="size of the network")
-    train.add_argument("--protocol", choices=("demo", "paper"), help="default: demo for phantoms, paper for --data")
+    train.add_argument(
+        "--protocol",
+        choices=("demo", "paper"),
+        help="default: demo for phantoms, paper for --data, neither with --from",
+    )
     train.add_argument(
         "--from", dest="begin", type=Path, metavar="CHECKPOINT", help="begin with these weights and refine them"
     )
     train.add_argument("--seed", type=_seed, default=0)
-    train.add_argument("--minutes", type=float, help="wall clock that the learning rate follows (demo: 60)")
+    train.add_argument(
+        "--minutes", type=float, help="wall clock that the learning rate follows (demo: 60, expansion: 40)"
+    )
     train.add_argument("--steps", type=int, help="instead of minutes: repeatable")
     train.add_argument("--heads", type=int, help="synthetic heads to train on (320; expansion: 4000)")
     train.add_argument(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from engines.cases import TrainingCase
 from engines.expansion_pool import SIGNS, LabelledBleed, around_largest
@@ -18,7 +17,7 @@ from phantoms.bleeds import Bleed
 from phantoms.expansion import EARLY_HOURS
 from phantoms.head import Grid, Head, HeadModel, sample, training_head
 from pipelines.brain import intracranial_space
-from pipelines.regions import with_islands
+from pipelines.regions import with_islands, without_islands
 
 
 def phantom_case(key: str, *, paper: bool = False) -> TrainingCase:
@@ -102,9 +101,12 @@ def user_bleed(cases: Mapping[str, UserCase], key: str) -> LabelledBleed | None:
     labelled = read_case(case, read_dicom=read_dicom)
     spacing = labelled.volume.pixel_spacing
     hu = np.clip(np.rint(labelled.volume.array_zyx), -1024, 3071).astype(np.int16)
-    asked = with_islands(largest_region(labelled).astype(np.uint8), labelled.mask_zyx, labelled.volume) > 0
+    if case.expands is None or not labelled.mask_zyx.any():
+        return None
+    largest = without_islands(labelled.mask_zyx.astype(np.uint8), labelled.volume.slice_extents)
+    asked = with_islands(largest, labelled.mask_zyx, labelled.volume) > 0
     part = around_largest(hu, asked, spacing_yx_mm=spacing)
-    if part is None or case.expands is None:
+    if part is None:
         return None
     return LabelledBleed(
         hu_zyx=part[0],
@@ -114,19 +116,6 @@ def user_bleed(cases: Mapping[str, UserCase], key: str) -> LabelledBleed | None:
         probability=float(case.expands),
         signs=np.full(len(SIGNS), np.nan, np.float32),
     )
-
-
-def largest_region(labelled: LabelledVolume) -> npt.NDArray[np.bool_]:
-    """Of a mask's connected regions (26 neighbours), as `pipelines.regions` tells them apart."""
-    labels, count = ndimage.label(labelled.mask_zyx, structure=np.ones((3, 3, 3)))
-    if count == 0:
-        return labelled.mask_zyx
-    sizes = sum(
-        extent * np.bincount(one.ravel(), minlength=count + 1)
-        for extent, one in zip(labelled.volume.slice_extents, labels, strict=True)
-    )
-    largest: npt.NDArray[np.bool_] = labels == 1 + int(np.argmax(sizes[1:]))
-    return largest
 
 
 def inside_skull(volume: Volume) -> npt.NDArray[np.bool_] | None:

@@ -59,6 +59,7 @@ def _segmentation(options: argparse.Namespace) -> int:
     network = sizes[options.architecture, options.config]
     if options.begin is not None:
         network = intensities_begun_with(options.begin, network)
+    notes = _beginning(options, network)
     cases, looked_at, data = _cases(options)
     if options.begin is None:
         network = with_intensities_of(network, cases)
@@ -74,7 +75,7 @@ def _segmentation(options: argparse.Namespace) -> int:
         begin=options.begin,
         report=say,
     )
-    path = deliver(result.checkpoint, options.out, **_for_card(options, data))
+    path = deliver(result.checkpoint, options.out, **_for_card(options, data, notes))
     say(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
 
@@ -111,6 +112,9 @@ def _expansion(options: argparse.Namespace) -> int:
     from engines.expansion_training import PAPER_PROTOCOL, REFINEMENT, ExpansionOptions, train_expansion
     from engines.networks import vit
 
+    network = vit.PAPER if options.config == "paper" else vit.DEMO
+    notes = _beginning(options, network)
+    refinement = dict(REFINEMENT)
     source: expansion_pool.BleedSource
     if options.data is None:
         heads = options.heads or BLEEDS
@@ -123,6 +127,7 @@ def _expansion(options: argparse.Namespace) -> int:
         found = [case for case in found if case.expands is not None]
         train, held_out = ([case.key for case in found if case.split == split] for split in ("train", "val"))
         source = partial(user_bleed, {case.key: case for case in found})
+        del refinement["density"]  # a phantom's scanner differs in density already; of a user's nobody knows
     folder = pool_folder(options)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {key: folder / f"{key}.npz" for key in (*train, *held_out)}
@@ -135,26 +140,23 @@ def _expansion(options: argparse.Namespace) -> int:
         bleeds,
         looked_at,
         options.out,
-        options=ExpansionOptions(
-            network=vit.PAPER if options.config == "paper" else vit.DEMO,
-            **_settings(options, PAPER_PROTOCOL, refinement=REFINEMENT),
-        ),
+        options=ExpansionOptions(network=network, **_settings(options, PAPER_PROTOCOL, refinement=refinement)),
         resume=options.resume,
         begin=options.begin,
         report=say,
     )
-    path = deliver_expansion(result.checkpoint, options.out, **_for_card(options, data))
+    path = deliver_expansion(result.checkpoint, options.out, **_for_card(options, data, notes))
     say(f"{result.steps} steps, {result.minutes:.1f} min; {path} and its card")
     return 0
 
 
-def _for_card(options: argparse.Namespace, data: str) -> dict[str, Any]:
+def _for_card(options: argparse.Namespace, data: str, notes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": model_name(options),
         "version": VERSION,
         "command": command(options),
         "data": data,
-        "notes": _begun_with(options),
+        "notes": notes,
     }
 
 
@@ -215,14 +217,11 @@ def command(options: argparse.Namespace) -> str:
     return shlex.join([*words, *(("--data", "DIR") if options.data else ()), "--out", "DIR"])
 
 
-def _begun_with(options: argparse.Namespace) -> tuple[str, ...]:
-    """A note for the card: of what training the weights were that it began with."""
-    from engines.saved_run import delivered
+def _beginning(options: argparse.Namespace, network: Any) -> tuple[str, ...]:
+    """A note for the card: of what training the weights are that it begins with. Asked before anything long."""
+    from engines.saved_run import told_of_beginning
 
-    if options.begin is None:
-        return ()
-    _, facts = delivered(options.begin)
-    return (f"began with the averaged weights of a training of {facts['step']} steps, seed {facts['seed']}",)
+    return () if options.begin is None else (told_of_beginning(options.begin, network),)
 
 
 def say(line: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from unit.engines.test_evaluation_command import write_case
 
-from engines import delivery, expansion_delivery, training
+from engines import cases, delivery, expansion_delivery, expansion_pool, expansion_training, training
+from engines.expansion_training import ExpansionOptions
 from engines.networks import umamba, vit
 from engines.networks.umamba import UMambaConfig
 from engines.networks.vit import ViTConfig
@@ -94,6 +95,49 @@ def test_a_refinement_has_its_own_protocol_and_the_intensities_of_what_it_began_
     assert main([*refine, str(tmp_path)]) == 2
     assert "would take its place" in capsys.readouterr().err
     assert len(asked) == 2
+
+
+def test_a_judge_is_refined_on_three_slices_together_and_what_it_cannot_begin_with_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[ExpansionOptions] = []
+    noted: list[tuple[str, ...]] = []
+    made: list[dict[str, Path]] = []
+
+    def train(*_: object, options: ExpansionOptions, **__: object) -> TrainingResult:
+        asked.append(options)
+        return TrainingResult(tmp_path / "none.pt", 0, 0.0)
+
+    def deliver(*_: object, notes: tuple[str, ...], **__: object) -> Path:
+        noted.append(notes)
+        return Path()
+
+    monkeypatch.setattr(expansion_training, "train_expansion", train)
+    monkeypatch.setattr(expansion_delivery, "deliver_expansion", deliver)
+    monkeypatch.setattr(cases, "make_missing", lambda _make, paths, *_: made.append(paths))
+    monkeypatch.setattr(expansion_pool, "read", lambda _: None)
+    monkeypatch.setattr("ichor.cli.training._own", lambda _: ([], "own heads"))
+    facts = {"seed": 3, "step": 9, "elapsed_s": 1.0, "options": {}, "precision": "f32"}
+    torch.save({"ema": {}, **facts, "network_config": dataclasses.asdict(vit.DEMO)}, tmp_path / "judge.pt")
+    torch.save({"ema": {}, **facts, "network_config": dataclasses.asdict(vit.PAPER)}, tmp_path / "other.pt")
+    begin = ["train", "haematoma", "--stage", "expansion", "--heads", "5", "--out", str(tmp_path / "out"), "--from"]
+    assert main([*begin, str(tmp_path / "judge.pt")]) == 0
+    assert main([*begin, str(tmp_path / "judge.pt"), "--protocol", "demo"]) == 0
+    of_own = [*begin[:4], "--data", str(tmp_path), *begin[6:], str(tmp_path / "judge.pt")]
+    assert main(of_own) == 0
+    refined, usual, own = asked
+    assert {name: getattr(refined, name) for name in expansion_training.REFINEMENT} == expansion_training.REFINEMENT
+    assert refined.together
+    assert not usual.together
+    assert own == dataclasses.replace(refined, density=1.0)
+    assert noted[0] == ("began with the averaged weights of a training of 9 steps, seed 3",)
+
+    made.clear()
+    capsys.readouterr()
+    for begun, why in (("other.pt", "of another network"), ("nowhere.pt", "no checkpoint to begin with")):
+        assert main([*begin, str(tmp_path / begun)]) == 1
+        assert why in capsys.readouterr().err
+    assert made == []
 
 
 def test_both_stages_and_the_evaluation_share_a_folder(

@@ -131,15 +131,33 @@ def test_varied_crops_differ_but_still_show_the_haematoma() -> None:
         assert np.median(crop[0, 0, 90:134, 90:134]) > 45
 
 
-def test_three_crops_together_are_neighbours_turned_alike() -> None:
+def test_three_crops_together_are_neighbours_turned_and_varied_alike() -> None:
+    """Each slice has a spot off its middle and a density of its own."""
     one = bleed(0)
-    marked = replace(one, hu_zyx=one.hu_zyx + np.int16(10) * np.arange(5, dtype=np.int16)[:, None, None])
+    hu = np.where(one.mask_zyx, 50, 20) + 10 * np.arange(5)[:, None, None]
+    hu[:, 26:30, 44:48] += 100
+    marked = replace(one, hu_zyx=hu.astype(np.int16))
+    places, steps = set(), set()
     for seed in range(20):
-        three = varied_crops(marked, np.random.default_rng(seed), together=True, density=0.0)
+        three = varied_crops(marked, np.random.default_rng(seed), together=True)
         assert three.shape == (3, 1, SIZE, SIZE)
-        below, middle, above = (np.median(crop[0, 104:120, 104:120]) for crop in three)
-        assert middle - below == pytest.approx(10, abs=3)
-        assert above - middle == pytest.approx(10, abs=3)
+        spots = [np.argwhere(crop[0] > crop[0].max() - 40).mean(axis=0) for crop in three]
+        assert np.allclose(spots, spots[0], atol=2)
+        below, middle, above = (float(np.median(crop[0, 104:120, 104:120])) for crop in three)
+        assert middle - below == pytest.approx(above - middle, abs=1)
+        places.add(tuple(np.sign(spots[0] - SIZE / 2)))
+        steps.add(round(middle - below, 2))
+    assert len(places) > 2
+    assert len(steps) > 5
+
+
+def test_haematomas_drawn_together_keep_to_the_batch_and_their_signs() -> None:
+    bleeds = [bleed(seed) for seed in range(4)]
+    options = replace(OPTIONS, batch=13, together=True)
+    drawn = draw(bleeds, None, options=options, step=0)
+    assert drawn.crops.shape == (4, 3, 1, SIZE, SIZE)
+    assert (drawn.targets.shape, drawn.signs.shape) == ((4,), (4, len(SIGNS)))
+    assert draw(bleeds, None, options=replace(options, together=False), step=0).crops.shape == (13, 1, 1, SIZE, SIZE)
 
 
 def test_without_variation_of_density_a_haematoma_keeps_its_own() -> None:
@@ -159,10 +177,18 @@ def test_slices_together_are_judged_by_their_mean_and_a_sign_may_lie_on_any() ->
     yes, no = _any(logits)
     assert torch.allclose(yes.exp(), 1 - (1 - p).prod(1))
     assert torch.allclose(no.exp(), (1 - p).prod(1))
-    far = torch.full((1, 3), -80.0, requires_grad=True)
-    _cross_entropy(*_any(far), torch.zeros(1)).sum().backward()  # type: ignore[no-untyped-call]
-    assert far.grad is not None
-    assert bool(torch.isfinite(far.grad).all())
+
+
+@pytest.mark.parametrize("logit", [-60.0, -20.0, 20.0, 60.0])
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_what_is_wrong_however_far_is_pulled_back(logit: float, target: float) -> None:
+    for of in (_mean, _any):
+        logits = torch.full((1, 3), logit, requires_grad=True)
+        _cross_entropy(*of(logits), torch.tensor([target])).sum().backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        assert bool(torch.isfinite(logits.grad).all())
+        if (logit > 0) != (target > 0):
+            assert float(logits.grad.abs().min()) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["mean", "any"])

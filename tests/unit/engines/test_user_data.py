@@ -11,7 +11,6 @@ import pytest
 
 from engines.user_data import LabelledVolume, UserCase, counts, find_cases, read_case, training_case
 from ichor.arrays import Volume
-from ichor.cli.labelled import largest_region
 from ichor.errors import ConfigError
 
 
@@ -248,18 +247,3 @@ def test_a_changed_image_or_outcome_is_another_case(tmp_path: Path) -> None:
     assert replace(case(tmp_path / "a"), expands=False).key != replace(case(tmp_path / "a"), expands=True).key
     (tmp_path / "a" / "mask.nii.gz").write_bytes(b"1")
     assert case(tmp_path / "a").key != before
-
-
-def test_of_a_mask_of_two_regions_expansion_is_learned_from_the_larger_one() -> None:
-    """By volume, not by voxels, where slices lie unevenly."""
-    mask = np.zeros((6, 20, 20), bool)
-    mask[0:3, 2:6, 2:6] = True  # 48 voxels of 1 mm
-    mask[4:6, 10:14, 10:14] = True  # 32 voxels of 5 mm and more
-    z = np.array([0.0, 1, 2, 3, 8, 13])
-    volume = Volume(
-        array=np.zeros(mask.shape, np.int16), origins_lps=z[:, None] * np.array([0, 0, 1.0]),
-        row_lps=np.array([1.0, 0, 0]), column_lps=np.array([0, 1.0, 0]), pixel_spacing=(1.0, 1.0), slice_thickness=1.0,
-        frame_of_reference_uid=None, unit="HU", sources=(),
-    )  # fmt: skip
-    found = largest_region(LabelledVolume(volume=volume, mask_zyx=mask))
-    assert np.flatnonzero(found.any(axis=(1, 2))).tolist() == [4, 5]

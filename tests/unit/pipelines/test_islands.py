@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from ichor.arrays import Volume
 from pipelines import regions
 from pipelines.brain import Intracranial
-from pipelines.regions import Regions, find_regions, measured, with_islands
+from pipelines.regions import Regions, find_regions, measured, with_islands, without_islands
 
 
 def volume(*, slices: int, slice_mm: float) -> Volume:
@@ -141,6 +141,8 @@ def test_distance_is_that_in_the_patient_whatever_pixels_gaps_and_tilt(at: tuple
     probability[at] = 0.95
     (mask,) = regions_of(probability, uneven()).masks
     assert bool(mask[at]) is near
+    alone = without_islands(mask, uneven().slice_extents)
+    assert np.array_equal(with_islands(alone, probability >= 0.5, uneven()), mask)
 
 
 @pytest.mark.parametrize(("k", "ml"), [(2, 0.24), (3, 0.48), (4, 0.72)])
@@ -196,3 +198,20 @@ def test_the_ruler_is_laid_on_the_haematoma_without_its_islands() -> None:
     alone, with_them = (measured(mask, head, ()) for mask in (main, joined))
     assert with_them.abc2_ml == alone.abc2_ml
     assert with_them.voxel_ml == pytest.approx(alone.voxel_ml + 0.01)
+
+
+def test_the_larger_region_is_that_of_more_millilitres_where_slices_lie_unevenly() -> None:
+    z = np.array([0.0, 1, 2, 3, 8, 13])
+    extents = replace(volume(slices=6, slice_mm=1.0), origins_lps=z[:, None] * np.array([0, 0, 1.0])).slice_extents
+    mask = np.zeros((6, 20, 20), np.uint8)
+    mask[0:3, 2:6, 2:6] = 1  # 48 voxels of 1 mm
+    mask[4:6, 10:14, 10:14] = 1  # 32 voxels of 5 mm and more
+    assert np.flatnonzero(without_islands(mask, extents).any(axis=(1, 2))).tolist() == [4, 5]
+
+
+def test_what_overlaps_a_haematoma_goes_with_it_however_far_its_rim() -> None:
+    main = np.zeros((3, 64, 64), np.uint8)
+    main[1, 30:33, 30:33] = 1
+    above = np.zeros(main.shape, bool)
+    above[:, 15:49, 15:49] = True
+    assert np.array_equal(with_islands(main, above, volume(slices=3, slice_mm=25.0)), above)
