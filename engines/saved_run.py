@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+from engines.delivered_model import facts_of, read_back
 from engines.runtime import file_sha256
 from ichor.errors import CannotStart
 
@@ -117,24 +118,28 @@ def delivered(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any) -> str:
     """Give networks of `config` (as `Options.network`) the averaged weights of a checkpoint; returns its SHA-256.
 
-    No pickle is run.
+    Of a delivered ``.onnx`` with its card likewise: what it does not have, as a judge's signs, stays. No pickle is run.
 
     Raises
     ------
     CannotStart
         No checkpoint, or one of another network.
     """
+    told_of_beginning(checkpoint, config)
     with _beginning(checkpoint):
-        weights, _ = _of_network(checkpoint, config)
+        is_model = checkpoint.suffix == ".onnx"
+        weights = read_back(checkpoint) if is_model else delivered(checkpoint)[0]
         for network in networks:
-            network.load_state_dict(weights)
+            network.load_state_dict({**(network.state_dict() if is_model else {}), **weights})
         return file_sha256(checkpoint)
 
 
 def told_of_beginning(checkpoint: Path, config: Any) -> str:
-    """A note for the card of what begins with a checkpoint. Raises as `begin_with`."""
+    """A note for the card of what begins with a checkpoint or model. Raises as `begin_with`."""
     with _beginning(checkpoint):
-        _, facts = _of_network(checkpoint, config)
+        facts = _facts(checkpoint)
+        if type(config).from_dict(facts["network_config"]) != config:
+            raise CannotStart(f"{checkpoint.name} is of another network than the one to train")
         return f"began with the averaged weights of a training of {facts['step']} steps, seed {facts['seed']}"
 
 
@@ -149,15 +154,11 @@ def intensities_begun_with(checkpoint: Path, config: Any) -> Any:
     if config.zscore is None:
         return config
     with _beginning(checkpoint):
-        _, facts = delivered(checkpoint)
-        return replace(config, zscore=type(config).from_dict(facts["network_config"]).zscore)
+        return replace(config, zscore=type(config).from_dict(_facts(checkpoint)["network_config"]).zscore)
 
 
-def _of_network(checkpoint: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    weights, facts = delivered(checkpoint)
-    if type(config).from_dict(facts["network_config"]) != config:
-        raise CannotStart(f"{checkpoint.name} is of another network than the one to train")
-    return weights, facts
+def _facts(checkpoint: Path) -> dict[str, Any]:
+    return facts_of(checkpoint) if checkpoint.suffix == ".onnx" else delivered(checkpoint)[1]
 
 
 @contextmanager

@@ -158,7 +158,11 @@ def _parser() -> argparse.ArgumentParser:
         help="default: demo for phantoms, paper for --data, neither with --from",
     )
     train.add_argument(
-        "--from", dest="begin", type=Path, metavar="CHECKPOINT", help="begin with these weights and refine them"
+        "--from",
+        dest="begin",
+        type=Path,
+        metavar="FILE",
+        help="begin with the weights of a checkpoint or a model (.onnx) and refine them",
     )
     train.add_argument("--seed", type=_seed, default=0)
     train.add_argument(

@@ -213,7 +213,8 @@ def command(options: argparse.Namespace) -> str:
         if value is not None:
             words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
     if options.begin is not None:
-        words += ["--from", f"FIRST/checkpoint{'-expansion' if options.stage == 'expansion' else ''}.pt"]
+        name = f"checkpoint{'-expansion' if options.stage == 'expansion' else ''}.pt"
+        words += ["--from", options.begin.name if options.begin.suffix == ".onnx" else f"FIRST/{name}"]
     return shlex.join([*words, *(("--data", "DIR") if options.data else ()), "--out", "DIR"])
 
 

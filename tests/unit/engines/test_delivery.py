@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 from engines import expansion_training
@@ -13,12 +14,15 @@ from engines.delivery import deliver
 from engines.expansion_delivery import deliver_expansion
 from engines.gate import compare
 from engines.networks.topology import nnunet_topology
-from engines.networks.umamba import PAPER, UMambaConfig
+from engines.networks.umamba import PAPER, UMamba, UMambaConfig
 from engines.networks.vit import ViTConfig
 from engines.onnx_runtime import OnnxRuntime
 from engines.openvino_runtime import OpenVinoRuntime
+from engines.runtime import file_sha256
+from engines.saved_run import begin_with, told_of_beginning
 from engines.training import TrainingOptions, _Run
 from ichor.arrays import Volume
+from ichor.errors import CannotStart
 
 
 def test_what_is_delivered_computes_what_was_trained_and_says_where_it_comes_from(tmp_path: Path) -> None:
@@ -36,6 +40,9 @@ def test_what_is_delivered_computes_what_was_trained_and_says_where_it_comes_fro
     )
     run = _Run.begin(TrainingOptions(seed=4, network=config, precision="f32"))
     run.step, run.elapsed_s = 17, 90.0
+    with torch.no_grad():
+        for parameter in run.ema.parameters():  # as no two are the same after a training
+            parameter.add_(0.01 * torch.randn_like(parameter))
     run.save(tmp_path / "checkpoint.pt")
     path = deliver(
         tmp_path / "checkpoint.pt",
@@ -66,6 +73,25 @@ def test_what_is_delivered_computes_what_was_trained_and_says_where_it_comes_fro
     assert (card.facts["seed"], card.facts["steps"], card.facts["minutes"]) == (4, 17, 1.5)
     assert card.facts["use"] == "RESEARCH"
     assert card.facts["figures"] == {"median_dice": 0.0}
+
+    # A training begins with what was delivered.
+    fresh, trained = UMamba(config), run.ema.state_dict()
+    assert begin_with(path, [fresh], config=config) == file_sha256(path)
+    assert all(
+        torch.allclose(values, trained[name], rtol=1e-5, atol=1e-7) for name, values in fresh.state_dict().items()
+    )
+    assert told_of_beginning(path, config) == "began with the averaged weights of a training of 17 steps, seed 4"
+
+    # Not another network's, nor by another file's card.
+    with pytest.raises(CannotStart, match="of another network"):
+        begin_with(path, [], config=replace(config, features=(4, 8)))
+    text = path.with_suffix(".json").read_text()
+    wrong = text.replace('"features": [\n   4,\n   6\n  ]', '"features": [4, 8]')
+    for forged in (wrong, text.replace(file_sha256(path), "0" * 64)):
+        assert forged != text
+        path.with_suffix(".json").write_text(forged)
+        with pytest.raises(CannotStart, match="no checkpoint to begin with"):
+            begin_with(path, [], config=replace(config, features=(4, 8)) if forged == wrong else config)
 
 
 def test_a_network_of_the_papers_form_is_delivered_and_served_with_its_voxels(tmp_path: Path) -> None:
@@ -109,6 +135,9 @@ def test_a_judge_of_expansion_is_delivered_with_its_attention(tmp_path: Path) ->
     config = ViTConfig(size=224, patch=56, depth=1, width=16, heads=2, hidden=16)
     options = expansion_training.ExpansionOptions(seed=4, network=config, precision="f32")
     run = expansion_training._Run.begin(options, total=1)
+    with torch.no_grad():
+        for parameter in run.ema.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
     run.save(tmp_path / "checkpoint.pt")
     path = deliver_expansion(
         tmp_path / "checkpoint.pt", tmp_path, name="tiny-expansion-phantom", version="2", command="c", data="nothing"
@@ -122,3 +151,12 @@ def test_a_judge_of_expansion_is_delivered_with_its_attention(tmp_path: Path) ->
     card = load_model_card("tiny-expansion-phantom", models=tmp_path)
     assert (card.facts["command"], card.facts["kind"]) == ("c", "classification")
     assert "Max-1, Max, Max+1" in card.facts["input"]
+
+    # A judge begins with it; signs, which nobody serves, begin anew.
+    other = expansion_training._Judge(config)
+    signs = other.signs.weight.clone()
+    begin_with(path, [other], config=config)
+    assert all(
+        torch.equal(values, run.ema.network.state_dict()[name]) for name, values in other.network.state_dict().items()
+    )
+    assert torch.equal(other.signs.weight, signs)
