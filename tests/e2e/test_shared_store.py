@@ -70,7 +70,10 @@ def sending(
 
 def told(receive: Receive) -> list[str]:
     """SOP Instance UIDs on its bus, as often as they were told."""
-    bus = SqliteBus(receive.data / "bus.sqlite", clock=SystemClock())
+    path = receive.data / "bus.sqlite"
+    if not path.exists():  # it may take connections before it has one again
+        return []
+    bus = SqliteBus(path, clock=SystemClock())
     try:
         contents = [open_envelope(envelope) for _, envelope in bus.read(INSTANCES, limit=100_000)]
         batches = [content for content in contents if isinstance(content, InstancesReceived)]
