@@ -77,9 +77,10 @@ def weights_of(model: Path, network: nn.Module, export: Export) -> dict[str, Ten
     """
     stored = _constants(model)
     twin = copy.deepcopy(network)
+    random = torch.Generator().manual_seed(0)  # of its own: what a training draws must not depend on this
     with torch.no_grad():
         for parameter in twin.parameters():
-            parameter.normal_()
+            parameter.normal_(generator=random)
     known = _exported(twin, export)
     if known.keys() != stored.keys():
         raise ValueError("its graph has other constants")

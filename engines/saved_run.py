@@ -166,7 +166,8 @@ def _beginning(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except NO_CHECKPOINT as error:
-        raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({type(error).__name__})") from error
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.120}"
+        raise CannotStart(f"{checkpoint.name}: no checkpoint to begin with ({why})") from error
 
 
 def digest(told: Iterable[bytes]) -> str:
