@@ -99,10 +99,10 @@ def user_bleed(cases: Mapping[str, UserCase], key: str) -> LabelledBleed | None:
     """The largest area of the largest region of a user's labelled scan with its islands, as a judge that serves is asked."""
     case = cases[key]
     labelled = read_case(case, read_dicom=read_dicom)
-    spacing = labelled.volume.pixel_spacing
-    hu = np.clip(np.rint(labelled.volume.array_zyx), -1024, 3071).astype(np.int16)
     if case.expands is None or not labelled.mask_zyx.any():
         return None
+    spacing = labelled.volume.pixel_spacing
+    hu = np.clip(np.rint(labelled.volume.array_zyx), -1024, 3071).astype(np.int16)
     largest = without_islands(labelled.mask_zyx.astype(np.uint8), labelled.volume.slice_extents)
     asked = with_islands(largest, labelled.mask_zyx, labelled.volume) > 0
     part = around_largest(hu, asked, spacing_yx_mm=spacing)
