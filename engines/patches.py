@@ -62,7 +62,7 @@ def draw_batch(
 
     Everything random comes from (seed, step, index): a training that was cut off continues with the batches it would
     have seen. ``weights``, one per case: how often a case with a bleed is drawn, to the others; None: all equally.
-    ``settled``: of patches with a bleed, the share in which a part of it is made as dense as brain, see `_settle`.
+    ``settled``: of patches with a bleed, the share in which a part is made as dense as brain, see `_settle`.
     """
     bleeding = [case for case in cases if case.bleeding_slices.size]
     chance = None
@@ -129,12 +129,14 @@ def _window(
 
 
 LEAST_SETTLED = 200  # voxels: a smaller one shows no level
+LEVEL_SHARE = 0.5
+PIXELS_A_SLICE = 4.0  # about how far slices lie apart, in pixels of 1 mm
 
 
 def _settle(patch: Patch, rng: np.random.Generator) -> Patch:
-    """One bleed of the patch with a fluid level (cells to the back, serum above) or, now and then, another straight border.
+    """One bleed of the patch with a fluid level (cells to the back, serum above) or, as often, two halves as of a blend.
 
-    The serum is as dense as brain: what outlines it is its rim and the rest of the shape.
+    The paler part is as dense as brain: what outlines it is its rim and the rest of the shape.
     """
     labels, _ = ndimage.label(patch.occupancy_zyx >= 0.5)
     sizes = np.bincount(labels.ravel())[1:]
@@ -142,10 +144,10 @@ def _settle(patch: Patch, rng: np.random.Generator) -> Patch:
     if not large.size:
         return patch
     bleed = labels == 1 + int(rng.choice(large))
-    angle = 0.0 if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
-    y, x = np.arange(bleed.shape[1])[:, None], np.arange(bleed.shape[2])[None]
-    along = (np.cos(angle) * y + np.sin(angle) * x).astype(np.float32)
-    level = np.quantile(np.broadcast_to(along, bleed.shape)[bleed], rng.uniform(0.2, 0.8))
+    toward = rng.normal(size=3) if rng.random() >= LEVEL_SHARE else np.array([0.0, 1.0, 0.0])
+    z, y, x = np.ogrid[tuple(slice(n) for n in bleed.shape)]
+    along = ((toward[0] * PIXELS_A_SLICE * z + toward[1] * y + toward[2] * x) / np.linalg.norm(toward)).astype(np.float32)
+    level = np.quantile(along[bleed], rng.uniform(0.2, 0.8))
     above = np.clip(np.float32(level) - along + np.float32(0.5), 0, 1)
     # Its partly filled border with it: beyond, nothing is filled.
     near = ndimage.binary_dilation(bleed, structure=np.ones((1, 3, 3), bool), iterations=2)

@@ -42,7 +42,7 @@ class TrainingOptions:
     ema_decay : of the averaged weights that are delivered; 0 delivers the last ones.
     hard_loss : see `engines.loss.haematoma_loss`.
     elusive : a bleed is drawn ``1 + elusive * engines.patches.brain_like(case) ** 2`` times as often as one unlike brain.
-    settled : share of patches with a bleed that get a fluid level or another straight border, see `engines.patches`.
+    settled : share of patches with a bleed that get a fluid level or a paler half, see `engines.patches`.
     begun_from : SHA-256 of the checkpoint whose weights it began with; "": with random ones.
     precision : "auto" is bfloat16 autocast where the processor computes with it, else float32.
     device : "auto" is CUDA where torch finds it.
@@ -87,7 +87,7 @@ PAPER_PROTOCOL: dict[str, Any] = {
 """doi:10.1038/s41746-025-02213-w: Dice + cross-entropy, SGD 1e-3, Nesterov 0.99, weight decay 3e-5, 500 epochs, batch 2.
 Its silence is filled by nnU-Net's habits: 250 iterations an epoch, learning rate x (1 - progress)^0.9."""
 
-REFINEMENT: dict[str, Any] = {"small_patch_zyx": None, "learning_rate": 7e-4, "elusive": 20.0, "settled": 0.2}
+REFINEMENT: dict[str, Any] = {"small_patch_zyx": None, "learning_rate": 7e-4, "elusive": 30.0, "settled": 0.35}
 """*Ours*, for weights that know already what a haematoma is: whole heads, small steps, what is easily missed more often."""
 
 

@@ -203,7 +203,7 @@ def test_a_refinement_that_was_cut_off_ends_with_the_very_same_weights(
             refine("cut", other, resume=True, report=silent)
 
 
-def test_a_bleed_settles_within_its_outline_most_often_to_the_back() -> None:
+def test_a_bleed_settles_within_its_outline_and_to_the_back_more_often_than_not() -> None:
     _, y, x = np.mgrid[:6, :40, :40]
     occupancy = (np.hypot(y - 20, x - 18) < 9).astype(np.float32)
     occupancy[:, :2, :2] = 1  # too small for a level
