@@ -93,7 +93,12 @@ def _store(association: Association, data: bytes, *, message_id: int) -> Answer:
     if not association.is_established:
         raise Unreachable("the association was aborted")
     dataset = dcmread(io.BytesIO(data))
-    response = association.send_c_store(dataset, msg_id=message_id % 65535)
+    try:
+        response = association.send_c_store(dataset, msg_id=message_id % 65535)
+    except RuntimeError:  # what pynetdicom says of an association that ended since it was looked at
+        if association.is_established:
+            raise
+        raise Unreachable("the association was aborted") from None
     if "Status" not in response:
         raise Unreachable("the association was lost before an answer")
     return judge(int(response.Status))

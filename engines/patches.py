@@ -146,7 +146,9 @@ def _settle(patch: Patch, rng: np.random.Generator) -> Patch:
     bleed = labels == 1 + int(rng.choice(large))
     toward = rng.normal(size=3) if rng.random() >= LEVEL_SHARE else np.array([0.0, 1.0, 0.0])
     z, y, x = np.ogrid[tuple(slice(n) for n in bleed.shape)]
-    along = ((toward[0] * PIXELS_A_SLICE * z + toward[1] * y + toward[2] * x) / np.linalg.norm(toward)).astype(np.float32)
+    along = ((toward[0] * PIXELS_A_SLICE * z + toward[1] * y + toward[2] * x) / np.linalg.norm(toward)).astype(
+        np.float32
+    )
     level = np.quantile(along[bleed], rng.uniform(0.2, 0.8))
     above = np.clip(np.float32(level) - along + np.float32(0.5), 0, 1)
     # Its partly filled border with it: beyond, nothing is filled.

@@ -21,6 +21,7 @@ from ichor.messages import Envelope, ScanChanged
 from ichor.series.evidence import Decision
 from ichor.series.senders import Lesson, Sender
 from ichor.types import Grade, Instance, Job, Scan
+from ichor.wal import set_wal
 from listener.series_state import Member, SeriesState
 from listener.study import StudyAssembly
 
@@ -125,7 +126,7 @@ class AssemblyStore:
             self._db.execute("PRAGMA journal_mode = PERSIST")
             self._db.execute("PRAGMA cache_spill = OFF")  # nothing of a transaction reaches the file before its check
         else:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            set_wal(self._db)
         # Without a WAL NORMAL may leave a damaged file after a power cut.
         self._relaxed = "FULL" if shared else "NORMAL"
         self._db.execute("PRAGMA synchronous = FULL")

@@ -60,7 +60,7 @@ class Crew:
         """Where ``process`` has its connections from; ``seats`` is its view of them."""
         if process:
             listening.close()
-            return Inbox(self.inboxes[process - 1][1], seats)
+            return Inbox(self.inboxes[process - 1][1].dup(), seats)
         return Door(listening, seats, self.inboxes) if self.inboxes else listening
 
 
@@ -173,13 +173,7 @@ class Inbox:
                 raise OSError(errno.EMFILE, "no descriptor for a connection that was handed over")
 
     def close(self) -> None:
-        """What is still in it ends here."""
-        with contextlib.suppress(OSError):  # BlockingIOError: it is empty
-            while True:
-                number, connection, _ = _take(self._end)
-                self._seats.took(number)
-                if connection is not None:
-                    connection.close()
+        """What is still in it waits for the next process, or for the first one; it ends with all that have the inbox."""
         self._end.close()
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -114,12 +114,9 @@ def way(s3: S3) -> Iterator[Way]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[S3]:
+def s3(free_port: Callable[[], int]) -> Iterator[S3]:
     """A server for the tests that share one; each makes its own bucket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = S3(port)
+    server = S3(free_port())
     yield server
     server.end()
 

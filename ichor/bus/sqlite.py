@@ -31,6 +31,7 @@ from ichor.bus.wake import Wake, lives, notify
 from ichor.clock import Clock, SystemClock
 from ichor.errors import CannotStart, TransientError
 from ichor.messages import Envelope
+from ichor.wal import set_wal
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class SqliteBus:
     def _prepare(self) -> None:
         try:
             with self._connection() as db:
-                _set_wal(db)
+                set_wal(db)
                 db.execute("BEGIN IMMEDIATE")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
@@ -419,16 +420,3 @@ def _bury(db: sqlite3.Connection, key: dict[str, Any], attempts: int, reason: st
 
 def _readers(topic: str) -> str:
     return f"read {topic}"
-
-
-def _set_wal(db: sqlite3.Connection) -> None:
-    """Switch to WAL. Unlike all else, the switch does not wait for others who do the same at the same moment."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)

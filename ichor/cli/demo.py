@@ -30,7 +30,7 @@ from ichor.errors import IchorError
 from phantoms.ct_study import Truth, write_ct_head
 
 _START_PATIENCE = 300.0  # a slow machine compiles the network for minutes, once
-_PATIENCE = 55.0  # seconds for all answers once everything was sent
+_PATIENCE = 240.0  # seconds for all answers once everything was sent: some 11 where nothing else runs
 _SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 _REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ichor.errors import CannotStart
 from ichor.types import Priority
+from ichor.wal import set_wal
 
 _VERSION = 3
 
@@ -142,7 +143,7 @@ def digest_of_unread(location: str) -> str:
 
 def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-    connection.execute("PRAGMA journal_mode = WAL")
+    set_wal(connection)
     connection.execute("PRAGMA cache_size = -1024")  # KiB of 2,000 for each connection; the kernel has the pages, too
     return connection
 

@@ -147,7 +147,7 @@ class Receive:
         """Rows of these studies in the journal; 0 while it is not there yet."""
         try:
             reader = JournalReader(self.data / "journal.sqlite")
-        except CannotStart:
+        except (CannotStart, OSError):
             return 0
         try:
             return sum(len(reader.by_study(study)) for study in studies)
@@ -198,5 +198,5 @@ def _kill(pid: int) -> None:
 def _alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

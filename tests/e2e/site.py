@@ -92,7 +92,7 @@ class Site:
         return answer if status == 200 else None
 
     def wait_study(
-        self, uid: str, *, states: tuple[str, ...] = ("done", "failed"), revision: int = 1, timeout: float = 240.0
+        self, uid: str, *, states: tuple[str, ...] = ("done", "failed"), revision: int = 1, timeout: float = 600.0
     ) -> dict[str, Any]:
         """The study once it is in one of ``states`` at ``revision`` or later."""
         last: dict[str, Any] | None = None

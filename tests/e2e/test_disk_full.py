@@ -35,9 +35,15 @@ def receiver(disk: Path, free_port: Callable[[], int]) -> Iterator[Receive]:
 def ballast(disk: Path, *, leave: int) -> Path:
     """A file that takes all but ``leave`` bytes."""
     path = disk / f"ballast-{len(list(disk.glob('ballast-*')))}"
-    space = os.statvfs(disk)
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - leave)
+    for last in [False] * 100 + [True]:
+        space = os.statvfs(disk)
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - leave)
+            break
+        except OSError:  # nothing is free, or another process took some meanwhile
+            if last or space.f_bavail * space.f_frsize <= leave:
+                raise
     return path
 
 

@@ -225,7 +225,7 @@ def check_the_end(case: Case, uid: str, site: Site, orthanc: Orthanc) -> None:
         study = site.study(uid)
         return study is not None and study["state"] == "done" and NEW in identities(orthanc, uid).values()
 
-    site.until(over, timeout=240, what=lambda: f"{case}: {site.study(uid)}")
+    site.until(over, timeout=600, what=lambda: f"{case}: {site.study(uid)}")
     study = site.study(uid)
     assert study is not None
     there = objects(orthanc, uid)

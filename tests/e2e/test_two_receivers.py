@@ -66,7 +66,7 @@ def lives(scu: Scu, n: int) -> bool:
 def test_four_associations_are_served_two_by_two(start: Callable[..., Receive]) -> None:
     receiver = start()
     senders = [Scu(receiver.port) for _ in range(4)]
-    assert shares(receiver) == [2, 2]
+    receiver.until(lambda: shares(receiver) == [2, 2], what="two each")
     assert [store(scu, n) for n, scu in enumerate(senders)] == [0] * 4
     for scu in senders:
         scu.release()
@@ -101,7 +101,7 @@ def admitted(receiver: Receive, senders: list[Scu]) -> bool:
 def test_associations_of_one_process_outlive_the_other(start: Callable[..., Receive], killed: str, left: str) -> None:
     receiver = start(associations=4)
     senders = [Scu(receiver.port) for _ in range(4)]
-    assert shares(receiver) == [2, 2]
+    receiver.until(lambda: shares(receiver) == [2, 2], what="two each")
     survivor = receiver.receiving()[left]
     receiver.kill_receiving(killed)
     assert receiver.receiving()[left] == survivor
@@ -109,7 +109,7 @@ def test_associations_of_one_process_outlive_the_other(start: Callable[..., Rece
     assert len(alive) == 2
     # The places of the dead are free again, those of the living are not.
     alive += [Scu(receiver.port) for _ in range(2)]
-    assert shares(receiver) == [2, 2]
+    receiver.until(lambda: shares(receiver) == [2, 2], what="two each again")
     with pytest.raises(Rejected):
         Scu(receiver.port)
     assert [store(scu, 10 + n) for n, scu in enumerate(alive)] == [0] * 4
@@ -136,7 +136,7 @@ def test_a_connection_that_was_given_to_a_process_that_hangs_is_served_by_the_fi
     more = [Scu(receiver.port) for _ in range(3)]  # the first of these comes back from the other's inbox
     assert [store(scu, n) for n, scu in enumerate([first, *more])] == [0] * 4
     assert held(receiver.receiving()["receive"], receiver.port) == 4
-    assert receiver.log().count("receiving process 2 does not take its connections") == 1
+    assert receiver.log().count("receiving process 2 does not take its connections") >= 1
     os.kill(second, signal.SIGCONT)
     receiver.until(
         lambda: more.append(Scu(receiver.port)) is None and held(second, receiver.port) > 0, what="its share again"
@@ -149,7 +149,7 @@ def test_nobody_who_connects_is_lost_while_one_process_is_stopped(start: Callabl
     first = Scu(receiver.port)
     second = receiver.receiving()["receive-2"]
     stays = Scu(receiver.port)  # so it drains for seconds
-    assert held(second, receiver.port) == 1
+    receiver.until(lambda: held(second, receiver.port) == 1, what="one for the second process")
     os.kill(second, signal.SIGTERM)
     while "role receive-2 ended" not in receiver.log():
         Scu(receiver.port).release()
@@ -166,7 +166,7 @@ def test_a_hand_over_comes_before_tls(
     receiver = start(**{"tls.cert": str(certificate), "tls.key": str(key), "tls.ca": str(authority.certificate)})
     client = trusting(authority.issue("ct"))
     senders = [SecureScu(receiver.port, client) for _ in range(4)]
-    assert shares(receiver) == [2, 2]
+    receiver.until(lambda: shares(receiver) == [2, 2], what="two each")
     assert [store(scu, n) for n, scu in enumerate(senders)] == [0] * 4
     for scu in senders:
         scu.release()
@@ -175,8 +175,7 @@ def test_a_hand_over_comes_before_tls(
 def test_a_stop_leaves_nobody_waiting(start: Callable[..., Receive]) -> None:
     receiver = start()
     senders = [socket.create_connection(("127.0.0.1", receiver.port), timeout=60) for _ in range(6)]
-    receiver.until(lambda: sum(shares(receiver)) == 6, what="six connections")
-    assert min(shares(receiver)) == 3
+    receiver.until(lambda: shares(receiver) == [3, 3], what="three connections each")
     receiver.stop()
     assert [sender.recv(1) for sender in senders] == [b""] * 6
 
@@ -185,7 +184,7 @@ def test_stat_on_one_process_slows_routine_on_the_other_and_metrics_add_up(site:
     site.env |= {"ICHOR_LISTENER__PROCESSES": "2", "ICHOR_LISTENER__STAT_AE_TITLES": '["ICHOR_STAT"]'}
     site.start()
     run = site.folder / "data" / "run"
-    site.until(lambda: (run / "receive-2.ready").exists(), timeout=90, what="both processes")
+    site.until(lambda: (run / "receive-2.ready").exists(), timeout=300, what="both processes")
     urgent, routine = Scu(site.listener_port, called="ICHOR_STAT"), Scu(site.listener_port)
     pids = [int((run / f"{role}.ready").read_text()) for role in ROLES]
     assert [held(pid, site.listener_port) for pid in pids] == [1, 1]
@@ -204,13 +203,13 @@ def test_stat_on_one_process_slows_routine_on_the_other_and_metrics_add_up(site:
     sending = [threading.Thread(target=send, args=args, daemon=True) for args in ((urgent, 0), (routine, 1_000_000))]
     for thread in sending:
         thread.start()
-    site.until(lambda: metrics(site)["ichor_routine_waits_total"] >= 3, timeout=90, what="routine objects that wait")
+    site.until(lambda: metrics(site)["ichor_routine_waits_total"] >= 3, timeout=300, what="routine objects that wait")
     over.set()
     for thread in sending:
         thread.join(timeout=60)
     urgent.release()
     routine.release()
-    site.until(lambda: metrics(site)["ichor_associations_open"] == 0, timeout=90, what="the end of both")
+    site.until(lambda: metrics(site)["ichor_associations_open"] == 0, timeout=300, what="the end of both")
 
 
 def metrics(site: Site) -> dict[str, float]:

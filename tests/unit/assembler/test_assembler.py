@@ -81,7 +81,7 @@ class Place:
         self.bus.publish(INSTANCES, [seal(closed, source="test", time=SystemClock().time())])
 
     def job(self) -> Job:
-        delivery = self.jobs.receive(10)
+        delivery = self.jobs.receive(60)
         assert delivery is not None
         delivery.ack()
         data = open_envelope(delivery.envelope)

@@ -438,7 +438,7 @@ def test_away_at_the_start_and_again_later_loses_nothing_and_goes_on_by_itself(
 
     eventually(acknowledged)
     assert get().envelope.id == "b"
-    assert {envelope.id for _, envelope in bus.read("jobs")} == {"a", "b"}
+    assert {envelope.id for _, envelope in open_bus(servers=broker.servers).read("jobs")} == {"a", "b"}
 
 
 @pytest.mark.soak

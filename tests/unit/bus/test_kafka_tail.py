@@ -186,13 +186,13 @@ def test_what_was_foreseen_is_told_to_who_waits_and_what_was_not_is_said_once_wi
     ])  # fmt: skip
     go_on = threading.Semaphore()
 
-    def places(_positions: Mapping[str, int]) -> dict[Any, int]:
+    def ends(topics: Sequence[str]) -> dict[str, tuple[int, int]]:
         assert go_on.acquire(timeout=LONG)
         for error in said:
             raise error
-        return Lists.places(lists, _positions)
+        return Lists.ends(lists, topics)
 
-    lists.places = places  # type: ignore[method-assign]
+    lists.ends = ends  # type: ignore[method-assign]  # not `places`: that is called with the replica's lock held
     tail = follow()
     for error, text in ((TransientError, "111"), (CannotStart, "credentials"), (TransientError, "one")):
         wait_for(tail, lambda text=text: text in str(tail.replica.error))  # type: ignore[misc]

@@ -119,13 +119,13 @@ def test_doctor_asks_the_bus_and_the_topics_of_a_real_kafka(
     with bus.cluster.asked() as admin:
         admin.create_topics({f"{prefix}events": {"num_partitions": 2}}, wait_for_metadata=True)
     url = f"kafka://{broker.servers}"
-    said = ask(url, prefix=prefix)
+    said = ask(url, prefix=prefix, timeout="60s")
     assert said[0] == "OK    bus: 1 messages in hand or waiting"
     assert said[1].startswith("WARN  dead letters: 1 ->")
     assert said[2].startswith("FAIL  topics: events: of several partitions ->")
     assert said[3].startswith("FAIL  topics: events: whose messages end by themselves ->")
     assert [line.partition(":")[0] for line in said[4:]] == ["WARN  topics"] * 2
-    strict = ask(url, prefix=prefix, create_topics=False)
+    strict = ask(url, prefix=prefix, create_topics=False, timeout="60s")
     assert [line[:4] for line in strict if "not there" in line] == ["FAIL", "WARN"]
     bus.close()
 

@@ -179,7 +179,7 @@ def test_metrics_tell_what_they_know_while_the_bus_is_away(caplog: pytest.LogCap
     bus = AwayBus(clock=ManualClock())
     bus.subscribe(["events"], "watcher")
     bus.publish("events", [seal(whole_way(1)[0], source="test", time=T0)])
-    exposition = Exposition(bus, lambda: None, patience=0.05)
+    exposition = Exposition(bus, lambda: None, patience=60.0)
     assert 'ichor_bus_waiting{group="watcher",topic="events"} 1.0' in exposition.text().decode()
     assert "ichor_bus_away 0.0" in exposition.text().decode()
     bus.away = True
@@ -188,12 +188,13 @@ def test_metrics_tell_what_they_know_while_the_bus_is_away(caplog: pytest.LogCap
         assert "ichor_bus_away 1.0" in text
         assert 'ichor_bus_waiting{group="watcher",topic="events"} 1.0' in text
     assert caplog.text.count("nobody is there") == 1
+    exposition._patience = 0.05
     bus.away, bus.silent = False, threading.Event()
     for _ in range(2):
         assert "ichor_bus_away 1.0" in exposition.text().decode()
     assert [thread.name for thread in threading.enumerate()].count("metrics-bus") == 1
     bus.silent.set()
-    exposition = Exposition(bus, lambda: None)
+    exposition = Exposition(bus, lambda: None, patience=60.0)
     assert "ichor_bus_away 0.0" in exposition.text().decode()
 
 

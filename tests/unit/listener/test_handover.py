@@ -103,15 +103,19 @@ def test_what_nobody_takes_waits_for_the_next_process_and_a_full_inbox_is_served
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_stop_ends_what_still_waits_in_the_inbox(crew: Crew) -> None:
+def test_what_still_waits_in_the_inbox_of_a_process_that_stops_is_the_next_ones(crew: Crew) -> None:
     first = Process(crew, 0)
     first.start()
     assert ask(first.port)[0] == b"0"
     with socket.create_connection(("127.0.0.1", first.port), timeout=60) as waiting:
+        waiting.sendall(request())
         assert ask(first.port)[0] == b"0"  # so the one before has gone to the inbox
         crew.source(crew.seats.at(1), 1, socket.socket()).close()
-        assert waiting.recv(1) == b""
-    first.lobby.close()
+        second = Process(crew, 1)
+        second.start()
+        assert waiting.recv(1) == b"1"
+    for process in (first, second):
+        process.lobby.close()
 
 
 def test_a_process_without_descriptors_loses_nothing_and_goes_on_when_it_has_some_again(

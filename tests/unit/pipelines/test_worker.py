@@ -905,7 +905,7 @@ def test_the_lease_is_kept_while_work_goes_on() -> None:
     delivery = HeldDelivery()
     worker = _worker(threading.Event())
     assert worker._work(delivery, lambda: delivery.enough.wait(60)) is True  # type: ignore[arg-type]
-    assert delivery.extended == [15.0, 15.0, 15.0]
+    assert delivery.extended[:3] == [15.0, 15.0, 15.0]  # and again until the work's thread has ended
     assert BEAT_SECONDS < 15.0 / 2
 
 
@@ -955,7 +955,7 @@ def test_the_role_runs_until_it_is_stopped() -> None:
     place.subscription.close()
     stopped.start()
     assert ready.wait(60)
-    assert place.bus.read(RESULTS, wait=30)
+    assert place.bus.read(RESULTS, wait=60)
     place.stop.set()
     stopped.join(60)
     assert not stopped.is_alive()
@@ -990,7 +990,7 @@ def test_an_outage_is_said_once_and_a_bus_not_to_be_used_ends_the_worker(
     monkeypatch.setattr(place.bus, "subscribe", lambda *_, **__: Away())
     with pytest.raises(CannotStart, match="newer Ichor"):
         place.worker.run(lambda: None)
-    assert [record.message for record in caplog.records] == ["work waits: Kafka hangs up"]
+    assert [said for r in caplog.records if "waits" in (said := r.message)] == ["work waits: Kafka hangs up"]
 
 
 def test_an_attempt_that_outlives_the_job_gives_no_second_answer() -> None:

@@ -54,7 +54,7 @@ class Place:
         self.until(lambda: self.writer._lanes[Lane.ROUTINE]._spare is not None)
 
     def until(self, true: Callable[[], bool]) -> None:
-        for _ in range(8_000):
+        for _ in range(60_000):
             if true():
                 return
             threading.Event().wait(0.001)
