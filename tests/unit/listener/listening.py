@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from unit.listener.modality import Scu
 
 from ichor.clock import SystemClock
 from ichor.config import ListenerSettings, SenderSettings
@@ -138,3 +141,13 @@ class Listening:
     @property
     def port(self) -> int:
         return self.receiver.port
+
+    def scu(self, **how: Any) -> Scu:
+        """A sender whose association is in our hands on this side, too: the library accepts before it says so."""
+        before = set(self.receiver._sessions.all())
+        scu = Scu(self.port, **how)
+        deadline = time.monotonic() + 60
+        while not any(s.origin for a, s in self.receiver._sessions.all().items() if a not in before):
+            assert time.monotonic() < deadline, "never accepted"
+            time.sleep(0.005)
+        return scu

@@ -11,6 +11,7 @@ from typing import Any
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
 from pynetdicom.transport import ThreadedAssociationServer
+from unit.listener.modality import Scu
 
 from ichor.clock import SystemClock
 from ichor.errors import DataSetMismatch, OutOfResources
@@ -125,6 +126,14 @@ class Server:
     def port(self) -> int:
         return int(self._server.server_address[1])
 
+    def scu(self, **how: Any) -> Scu:
+        """A sender whose association is in our hands on this side, too: the library accepts before it says so."""
+        before = len(self.associations)
+        scu = Scu(self.port, **how)
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.associations) > before, timeout=60), "never accepted"
+        return scu
+
     def forget(self) -> None:
         """Begin anew with no memory of what was."""
         self.spool.objects.clear()
@@ -142,12 +151,14 @@ class Server:
 
     def _accepted(self, event: evt.Event) -> None:
         event.assoc.network_timeout_response = self._idle_response
-        self.associations.append(event.assoc)
         if self._fast:
             assert fast_path.install(
                 event.assoc, reception=self.reception, origin=self._origin, turn=self._turn, tell=self.causes.append,
                 network_timeout=self._network_timeout, finish=self._finish, baton=self._baton,
             )  # fmt: skip
+        with self._changed:
+            self.associations.append(event.assoc)
+            self._changed.notify_all()
 
     def _store(self, event: evt.Event) -> int:
         # A sender in a hurry may be read by the library before EVT_ACCEPTED, where the fast path is installed.

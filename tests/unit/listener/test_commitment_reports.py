@@ -140,7 +140,7 @@ def test_a_report_that_is_not_taken_says_why(
 def test_a_thread_of_the_library_that_pauses_late_takes_no_answer(
     modality: Modality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("listener.commitment_reports._ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("listener.commitment_reports._ANSWER_SECONDS", 20.0)
     modality.start()
     for _ in range(3):
         send_report(ReportAddress("127.0.0.1", modality.port), decided())

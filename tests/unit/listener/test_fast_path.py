@@ -73,10 +73,10 @@ class Talk:
     stored: list[tuple[Any, bytes]] = field(default_factory=list)
 
 
-def converse(port: int, sends: list[bytes], *, answers: int, end: str = "release") -> Talk:
+def converse(server: Server, sends: list[bytes], *, answers: int, end: str = "release") -> Talk:
     """Send as told, without waiting; then read so many answers, or what comes until the connection is closed."""
     talk = Talk()
-    scu = Scu(port, contexts=CONTEXTS)
+    scu = server.scu(contexts=CONTEXTS)
     for data in sends:
         scu.socket.sendall(data)
     try:
@@ -112,7 +112,7 @@ def both(servers: tuple[Server, Server]) -> Both:
 
     def talk(server: Server, sends: list[bytes], answers: int, end: str) -> Talk:
         server.forget()
-        talk = converse(server.port, sends, answers=answers, end=end)
+        talk = converse(server, sends, answers=answers, end=end)
         talk.fate = server.fate()
         talk.stored = server.stored()
         return talk
@@ -152,7 +152,7 @@ def test_priority_is_written_down(priority: int) -> None:
     records = []
     for fast in (False, True):
         with Server(fast=fast) as server:
-            converse(server.port, [whole(SMALL[0], 1, priority=priority)], answers=1)
+            converse(server, [whole(SMALL[0], 1, priority=priority)], answers=1)
             server.fate()
             records.append(server.receipts.records[0][1])
     assert records[0].command_priority_high == records[1].command_priority_high == (priority == 1)
@@ -211,7 +211,7 @@ def test_connection_that_is_gone_in_the_middle_is_an_abort(both: Both) -> None:
 def test_what_cannot_be_ends_the_association_on_both_paths(wrong: bytes) -> None:
     for fast in (False, True):
         with Server(fast=fast) as server:
-            scu = Scu(server.port, contexts=CONTEXTS)
+            scu = server.scu(contexts=CONTEXTS)
             scu.socket.sendall(whole(SMALL[0], 1))
             assert scu.read()[0] == 4
             scu.socket.sendall(wrong)
@@ -235,7 +235,7 @@ def test_what_cannot_be_ends_the_association_on_both_paths(wrong: bytes) -> None
 )
 def test_bounds_are_answered_with_an_abort(wrong: bytes, cause: str) -> None:
     with Server(fast=True) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(whole(SMALL[0], 1) + wrong)
         assert scu.read()[0] == 4
         assert scu.read() == (7, b"\0\0\2\6")  # by the provider: invalid PDU parameter value, PS3.8 table 9-26
@@ -302,7 +302,7 @@ def test_messages_that_share_a_pdu_are_all_answered() -> None:
         value(1, 3, command(b"1.2.3.4.1\0", number=3)), value(1, 2, SMALL[1]),
     ]  # fmt: skip
     with Server(fast=True) as server:
-        talk = converse(server.port, [p_data(*values)], answers=3)
+        talk = converse(server, [p_data(*values)], answers=3)
         assert [answer[-2:] if n == 1 else b"" for n, answer in enumerate(talk.answers)][1] == b"\0\0"
         assert server.fate() == "released"
         assert len(server.stored()) == 2
@@ -311,7 +311,7 @@ def test_messages_that_share_a_pdu_are_all_answered() -> None:
 def test_turn_comes_before_each_object() -> None:
     seen: list[int] = []
     with Server(fast=True, turn=lambda: seen.append(len(server.receipts.records))) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(p_data(value(3, 3, echo())))
         scu.read()  # answered, so the fast path is installed: what comes now is never read by the library
         seen.clear()
@@ -324,7 +324,7 @@ def test_turn_comes_before_each_object() -> None:
 def test_object_larger_than_the_buffer_streams() -> None:
     data = encode(image("1.2.3.4.0", pixels=random.Random(1).randbytes(5_000_000)))
     with Server(fast=True) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         assert scu.store(data, sop_instance="1.2.3.4.0", pdv=100_000) == 0
         scu.release()
         assert server.stored()[0][1] == data
@@ -335,7 +335,7 @@ def test_full_disk_in_the_middle_is_a700_and_the_association_goes_on() -> None:
     data = encode(image("1.2.3.4.0", pixels=bytes(5_000_000)))
     with Server(fast=True) as server:
         server.spool.is_full = True
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         assert scu.store(data, sop_instance="1.2.3.4.0", pdv=100_000) == 0xA700
         assert server.spool.discarded == 1
         server.spool.is_full = False
@@ -345,7 +345,7 @@ def test_full_disk_in_the_middle_is_a700_and_the_association_goes_on() -> None:
 
 def test_sender_silent_within_an_object_is_aborted_and_leaves_nothing() -> None:
     with Server(fast=True, network_timeout=0.3) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(p_data(value(1, 3, command())) + p_data(value(1, 0, SMALL[0][:300])))
         assert scu.read()[0] == 7
         scu.socket.close()
@@ -373,7 +373,7 @@ def test_sender_of_a_byte_now_and_then_is_aborted(monkeypatch: pytest.MonkeyPatc
     clock = Time()
     data = whole(SMALL[0], 1)
     with Server(fast=True, network_timeout=60.0) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         monkeypatch.setattr(fast_path, "time", clock)
         for at in range(4):  # the last one when 75 s have gone
             scu.socket.sendall(data[at : at + 1])
@@ -391,7 +391,7 @@ def test_idle_association_ends_as_on_the_plain_path(response: str, kind: int) ->
         server.associations[0].network_timeout = 0.1  # from the object on: the sender may be late with it
 
     with Server(fast=True, turn=shorten, idle_response=response) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(whole(SMALL[0], 1))
         assert scu.read()[0] == 4
         assert scu.read()[0] == kind
@@ -403,7 +403,7 @@ def test_idle_association_ends_as_on_the_plain_path(response: str, kind: int) ->
 @pytest.mark.parametrize("within", [False, True])
 def test_abort_by_us_comes_at_once(within: bool) -> None:
     with Server(fast=True) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(whole(SMALL[0], 1))
         assert scu.read()[0] == 4
         if within:
@@ -428,19 +428,19 @@ def test_unexpected_error_ends_the_association_and_no_other(
     with Server(fast=True) as server:
         with monkeypatch.context() as patch:
             patch.setattr(fast_path._FastPath, broken, fail)
-            assert converse(server.port, [whole(SMALL[0], 1)], answers=1).answers == []
+            assert converse(server, [whole(SMALL[0], 1)], answers=1).answers == []
             assert server.fate() == "aborted"
         (message,) = [m for m in caplog.messages if m.startswith("unexpected error while an association was served")]
         assert "Secret" not in caplog.text
         assert "ZeroDivisionError at test_fast_path.py:" in message
-        assert len(converse(server.port, [whole(SMALL[0], 1)], answers=1).answers) == 1
+        assert len(converse(server, [whole(SMALL[0], 1)], answers=1).answers) == 1
         assert server.fate(1) == "released"
 
 
 def test_request_of_our_own_is_the_librarys() -> None:
     # The library pauses its reactor for that: from then on the association is its own.
     with Server(fast=True) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(whole(SMALL[0], 1))
         assert scu.read()[0] == 4
         released = threading.Thread(target=server.associations[0].release)
@@ -457,7 +457,7 @@ def test_peer_of_tiny_pdus_gets_its_answers_in_pieces_as_from_the_library(longes
     commands = []
     for fast in (False, True):
         with Server(fast=fast) as server:
-            scu = Scu(server.port, contexts=CONTEXTS, longest=longest)
+            scu = server.scu(contexts=CONTEXTS, longest=longest)
             scu.socket.sendall(whole(SMALL[0], 1))
             said, control = b"", 0
             while not control & pdu.LAST:
@@ -486,7 +486,7 @@ def test_long_uids_do_not_stay_in_memory() -> None:
 def test_message_of_the_librarys_is_bounded_as_it_is_handed_over() -> None:
     asked = command(field=0x30, sop_class=ECHO.encode() + b"\0")
     with Server(fast=True) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(p_data(value(3, 3, asked)))
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
@@ -539,9 +539,9 @@ def secure(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> s
 def test_tls_carries_objects_echoes_and_releases(secure: ssl.SSLContext) -> None:
     large = encode(image("1.2.3.4.9", pixels=random.Random(2).randbytes(3_000_000)))
     with Server(fast=True, tls=secure) as server:
-        talk = converse(server.port, [whole(SMALL[0], 1) + p_data(value(3, 3, echo(2))), whole(b"", 3)], answers=3)
+        talk = converse(server, [whole(SMALL[0], 1) + p_data(value(3, 3, echo(2))), whole(b"", 3)], answers=3)
         assert (len(talk.answers), server.fate()) == (3, "released")
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         assert scu.store(large, sop_instance="1.2.3.4.9", pdv=120_000) == 0
         assert scu.echo(3) == 0
         assert scu.store(SMALL[1], sop_instance="1.2.3.4.1", pdv=7) == 0
@@ -552,7 +552,7 @@ def test_tls_carries_objects_echoes_and_releases(secure: ssl.SSLContext) -> None
 
 def test_tls_sender_silent_within_an_object_is_aborted(secure: ssl.SSLContext) -> None:
     with Server(fast=True, tls=secure, network_timeout=0.3) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         scu.socket.sendall(p_data(value(1, 3, command())) + p_data(value(1, 0, SMALL[0][:300])))
         assert scu.read()[0] == 7
         scu.socket.close()
@@ -561,7 +561,7 @@ def test_tls_sender_silent_within_an_object_is_aborted(secure: ssl.SSLContext) -
 
 def test_tls_abort_by_us_comes_at_once_also_within_a_record(secure: ssl.SSLContext) -> None:
     with Server(fast=True, tls=secure) as server:
-        scu = Scu(server.port, contexts=CONTEXTS)
+        scu = server.scu(contexts=CONTEXTS)
         socket.socket.sendall(scu.socket, b"\x17\x03\x03\x01\x00" + bytes(10))  # the beginning of a TLS record
         scu.socket.settimeout(30)
         server.associations[0].abort(block=False)
@@ -599,7 +599,7 @@ def flooding(scu: Scu, data: bytes) -> Iterator[None]:
 
 def test_a_sender_that_reads_no_answers_is_in_nobodys_way() -> None:
     with Server(fast=True, network_timeout=600.0, baton=Baton(longest=600.0)) as server:
-        deaf, other = Scu(server.port), Scu(server.port)
+        deaf, other = server.scu(), server.scu()
         until(lambda: len(server.associations) == 2)
         answers = server.associations[0].dul.socket.socket
         answers.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -612,7 +612,7 @@ def test_a_sender_that_reads_no_answers_is_in_nobodys_way() -> None:
 
 def test_a_sender_that_never_pauses_leaves_others_their_turns() -> None:
     with Server(fast=True, baton=Baton(longest=600.0)) as server:
-        hog, other = Scu(server.port), Scu(server.port)
+        hog, other = server.scu(), server.scu()
         hog.socket.sendall(p_data(value(1, 3, command())))
         with flooding(hog, p_data(value(1, 0, b""), value(1, 0, b"")) * 8000):
             for number in (1, 2, 3):
@@ -630,7 +630,7 @@ def test_an_object_whose_end_waits_for_a_disk_is_in_nobodys_way() -> None:
         return int(arrival.end())
 
     with Server(fast=True, baton=Baton(), finish=finish) as server:
-        slow, other = Scu(server.port), Scu(server.port)
+        slow, other = server.scu(), server.scu()
         slow.send_store(SMALL[0], sop_class=CT, sop_instance="1.2.3.4.0")
         assert waiting.wait(60.0)
         for number in (1, 2, 3):

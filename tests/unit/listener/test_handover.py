@@ -62,6 +62,13 @@ def ask(port: int) -> tuple[bytes, tuple[object, ...]]:
             return b"", address
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is taken to hang."""
+    monkeypatch.setattr(handover, "_HANGS", 600.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_connections_are_served_in_turn_and_keep_their_addresses(crew: Crew) -> None:
     processes = [Process(crew, number) for number in (0, 1)]
     for process in processes:
@@ -71,12 +78,6 @@ def test_connections_are_served_in_turn_and_keep_their_addresses(crew: Crew) -> 
     assert sorted(a for p in processes for a in p.addresses) == sorted(addresses)
     for process in processes:
         process.lobby.close()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is taken to hang."""
-    monkeypatch.setattr(handover, "_HANGS", 600.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -211,7 +212,11 @@ def looking(process: Process) -> Iterator[None]:
     thread.join()
 
 
-def test_a_connection_that_died_with_its_taker_does_not_count_for_ever(crew: Crew) -> None:
+def test_a_connection_that_died_with_its_taker_does_not_count_for_ever(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = handover._HANGS
+    monkeypatch.setattr(handover, "_HANGS", 600.0)
     first = Process(crew, 0)
     first.start()
     assert ask(first.port)[0] == b"0"
@@ -219,6 +224,7 @@ def test_a_connection_that_died_with_its_taker_does_not_count_for_ever(crew: Cre
         lost.sendall(request())
         assert ask(first.port)[0] == b"0"
         handover._take(crew.inboxes[0][1])[1].close()  # type: ignore[union-attr]  # and it was killed
+        monkeypatch.setattr(handover, "_HANGS", hangs)
         second = Process(crew, 1)
         second.start()
         with looking(first):

@@ -318,13 +318,14 @@ def test_nothing_of_a_patient_is_logged_or_told(site: Site, caplog: pytest.LogCa
 
 def test_stop_lets_a_sender_finish(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(role, "_SENDERS_PATIENCE", 30.0)
+    monkeypatch.setattr(role, "_BUS_PATIENCE", 60.0)
     site = start_site()
     scu = Scu(site.port)
     site.stop.set()
     for number in range(3):
         assert scu.store(encode(image(f"1.2.3.4.{number}")), sop_instance=f"1.2.3.4.{number}") == 0
     scu.release()
-    site.thread.join(30)
+    site.thread.join(90)
     assert not site.thread.is_alive()
     with pytest.raises(ConnectionRefusedError):
         Scu(site.port)
@@ -332,13 +333,18 @@ def test_stop_lets_a_sender_finish(start_site: Callable[..., Site], monkeypatch:
     assert site.bus.closed()[0].released is True
 
 
-def test_stop_ends_a_sender_that_does_not_finish(site: Site) -> None:
+def test_stop_ends_a_sender_that_does_not_finish(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role, "_BUS_PATIENCE", 60.0)
+    site = start_site()
     scu = Scu(site.port)
     assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0
     site.stop.set()
     kind, _ = scu.read()
     assert kind == 7  # A-ABORT
-    site.thread.join(30)
+    site.thread.join(90)
+    assert not site.thread.is_alive()
     assert site.bus.closed()[0].released is False
 
 

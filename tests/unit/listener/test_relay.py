@@ -289,6 +289,7 @@ def test_urgent_objects_go_before_a_long_backlog(
     place: Path, log: ReceiptWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MOST_PER_BATCH", 5)
+    monkeypatch.setattr(module, "_LONGEST_WORK", 60.0)
     write(log, *(stored(number) for number in range(200)), ended())
     write(log, *(stored(number, association="S") for number in range(900, 905)), ended("S"), lane=Lane.STAT)
     running = Running(place, RecordingBus())

@@ -43,6 +43,17 @@ def test_fast_path_passes_where_the_bytes_come_late(monkeypatch: pytest.MonkeyPa
     assert trial.is_fast_path_usable()
 
 
+def test_fast_path_passes_where_the_library_says_late_that_it_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fast_path.install
+
+    def install(*arguments: Any, **more: Any) -> bool:
+        time.sleep(0.1)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(fast_path, "install", install)
+    assert trial.is_fast_path_usable()
+
+
 def test_private_name_that_is_gone_means_the_plain_path(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
