@@ -93,15 +93,22 @@ def _store(association: Association, data: bytes, *, message_id: int) -> Answer:
     if not association.is_established:
         raise Unreachable("the association was aborted")
     dataset = dcmread(io.BytesIO(data))
-    try:
+    with _while_it_lasts(association):
         response = association.send_c_store(dataset, msg_id=message_id % 65535)
-    except RuntimeError:  # what pynetdicom says of an association that ended since it was looked at
-        if association.is_established:
-            raise
-        raise Unreachable("the association was aborted") from None
     if "Status" not in response:
         raise Unreachable("the association was lost before an answer")
     return judge(int(response.Status))
+
+
+@contextmanager
+def _while_it_lasts(association: Association) -> Iterator[None]:
+    """pynetdicom raises RuntimeError where an association ended since it was looked at."""
+    try:
+        yield
+    except RuntimeError:
+        if association.is_established:
+            raise
+        raise Unreachable("the association was aborted") from None
 
 
 def judge(status: int) -> Answer:
@@ -133,7 +140,8 @@ def echo(destination: Destination, *, calling_ae: str) -> None:
     with _associated(destination, [VERIFICATION], calling_ae=calling_ae) as association:
         if not association.accepted_contexts:
             raise Unreachable("the destination does not accept Verification")
-        response = association.send_c_echo()
+        with _while_it_lasts(association):
+            response = association.send_c_echo()
         if "Status" not in response:
             raise Unreachable("no answer to C-ECHO")
         if response.Status != 0x0000:

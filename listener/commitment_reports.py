@@ -131,6 +131,10 @@ def send_report(address: ReportAddress, decided: CommitmentDecided) -> None:
             )
         event = _FAILURES_EXIST if decided.failed else _COMPLETE
         response, _ = association.send_n_event_report(_information(decided), event, SOP_CLASS, SOP_INSTANCE)
+    except RuntimeError:  # what pynetdicom says of an association that ended since it was looked at
+        if association.is_established:
+            raise
+        raise ReportFailed("the association was lost before an answer") from None
     finally:
         if association.is_established:
             association.release()

@@ -162,8 +162,6 @@ class Inbox:
 
     def accept(self) -> tuple[socket.socket, Any]:
         while True:
-            # A message whose descriptor the system cannot give us is lost: better not to take it then.
-            os.close(os.dup(self._end.fileno()))
             number, connection, address = _take(self._end)
             if connection is not None:
                 self._seats.coming(number)
@@ -181,7 +179,14 @@ def _take(end: socket.socket) -> tuple[int, socket.socket | None, tuple[Any, ...
     """The next message: its number, the connection and its address. No connection: the system has closed it.
 
     No address either: there was none.
+
+    Raises
+    ------
+    OSError
+        EMFILE or ENFILE: there is no descriptor to spare; nothing was taken. BlockingIOError: there is no message.
     """
+    # A message whose descriptor the system cannot give us is lost: better not to take it then.
+    os.close(os.dup(end.fileno()))
     message, descriptors, _, _ = socket.recv_fds(end, _LONGEST_ADDRESS, 1, socket.MSG_CMSG_CLOEXEC)
     number, *address = json.loads(message)
     return number, socket.socket(fileno=descriptors[0]) if descriptors else None, tuple(address)

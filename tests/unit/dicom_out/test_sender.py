@@ -568,6 +568,18 @@ def test_an_association_that_ends_as_an_object_is_about_to_go_is_unreachable(
         list(store_objects(to(pacs), OBJECTS, calling_ae="ICHOR", read=lambda o: stored[o.key]))
 
 
+def test_another_error_of_the_library_is_not_taken_for_a_lost_association(
+    pacs: DemoPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Dataset:
+        raise RuntimeError("another")
+
+    monkeypatch.setattr(Association, "send_c_store", fails)
+    stored = {o.key: data for o, data in MADE}
+    with pytest.raises(RuntimeError, match="another"):
+        list(store_objects(to(pacs), OBJECTS, calling_ae="ICHOR", read=lambda o: stored[o.key]))
+
+
 def test_a_destination_says_what_it_accepts(free_port: Callable[[], int]) -> None:
     with DemoPacs(classes=(SegmentationStorage,)) as pacs:
         echo(to(pacs), calling_ae="ICHOR")

@@ -119,6 +119,20 @@ def test_what_still_waits_in_the_inbox_of_a_process_that_stops_is_the_next_ones(
         process.lobby.close()
 
 
+@pytest.mark.usefixtures("patient")
+def test_what_still_waits_in_an_inbox_ends_with_all_processes(crew: Crew) -> None:
+    first = Process(crew, 0)
+    first.start()
+    assert ask(first.port)[0] == b"0"
+    with socket.create_connection(("127.0.0.1", first.port), timeout=60) as waiting:
+        assert ask(first.port)[0] == b"0"  # so the one before has gone to the inbox
+        crew.source(crew.seats.at(1), 1, socket.socket()).close()
+        first.lobby.close()
+        for end in crew.inboxes[0]:  # as the kernel does with the last process
+            end.close()
+        assert waiting.recv(1) == b""
+
+
 def test_a_process_without_descriptors_loses_nothing_and_goes_on_when_it_has_some_again(
     crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,6 +153,27 @@ def test_a_process_without_descriptors_loses_nothing_and_goes_on_when_it_has_som
     assert "a connection cannot be accepted: EMFILE" in caplog.messages
     for process in processes:
         process.lobby.close()
+
+
+def test_nothing_is_brought_back_without_a_descriptor_for_it(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening, (here, there) = socket.create_server(("127.0.0.1", 0)), socket.socketpair()
+    listening.setblocking(False)
+    door = crew.source(crew.seats.at(0), 0, listening)
+    assert isinstance(door, Door)
+    assert door._hand(1, ("127.0.0.1", 4), there)
+    door._watch()  # as ever, it has seen how far the other one is
+    door._hung[1] = False
+
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "none left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="none left"):  # noqa: PT012
+        patch.setattr(os, "dup", none_left)
+        door.accept()
+    connection, address = door.accept()
+    assert tuple(address) == ("127.0.0.1", 4)
+    for one in (connection, here, there, door):
+        one.close()
 
 
 def test_a_message_is_not_taken_without_a_descriptor_for_its_connection(crew: Crew) -> None:

@@ -25,7 +25,7 @@ from ichor.config import SenderSettings
 from ichor.errors import OutOfResources
 from ichor.store.receipts import Ended, Lane
 from ichor.types import Priority
-from listener import library, lobby
+from listener import fast_path, library, lobby
 
 ECHO, COMMITMENT = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
 ABORTED_BY_SERVICE_USER = b"\x07\0\0\0\0\4\0\0\0\0"
@@ -319,6 +319,24 @@ def test_lobby_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
             goes_on.set()
 
 
+def test_what_a_sender_in_a_hurry_sends_before_the_fast_path_takes_over_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install = fast_path.install
+
+    def late(*arguments: Any, **more: Any) -> bool:
+        time.sleep(0.1)
+        return install(*arguments, **more)
+
+    monkeypatch.setattr(fast_path, "install", late)
+    sent = [encode(image(f"1.2.3.4.{number}")) for number in range(3)]
+    with Listening() as listening:
+        scu = Scu(listening.port)
+        assert [scu.store(one, sop_instance=f"1.2.3.4.{n}") for n, one in enumerate(sent)] == [0, 0, 0]
+        scu.release()
+        assert [bytes(arrival.data) for arrival in listening.reception.arrivals] == sent
+
+
 def test_object_of_an_ended_association_is_refused_counted_and_told() -> None:
     with Listening() as listening:
         scu = listening.scu()
@@ -408,6 +426,7 @@ def test_a_silent_association_that_does_not_answer_the_release_is_aborted() -> N
     with Listening() as listening:
         scu = listening.scu()
         (association,) = listening.receiver._sessions.all()
+        assert association.acse_timeout == library._RELEASE_TIMEOUT
         association.acse_timeout = association.network_timeout = 0.3
         assert scu.store(encode(image()), sop_instance="1.2.3.4.1") == 0  # wakes who waits for the next object
         assert [scu.read()[0], scu.read()[0]] == [5, 7]
