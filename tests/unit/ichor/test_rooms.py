@@ -34,7 +34,7 @@ ALONE = {
     "kafka": ("ichor/bus/",),
     "s3fs": ("ichor/store/bucket.py",),
     "botocore": ("ichor/store/bucket.py",),
-    "sqlite3": ("ichor/bus/", "ichor/store/", "listener/"),
+    "sqlite3": ("ichor/bus/", "ichor/store/", "ichor/wal.py", "listener/"),
 }
 
 
