@@ -36,6 +36,7 @@ from ichor.wal import set_wal
 log = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 30.0
+_PASSING = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
 # Longest sleep of a waiting member: how late it notices a lease of a live member that ended, or a dead member.
 _TICK_SECONDS = 0.2
 _DIED = "its worker died or hung: the lease ended without an answer"
@@ -48,6 +49,8 @@ class SqliteBus:
     ------
     CannotStart
         When the file is not a bus, or of a newer version.
+    TransientError
+        A disk that is full, or fails.
     """
 
     def __init__(self, path: Path | str, *, clock: Clock | None = None) -> None:
@@ -200,6 +203,9 @@ class SqliteBus:
                     version = schema.VERSION
                 db.execute("COMMIT")
         except TransientError as error:
+            code = getattr(error.__cause__, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if code in _PASSING:  # who cannot start ends all roles of the machine
+                raise TransientError(f"bus {self._path}: {error}") from error
             raise CannotStart(f"bus {self._path}: {error}") from error
         if version != schema.VERSION:
             self.close()

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,19 @@ def test_a_publish_wakes_a_member_of_another_process(bus: SqliteBus, path: Path)
     assert line(sleeper) == "ready"
     bus.publish("jobs", [message("a")])
     assert sleeper.communicate()[0].strip() == "a"
+
+
+def test_a_disk_that_is_full_at_the_start_is_waited_for(small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("1m")
+    with (disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize)
+    with pytest.raises(TransientError, match="full"):
+        SqliteBus(disk / "bus.sqlite")
+    (disk / "ballast").unlink()
+    bus = SqliteBus(disk / "bus.sqlite")
+    bus.publish("jobs", [message("a")])
+    assert [envelope.id for _, envelope in bus.read("jobs")] == ["a"]
+    bus.close()
 
 
 def test_many_processes_may_make_the_file_at_the_same_time(path: Path) -> None:
