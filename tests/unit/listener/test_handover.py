@@ -103,14 +103,21 @@ def test_what_nobody_takes_waits_for_the_next_process_and_a_full_inbox_is_served
         client.close()
 
 
-@pytest.mark.usefixtures("patient")
-def test_what_still_waits_in_the_inbox_of_a_process_that_stops_is_the_next_ones(crew: Crew) -> None:
+@contextlib.contextmanager
+def waiting_in_the_inbox(crew: Crew) -> Iterator[tuple[Process, socket.socket]]:
+    """The first process, and a connection that it gave to the second one, which is not there."""
     first = Process(crew, 0)
     first.start()
     assert ask(first.port)[0] == b"0"
     with socket.create_connection(("127.0.0.1", first.port), timeout=60) as waiting:
-        waiting.sendall(request())
         assert ask(first.port)[0] == b"0"  # so the one before has gone to the inbox
+        yield first, waiting
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_still_waits_in_the_inbox_of_a_process_that_stops_is_the_next_ones(crew: Crew) -> None:
+    with waiting_in_the_inbox(crew) as (first, waiting):
+        waiting.sendall(request())
         crew.source(crew.seats.at(1), 1, socket.socket()).close()
         second = Process(crew, 1)
         second.start()
@@ -121,11 +128,7 @@ def test_what_still_waits_in_the_inbox_of_a_process_that_stops_is_the_next_ones(
 
 @pytest.mark.usefixtures("patient")
 def test_what_still_waits_in_an_inbox_ends_with_all_processes(crew: Crew) -> None:
-    first = Process(crew, 0)
-    first.start()
-    assert ask(first.port)[0] == b"0"
-    with socket.create_connection(("127.0.0.1", first.port), timeout=60) as waiting:
-        assert ask(first.port)[0] == b"0"  # so the one before has gone to the inbox
+    with waiting_in_the_inbox(crew) as (first, waiting):
         crew.source(crew.seats.at(1), 1, socket.socket()).close()
         first.lobby.close()
         for end in crew.inboxes[0]:  # as the kernel does with the last process
