@@ -87,20 +87,18 @@ class Tail:
         size = self._chunk
         while len(found) < limit:
             data = os.pread(self._descriptor, size, self.offset)
+            if is_blank(data, 0) and not (data and final):
+                break
             before = self.offset
             try:
                 self._split(data, found, limit)
                 if self.offset > before:
                     size = self._chunk
                     continue
-                if is_blank(data, 0):
-                    if not data or not final:
-                        break
-                else:
-                    needed = size_at(data, 0, self.salt)
-                    if size < needed:
-                        size = needed
-                        continue
+                needed = size_at(data, 0, self.salt)
+                if size < needed:
+                    size = needed
+                    continue
             except Damaged:
                 pass
             if not self._skip(final=final):
@@ -130,7 +128,12 @@ class Tail:
     def _skip(self, *, final: bool) -> bool:
         """Go on with the next whole record behind what is none; False when there is none (yet)."""
         blank = is_blank(os.pread(self._descriptor, HEAD_SIZE, self.offset), 0)
-        start = self._search(self.offset + (self.offset in self.broken[-1:]))
+        at = self.offset + (self.offset in self.broken[-1:])
+        start = self._search(at)
+        if start > at and not final:
+            # Records that were written while the search passed them lie between. By now they are whole: a file is
+            # written in order. So this search finds the first of them, and there is no damage where that one is next.
+            start = self._search(at)
         if start < 0 and not final:
             return False
         end = start if start >= 0 else os.fstat(self._descriptor).st_size

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from descriptors import descriptors, few_descriptors
 
+from ichor import metrics
 from ichor.errors import CannotStart, OutOfResources
 from ichor.store import disk, receipt_followed, receipt_lane, receipt_reader, receipt_tail
 from ichor.store.receipt_codec import encode_body, head_of, salt_of
@@ -119,6 +120,40 @@ def test_a_record_under_way_is_read_when_it_is_whole(tmp_path: Path) -> None:
             assert reader.read(Lane.ROUTINE, limit=1) == []
         file.write(data[-1:])
     assert [r.record for r in everything(reader)] == [stored(1)]
+    writer.close()
+
+
+@pytest.mark.parametrize(("begun", "searched"), [(0, False), (4, True), (50, True)])
+def test_records_that_come_behind_a_slow_reader_are_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: int, searched: bool
+) -> None:
+    """``begun`` bytes of a record are there; once the reader looked, that one and more than it reads at once are whole."""
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    path = log_of(folder)
+    records = [stored(n, association="a" * 200_000) for n in range(12)]
+    bodies = [encode_body(record) for record in records]
+    data = b"".join(head_of(body, salt_of(path.name)) + body for body in bodies)
+    path.write_bytes(data[:begun] + bytes(4 << 20))
+    real, sizes = os.pread, []
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        read = real(descriptor, size, at)
+        sizes.append(size)
+        if size == receipt_tail._SEARCH and sizes.count(size) == 1:
+            with path.open("r+b") as file:
+                file.write(data)
+        return read
+
+    monkeypatch.setattr(receipt_tail.os, "pread", pread)
+    damaged = metrics.RECEIPTS_DAMAGED._value.get()
+    reader = ReceiptReader(folder)
+    assert [r.record for r in everything(reader)] == (records if searched else [])
+    assert (receipt_tail._SEARCH in sizes) is searched  # zeros that were filled ahead are not searched
+    with path.open("r+b") as file:
+        file.write(data)
+    assert [r.record for r in everything(reader)] == ([] if searched else records)
+    assert metrics.RECEIPTS_DAMAGED._value.get() == damaged
     writer.close()
 
 
