@@ -82,6 +82,12 @@ def sweep(
     objects = result_sets = 0
     for study in projection.studies(state=StudyState.DONE):
         age = now - study.updated_at
+        if age <= min(ages.spool, ages.results):
+            continue
+        # A sweep takes long where much is old: what came for this study since it began keeps all of it.
+        projection.catch_up()
+        if projection.study(study.study_instance_uid) != study:
+            continue
         if age > ages.spool:
             rows = journal.by_study(study.study_instance_uid)
             # The row's own age: what was acknowledged again since the study was done stays.
@@ -109,7 +115,8 @@ def _remove_segments(
     ends = journal.segment_ends(study)  # before the rows: a row that comes in between lies behind these
     if not ends:
         return
-    named = {segment_of(row.stored.location) for row in journal.by_study(study)} | journal.gaps()
+    # Gaps before rows, too: what closes one in between has a row then.
+    named = journal.gaps() | {segment_of(row.stored.location) for row in journal.by_study(study)}
     gone = []
     for segment, end in ends.items():
         try:

@@ -104,10 +104,12 @@ def run_assembler(
         while not stop.is_set():
             try:
                 assembler.publish()
-                delivery = subscription.receive(assembler.sleep())
+                pause, asked_at = assembler.sleep(), clock.time()
+                delivery = subscription.receive(pause)
                 if delivery is not None:
                     _handle(assembler, delivery)
-                assembler.run_due(heard=delivery.envelope.time if delivery is not None else None)
+                # An empty topic says nothing of what comes behind the question.
+                assembler.run_due(heard=asked_at if delivery is None else delivery.envelope.time)
                 outage.over()
             except (ShardLost, CannotStart):
                 raise
@@ -136,26 +138,32 @@ def _words(error: OSError | sqlite3.OperationalError) -> str:
 
 def _handle(assembler: Assembler, delivery: Delivery) -> None:
     """One message: taken in and acknowledged, or handed back."""
+    study = delivery.envelope.subject
     if delivery.dead:
-        _LOG.error("a message about study %s was given up", delivery.envelope.subject)
+        _LOG.error("a message about study %s was given up", study)
+        assembler.goes_on(study)
         delivery.ack()
         return
     try:
         assembler.take(delivery.envelope)
     except UnknownMessage as error:
         _LOG.error("a message is given up: %s", error)
+        assembler.goes_on(study)
         delivery.reject(str(error))
     except ShardLost:
         raise  # to leave the group hands the message back
     except _AWAY as error:
         assembler.forget()
+        assembler.stands_still(study)
         delivery.retry(_RETRY, reason=type(error).__name__, count=False)
     except Exception as error:  # noqa: BLE001 - the loop's edge: the message is handed back and counted
         assembler.forget()
         metrics.LOOP_ERRORS.labels("assemble").inc()
         _LOG.exception("assembler: %s", type(error).__name__)
+        assembler.stands_still(study)
         delivery.retry(_RETRY, reason=type(error).__name__)
     else:
+        assembler.goes_on(study)
         delivery.ack()
 
 
@@ -212,6 +220,7 @@ class Assembler:
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._pauses = Pauses()
+        self._put_back: set[str] = set()
         self._to_publish = True
         self.forget()
 
@@ -251,17 +260,21 @@ class Assembler:
             raise UnknownMessage(f"{type(message).__name__} does not belong on this topic")
         return held
 
-    def run_due(self, *, heard: float | None) -> None:
+    def run_due(self, *, heard: float) -> None:
         """Look again at everything that is due.
 
-        ``heard`` is the time of the message taken last, None when the topic was empty. After a time away the topic
-        holds messages that are older than what is due: silence is judged only when they have been heard.
+        ``heard`` is the time of the message taken last, or when the topic was asked and had none. After a time away the
+        topic holds messages that are older than what is due: silence is judged only when they have been heard. Of a study
+        of which one is put back it is not: that one and those behind it wait.
         """
         now = self._clock.time()
-        limit = now if heard is None else min(now, heard)
+        limit = min(now, heard)
         while (at := self._next()) is not None and at <= limit:
             uid = heapq.heappop(self._heap)[1]
             del self._due[uid]
+            if uid in self._put_back:
+                self._wait(uid, now + _RETRY)
+                continue
             try:
                 held = self._hold(uid)
             except _AWAY:
@@ -271,6 +284,13 @@ class Assembler:
                 self._wait(uid, self._pauses[uid].until)
             else:
                 self._look_or_pause(held, now)
+
+    def stands_still(self, uid: str) -> None:
+        """A message about a study is put back: until `goes_on` those behind it are not heard, and nothing is judged."""
+        self._put_back.add(uid)
+
+    def goes_on(self, uid: str) -> None:
+        self._put_back.discard(uid)
 
     def sleep(self) -> float:
         """Seconds until something is due, at most half a second."""

@@ -81,3 +81,5 @@ REPLAY = """INSERT INTO delivery (team, topic, rank, seq, subject)
 FINISHED = """SELECT seq, published, NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = m.seq)
     AND NOT EXISTS (SELECT 1 FROM letter l WHERE l.seq = m.seq)
     FROM message m WHERE topic = :topic AND seq > :after ORDER BY seq LIMIT 500"""
+FORGET = """DELETE FROM message WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.seq = message.seq)
+    AND NOT EXISTS (SELECT 1 FROM letter l WHERE l.seq = message.seq)"""

@@ -128,7 +128,8 @@ class LaneLog:
         self._let_go_retired()
         if carries and self._spare is None:
             return max(now, self._no_spare_before)
-        return file.carries_since + ROTATE_AFTER
+        # One that is left goes with the next record, not by the clock.
+        return float("inf") if file.left else file.carries_since + ROTATE_AFTER
 
     def close(self) -> None:
         with self._lock:

@@ -190,11 +190,12 @@ class ReceiptReader:
 
     def _look(self) -> None:
         """List the folder if it may have changed."""
+        now = time.time_ns()
         changed = self._folder.stat().st_mtime_ns
-        # A timestamp has a granularity of some milliseconds: more may have come at the same one.
-        if changed != self._listed or time.time_ns() - changed < 1_000_000_000:
+        if changed != self._listed:
             self._list()
-            self._listed = changed
+            # A timestamp has a granularity of some milliseconds: more may come at the same one, behind this look.
+            self._listed = changed if now - changed >= 1_000_000_000 else None
 
     def _list(self) -> None:
         fresh = []
@@ -247,7 +248,7 @@ class Unread:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._files: list[tuple[str, int]] = []
+        self._files: list[tuple[str, int, bool]] = []  # name, descriptor, whether nothing more comes
         try:
             names = sorted(name for name in os.listdir(folder) if NAME.fullmatch(name))
         except FileNotFoundError:
@@ -255,13 +256,15 @@ class Unread:
         try:
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
-                    self._files.append((name, os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)))
+                    descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+                    self._files.append((name, descriptor, False))
+                    self._files[-1] = (name, descriptor, not is_held(folder / name))
         except OSError:
             self.close()
             raise
 
     def __bool__(self) -> bool:
-        return any(is_begun(descriptor, 0) for _, descriptor in self._files)
+        return any(is_begun(descriptor, 0) for _, descriptor, _ in self._files)
 
     def about(self, uid: str, cursors: Mapping[str, int]) -> Iterator[Stored]:
         """Objects in whose record ``uid`` stands, file by file."""
@@ -275,7 +278,7 @@ class Unread:
         """How much of it there is, without what records carry, and since when. Walks the records, decodes few."""
         sizes = dict.fromkeys(Lane, 0)
         since = float("inf")
-        for name, descriptor in self._files:
+        for name, descriptor, final in self._files:
             start, status = cursors.get(name, 0), os.fstat(descriptor)
             match = NAME.fullmatch(name)
             if match is None or not is_begun(descriptor, start):
@@ -284,7 +287,7 @@ class Unread:
             _, size = count(descriptor, start, salt)
             sizes[Lane(match[3])] += size or status.st_size - start
             at = status.st_mtime  # of what is no record, or one of a newer version
-            for _, body in Tail(descriptor, start, salt=salt).bodies(1, final=False):
+            for _, body in Tail(descriptor, start, salt=salt).bodies(1, final=final):
                 with contextlib.suppress(CannotStart):
                     record = decode(body)
                     at = record.received_at if isinstance(record, Stored) else record.at
@@ -293,21 +296,21 @@ class Unread:
 
     def passed(self, ends: Mapping[str, int], cursors: Mapping[str, int]) -> bool:
         """Is all that lies before these `ends_of` taken? Decodes nothing."""
-        there = {name for name, _ in self._files}
+        there = {name for name, _, _ in self._files}
         return all(cursors.get(name, 0) >= end or name not in there for name, end in ends.items())
 
     def _objects(self, text: str, cursors: Mapping[str, int]) -> Iterator[tuple[str, int, Stored]]:
         """File, end of the record, and the record, where ``text`` stands in it."""
         needle = text.encode()
-        for name, descriptor in self._files:
+        for name, descriptor, final in self._files:
             tail = Tail(descriptor, cursors.get(name, 0), salt=salt_of(name))
-            while bodies := tail.bodies(1000, final=False):
+            while bodies := tail.bodies(1000, final=final):
                 for end, body in bodies:
                     record = decode(body) if needle in body else None
                     if isinstance(record, Stored):
                         yield name, end, record
 
     def close(self) -> None:
-        for _, descriptor in self._files:
+        for _, descriptor, _ in self._files:
             os.close(descriptor)
         self._files.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ NAME = re.compile(r"([0-9a-f]{16,64})-([0-9]{6,12})\.(stat|routine)\.log")
 _CHUNK = 256 << 10
 _ONE = 4 << 10  # bytes that are read at once where records carry objects: these are skipped
 _SEARCH = 1 << 20
+_SEARCH_AFTER = 5.0  # seconds between two searches behind zeros that a living writer may still fill
 
 
 class Tail:
@@ -52,6 +54,8 @@ class Tail:
         self.salt = salt
         self.offset = self.last_end = offset
         self.given = self.lost = 0
+        self._searched_at = time.monotonic()
+        self._searched = 0  # when the file was changed last that was searched, ns
 
     def bodies(self, limit: int, *, final: bool) -> list[tuple[int, bytes]]:
         """``(end, body)`` of the next records, ``end`` being behind what they carry.
@@ -87,7 +91,7 @@ class Tail:
         size = self._chunk
         while len(found) < limit:
             data = os.pread(self._descriptor, size, self.offset)
-            if is_blank(data, 0) and not (data and final):
+            if is_blank(data, 0) and not (data and (final or self._may_be_damage())):
                 break
             before = self.offset
             try:
@@ -100,9 +104,19 @@ class Tail:
                     size = needed
                     continue
             except Damaged:
-                pass
+                if self.offset > before and self.offset not in self.broken[-1:]:  # after whole ones: again from here
+                    size = self._chunk
+                    continue
             if not self._skip(final=final):
                 break
+
+    def _may_be_damage(self) -> bool:
+        """Is it time to look behind zeros? Else they are what was not written yet: each look reads the rest of the file."""
+        changed = os.fstat(self._descriptor).st_mtime_ns
+        if changed == self._searched or time.monotonic() - self._searched_at < _SEARCH_AFTER:
+            return False
+        self._searched, self._searched_at = changed, time.monotonic()
+        return True
 
     def _split(self, data: bytes, found: list[tuple[int, bytes]], limit: int) -> None:
         base, at = self.offset, 0

@@ -13,6 +13,7 @@ Segments that were let go are written to again, by nobody else and never behind 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
@@ -248,6 +249,8 @@ class _Segments:
         """What was written is on the medium, with the entries that lead there."""
         for segment, descriptor in self._open.items():
             disk.sync(descriptor)
+            if not os.fstat(descriptor).st_nlink:  # retention removed it between its opening and its lock
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             for directory in folders_of(self._root, segment):
                 disk.sync_directory(directory)
         if self._open:

@@ -26,7 +26,7 @@ from ichor.series.manifest import get_manifest
 from ichor.store.blobs import FileBlobs
 from ichor.types import Findings, Grade, Instance, Job
 from listener import series_state
-from listener.assembler import Assembler, run_assembler
+from listener.assembler import Assembler, _handle, run_assembler
 from listener.assembly_store import AssemblyStore
 
 STUDY = "1.2.3"
@@ -194,12 +194,59 @@ def test_silence_is_judged_only_when_older_messages_have_been_heard(tmp_path: Pa
     assert assembler.sleep() == pytest.approx(0.5)
     clock.advance(11.0)
     assert assembler.sleep() == 0.0
-    assembler.run_due(heard=None)
+    assembler.run_due(heard=float("inf"))
     ((_, envelope),) = bus.read("jobs.haematoma.routine")
     job = open_envelope(envelope)
     assert isinstance(job, Job)
     assert job.inputs["ncct_head"].instances == 10
     store.close()
+
+
+def test_silence_is_not_judged_while_a_message_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was away for a moment: the topic seems empty while the message, and those behind it, wait for another try."""
+    clock = ManualClock()
+    bus = MemoryBus(clock=clock)
+    store = AssemblyStore(tmp_path / "a.sqlite")
+    assembler = Assembler(
+        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
+    )
+    member = bus.subscribe([INSTANCES], "assemble")
+
+    def hear() -> None:
+        delivery = member.receive(0.0)
+        if delivery is not None:
+            _handle(assembler, delivery)
+        assembler.run_due(heard=clock.time() if delivery is None else delivery.envelope.time)
+
+    def bring(instances: list[Instance]) -> None:
+        message = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(instances))
+        bus.publish(INSTANCES, [seal(message, source="test", time=clock.time())])
+
+    slices = head()
+    bring(slices[:4])
+    hear()
+    bring(slices[4:7])
+    bring(slices[7:])
+    clock.advance(3600.0)
+    with monkeypatch.context() as away:
+        away.setattr(assembler, "take", _away)
+        hear()
+    hear()  # nothing, as both wait
+    assert bus.read("jobs.haematoma.routine") == []
+    for _ in range(4):
+        clock.advance(1.0)
+        hear()
+    clock.advance(60.0)
+    hear()
+    ((_, envelope),) = bus.read("jobs.haematoma.routine")
+    job = open_envelope(envelope)
+    assert isinstance(job, Job)
+    assert job.inputs["ncct_head"].instances == 10
+    store.close()
+
+
+def _away(_: object) -> None:
+    raise OSError("away")
 
 
 def test_progress_of_many_small_batches_is_announced_at_most_every_second(tmp_path: Path) -> None:
@@ -213,10 +260,10 @@ def test_progress_of_many_small_batches_is_announced_at_most_every_second(tmp_pa
         clock.advance(0.02)
         received = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=(instance,))
         assembler.take(seal(received, source="test", time=clock.time()))
-        assembler.run_due(heard=None)
+        assembler.run_due(heard=float("inf"))
     assert 4 <= len(bus.read(EVENTS)) <= 7
     clock.advance(1.0)
-    assembler.run_due(heard=None)
+    assembler.run_due(heard=float("inf"))
     last = open_envelope(bus.read(EVENTS)[-1][1])
     assert isinstance(last, StudyAssembled)
     assert last.series[0].instances == 200
@@ -283,7 +330,7 @@ def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting_and_says_so(
     bring("1.8", head(study="1.8", series="1.8.1"))
     for _ in range(120):
         clock.advance(1.0)
-        assembler.run_due(heard=None)
+        assembler.run_due(heard=float("inf"))
     assert [s.grade for s in last("1.8").series] == [Grade.QUIET]
     assert _loop_errors() - errors == len(looks)
     pauses = [round(later - earlier) for earlier, later in pairwise(looks)]
@@ -298,7 +345,7 @@ def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting_and_says_so(
     broken = False
     for _ in range(6):
         clock.advance(60.0)
-        assembler.run_due(heard=None)
+        assembler.run_due(heard=float("inf"))
     assert [(s.grade, s.instances) for s in last("1.9").series] == [(Grade.QUIET, 10)]
     store.close()
 

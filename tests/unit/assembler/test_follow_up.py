@@ -86,7 +86,7 @@ class Place:
         if delivery is not None:
             assembler.take(delivery.envelope)
             delivery.ack()
-        assembler.run_due(heard=None)
+        assembler.run_due(heard=float("inf"))
         assembler.publish()
         return delivery is not None
 

@@ -9,7 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,30 @@ def bus(path: Path) -> Iterator[SqliteBus]:
 
 def message(id: str, subject: str | None = None) -> Envelope:
     return Envelope(id=id, source="test", type="ichor.test.v1", time=1.5, subject=subject or f"1.2.{id}", data={})
+
+
+def test_a_group_that_joins_while_messages_are_forgotten_has_what_it_was_given(
+    bus: SqliteBus, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.publish("jobs", [message("old")])
+    done = bus.subscribe(["jobs"], "one").receive(LONG)
+    assert done is not None
+    done.ack()
+    other, joined, real = SqliteBus(path), [], SqliteBus._transaction
+
+    def transaction(self: SqliteBus) -> AbstractContextManager[sqlite3.Connection]:
+        if self is bus and not joined:
+            joined.append(other.subscribe(["jobs"], "two"))
+        return real(self)
+
+    monkeypatch.setattr(SqliteBus, "_transaction", transaction)
+    assert bus.prune("jobs", before=time.time() + 1.0) == 0
+    late = joined[0].receive(LONG)
+    assert late is not None
+    assert late.envelope.id == "old"
+    late.ack()
+    assert bus.prune("jobs", before=time.time() + 1.0) == 1
+    other.close()
 
 
 def other_process(code: str, *arguments: str) -> subprocess.Popen[str]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from s3 import AgedBucket
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
 from ichor.errors import CannotStart, TransientError
-from ichor.history import Projection
+from ichor.history import Projection, Study
 from ichor.messages import EVENTS, DeliveryChanged, Envelope, JobDone, StudyAssembled, seal
 from ichor.retention import Ages, Swept, keep_tidy, sweep
 from ichor.shards import shards
@@ -27,7 +28,7 @@ from ichor.store.receipts import Lane, ReceiptReader, ReceiptWriter, Stored
 from ichor.store.segments import segment_of
 from ichor.store.shared import Receivers, register
 from ichor.store.spool import Address, FileSpool, Placed
-from ichor.types import Job, Priority, ResultObject
+from ichor.types import Job, Priority, ResultObject, StudyState
 
 STUDY, SERIES, IMAGE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
 AGES = Ages(spool=100.0, results=1000.0)
@@ -144,6 +145,58 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+def test_a_study_that_goes_on_while_others_are_swept_keeps_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.deliver("sent")
+    place.clock.advance(2000.0)
+    real = Projection.studies
+
+    def studies(self: Projection, *, state: StudyState | None = None, since: float | None = None) -> list[Study]:
+        listed = real(self, state=state, since=since)
+        place.deliver("pending")
+        return listed
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Projection, "studies", studies)
+        assert place.sweep() == Swept(objects=0, result_sets=0)
+    assert place.here() == (True, True)
+    place.deliver("sent")
+    place.clock.advance(2000.0)
+    assert place.sweep() == Swept(objects=1, result_sets=1)
+
+
+def test_an_object_that_closes_a_gap_while_segments_are_removed_keeps_its_segment(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt of the first of two objects came very late: the second is told and forgotten by then."""
+    first, second = place.put(), place.put()
+    assert segment_of(first.location) == segment_of(second.location)
+    place.take(second)
+    place.settle()
+    segment, journal = segment_of(first.location), place.journal
+    assert segment in journal.gaps()
+    journal.forget([row for row in journal.by_study(STUDY) if row.stored.location == second.location])
+    place.deliver("sent")
+    place.clock.advance(200.0)
+    late, asked = [first], []
+
+    def meanwhile(name: str, ask: Callable[..., object]) -> Callable[..., object]:
+        def answered(*arguments: object) -> object:
+            answer = ask(*arguments)
+            asked.append(name)
+            if len(asked) == 2:  # between the two questions of which segments are named
+                place.take(late.pop())
+            return answer
+
+        return answered
+
+    for name in ("gaps", "by_study"):
+        monkeypatch.setattr(journal, name, meanwhile(name, getattr(journal, name)))
+    place.sweep()
+    assert (late, sorted(asked[1:3])) == ([], ["by_study", "gaps"])
+    assert segment in place.segments()
+    assert first.location in {row.stored.location for row in journal.by_study(STUDY)}
 
 
 @pytest.fixture(params=["file", "s3"])

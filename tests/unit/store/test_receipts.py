@@ -212,6 +212,21 @@ def test_a_clock_that_was_ahead_keeps_no_writer_from_being_read(folder: Path, wr
     other.close()
 
 
+def test_a_file_that_is_made_in_the_same_tick_as_the_folder_was_listed_is_found(
+    folder: Path, writer: ReceiptWriter
+) -> None:
+    reader = ReceiptReader(folder)
+    writer.append(Lane.ROUTINE, stored(1))
+    assert numbers(everything(reader)) == ["1.2.1"]
+    tick = folder.stat().st_mtime_ns
+    other = ReceiptWriter(folder)
+    os.utime(folder, ns=(tick, tick))
+    other.append(Lane.ROUTINE, stored(2))
+    time.sleep(max(0.0, tick / 1e9 + 1.1 - time.time()))  # the reader stood still until the tick was long ago
+    assert numbers(everything(reader)) == ["1.2.2"]
+    other.close()
+
+
 def test_many_threads_and_two_writers_lose_nothing(folder: Path) -> None:
     writers = [ReceiptWriter(folder), ReceiptWriter(folder)]
     start = threading.Barrier(8)

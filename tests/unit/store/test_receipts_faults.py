@@ -107,6 +107,46 @@ def test_damage_in_a_living_log_stops_nobody(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_zeros_in_a_living_log_are_damage_when_records_stand_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipt_tail, "_SEARCH_AFTER", 0.0)
+    folder = tmp_path / "receipts"
+    writer = ReceiptWriter(folder)
+    for number in range(3):
+        writer.append(Lane.ROUTINE, stored(number))
+    first, second, _ = everything(ReceiptReader(folder))
+    with log_of(folder).open("r+b") as file:
+        file.seek(first.end)
+        file.write(bytes(second.end - first.end))
+        file.truncate(1 << 20)
+    reader = ReceiptReader(folder)
+    assert numbers(everything(reader)) == ["1.2.0", "1.2.2"]
+    # Zeros at the end are what comes next: they are looked behind only after something was written.
+    sizes, real = [], os.pread
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return real(descriptor, size, at)
+
+    monkeypatch.setattr(receipt_tail.os, "pread", pread)
+    for _ in range(5):
+        assert everything(reader) == []
+    assert sizes.count(receipt_tail._SEARCH) <= 2
+    writer.close()
+
+
+def test_questions_beside_the_reader_see_what_stands_behind_damage_of_the_dead(tmp_path: Path) -> None:
+    path, receipts = filled(tmp_path / "receipts", 3)
+    with path.open("r+b") as file:
+        file.seek(receipts[0].end)
+        file.write(bytes(receipts[1].end - receipts[0].end))
+    unread = receipt_reader.Unread(path.parent)
+    assert [one.sop_instance_uid for one in unread.about("1.2.200", {})] == ["1.2.0", "1.2.2"]
+    assert unread.ends_of({"1.2.2"}, {}) == {path.name: receipts[2].end}
+    unread.close()
+
+
 def test_a_record_under_way_is_read_when_it_is_whole(tmp_path: Path) -> None:
     folder = tmp_path / "receipts"
     writer = ReceiptWriter(folder)

@@ -187,6 +187,29 @@ def site(tmp_path: Path, medium: Medium, monkeypatch: pytest.MonkeyPatch) -> Ite
     site.close()
 
 
+def test_a_segment_that_is_removed_while_it_is_written_back_to_is_made_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention removes it between its opening and its lock."""
+    site.fill()
+    after = site.crash(empty)
+    real, removed = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.suffix == ".seg" and not removed:
+            removed.append(path)
+            path.unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    with pytest.raises(TransientError):
+        after.restore()
+    assert removed
+    after.restore()
+    assert after.found() == site.acknowledged
+
+
 @pytest.mark.parametrize("damage", [all_gone, empty, zeros, torn, some_gone, page_lost])
 @pytest.mark.parametrize("taken", [False, True])
 def test_all_that_was_acknowledged_is_back(
