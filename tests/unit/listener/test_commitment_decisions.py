@@ -284,9 +284,10 @@ def test_what_is_committed_survives_retention_and_what_is_not_goes(desk: Desk) -
     desk.start().requested(desk.ask((CT, "1.2.3.1.1"), (CT, "1.2.3.1.2")))
     desk.until(lambda: desk.sent)
     desk.spool.close()
-    done = [SimpleNamespace(study_instance_uid=uid, updated_at=0.0, jobs=()) for uid in ("1.2.3", "1.2.5")]
+    done = {uid: SimpleNamespace(study_instance_uid=uid, updated_at=0.0, jobs=()) for uid in ("1.2.3", "1.2.5")}
+    projection = SimpleNamespace(studies=lambda **_: list(done.values()), catch_up=lambda: None, study=done.get)
     swept = sweep(
-        SimpleNamespace(studies=lambda **_: done), journal=desk.journal, spool=desk.spool,  # type: ignore[arg-type]
+        projection, journal=desk.journal, spool=desk.spool,  # type: ignore[arg-type]
         blobs=FileBlobs(desk.root / "blobs"), ages=Ages(spool=3600.0, results=3600.0), now=time.time() + 86400.0,
     )  # fmt: skip
     assert swept.objects == 3
