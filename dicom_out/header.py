@@ -60,7 +60,13 @@ class SourceHeader:
 
 
 def read_header(spool: SpoolReader, source: Instance) -> SourceHeader:
-    """The copied modules of a stored file, as far as it can be read: a cut or odd one gives what it has."""
+    """The copied modules of a stored file, as far as it can be read: a cut or odd one gives what it has.
+
+    Raises
+    ------
+    OSError
+        The disk does not give it.
+    """
     dataset = _read(spool, source)
     elements: list[_Element] = []
     for keyword in COPIED:
@@ -80,10 +86,11 @@ def _read(spool: SpoolReader, source: Instance) -> Dataset:
             with spool.open(source.location) as file:
                 return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(COPIED))
         except (
-            InvalidDicomError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError,
+            InvalidDicomError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError,
             NotImplementedError, RecursionError, struct.error, zlib.error,
         ) as error:  # fmt: skip
-            # A report must not fail on a source that cannot be read; the UIDs are known from the facts.
+            # A report must not fail on a source that is no DICOM; the UIDs are known from the facts. What the disk cannot
+            # give for a moment is another matter: a report would be nobody's, for ever.
             logger.warning("header of %s cannot be read: %s", source.sop_instance_uid, type(error).__name__)
             return Dataset()
 

@@ -11,6 +11,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -193,7 +194,7 @@ class Outbox:
             self._tell_pending(delivery, ready, progress, error.reason)
             self._put_back(delivery, _FIRST_DELAY, error.reason)
             return
-        except TransientError as error:  # the store is away: no fault of the message or of the destination
+        except TransientError as error:  # the store is away, or does not answer: no fault of message or destination
             self._put_back(delivery, _FIRST_DELAY, str(error))
             return
         self._gate.open()
@@ -210,7 +211,9 @@ class Outbox:
         left = [o for o in ready.objects if o.sop_instance_uid not in progress.final]
         here = []
         for item in left:
-            if self._blobs.exists(item.key):
+            with _store_answers():
+                there = self._blobs.exists(item.key)
+            if there:
                 here.append(item)
             else:
                 self._finish(delivery, ready, progress, item, DeliveryState.FAILED, _GONE)
@@ -239,8 +242,12 @@ class Outbox:
         if objects:
             yield from self._store(
                 self._destination, objects, calling_ae=self._calling_ae,
-                read=lambda item: self._blobs.get(item.key), before_each=before_each,
+                read=self._read, before_each=before_each,
             )  # fmt: skip
+
+    def _read(self, item: ResultObject) -> bytes:
+        with _store_answers():
+            return self._blobs.get(item.key)
 
     @staticmethod
     def _put_back(delivery: Delivery, delay: float, reason: str) -> None:
@@ -315,6 +322,15 @@ class Outbox:
         ]
         if envelopes:
             self._bus.publish(EVENTS, envelopes)
+
+
+@contextmanager
+def _store_answers() -> Iterator[None]:
+    """A disk that does not answer is no fault of the message or of the destination."""
+    try:
+        yield
+    except OSError as error:
+        raise TransientError(f"the store of results: {error.strerror or 'input/output error'}") from error
 
 
 def _event_id(delivery: Delivery, event: DeliveryChanged) -> str:

@@ -39,7 +39,7 @@ from ichor.series.rules import RULES, Rule
 from ichor.shards import WHOLE, Shard
 from ichor.store.ownership import ShardLost
 from ichor.store.protocol import Blobs
-from ichor.types import Job, Scan, Stage
+from ichor.types import Job, Priority, Scan, Stage
 from listener.assembly_store import AssemblyStore
 from listener.pauses import Pauses
 from listener.scans import changes
@@ -105,11 +105,13 @@ def run_assembler(
             try:
                 assembler.publish()
                 pause, asked_at = assembler.sleep(), clock.time()
-                delivery = subscription.receive(pause)
+                delivery = subscription.receive(pause, sure=pause == 0.0)
                 if delivery is not None:
                     _handle(assembler, delivery)
-                # An empty topic says nothing of what comes behind the question.
-                assembler.run_due(heard=asked_at if delivery is None else delivery.envelope.time)
+                elif pause == 0.0:
+                    # Nothing is said of what comes behind the question.
+                    assembler.heard(asked_at)
+                assembler.run_due()
                 outage.over()
             except (ShardLost, CannotStart):
                 raise
@@ -139,6 +141,8 @@ def _words(error: OSError | sqlite3.OperationalError) -> str:
 def _handle(assembler: Assembler, delivery: Delivery) -> None:
     """One message: taken in and acknowledged, or handed back."""
     study = delivery.envelope.subject
+    if delivery.envelope.priority is Priority.ROUTINE:  # others overtake: what came before them may still wait
+        assembler.heard(delivery.envelope.time)
     if delivery.dead:
         _LOG.error("a message about study %s was given up", study)
         assembler.goes_on(study)
@@ -221,6 +225,7 @@ class Assembler:
         self._heap: list[tuple[float, str]] = []
         self._pauses = Pauses()
         self._put_back: set[str] = set()
+        self._heard = float("-inf")
         self._to_publish = True
         self.forget()
 
@@ -233,7 +238,8 @@ class Assembler:
             return
         held = self._taken(message, now)
         if held.study.series:
-            self._look_or_pause(held, now, message)
+            # Those of its study that were told before, and of its priority, are taken.
+            self._look_or_pause(held, now, heard=max(self._heard, envelope.time), message=message)
 
     def _take_scan(self, told: ScanChanged, now: float) -> None:
         """What other studies may be compared with, of another shard's study: as if it were one of ours that changed."""
@@ -260,15 +266,21 @@ class Assembler:
             raise UnknownMessage(f"{type(message).__name__} does not belong on this topic")
         return held
 
-    def run_due(self, *, heard: float) -> None:
+    def heard(self, until: float) -> None:
+        """All that was told until then has been taken: a message of then was, or the topic was asked then and had none.
+
+        After a time away the topic holds messages that are older than what is due: silence is judged as of what has been
+        heard, never as of now.
+        """
+        self._heard = max(self._heard, until)
+
+    def run_due(self) -> None:
         """Look again at everything that is due.
 
-        ``heard`` is the time of the message taken last, or when the topic was asked and had none. After a time away the
-        topic holds messages that are older than what is due: silence is judged only when they have been heard. Of a study
-        of which one is put back it is not: that one and those behind it wait.
+        Not at a study of which a message is put back: that one and those behind it wait.
         """
         now = self._clock.time()
-        limit = min(now, heard)
+        limit = min(now, self._heard)
         while (at := self._next()) is not None and at <= limit:
             uid = heapq.heappop(self._heap)[1]
             del self._due[uid]
@@ -283,7 +295,7 @@ class Assembler:
                 self._failed(uid, error, now)
                 self._wait(uid, self._pauses[uid].until)
             else:
-                self._look_or_pause(held, now)
+                self._look_or_pause(held, now, heard=self._heard)
 
     def stands_still(self, uid: str) -> None:
         """A message about a study is put back: until `goes_on` those behind it are not heard, and nothing is judged."""
@@ -336,7 +348,7 @@ class Assembler:
         self._held.move_to_end(uid)
         return held
 
-    def _look_or_pause(self, held: _Held, now: float, message: object = None) -> None:
+    def _look_or_pause(self, held: _Held, now: float, *, heard: float, message: object = None) -> None:
         """Look; a study that cannot be looked at is put off, so that it keeps no other waiting.
 
         What ``message`` brought is kept whatever happens.
@@ -344,7 +356,7 @@ class Assembler:
         uid = held.study.uid
         if not self._pauses.hold(uid, now=now):
             try:
-                self._look(held, now)
+                self._look(held, now, min(now, heard))
             except _AWAY:
                 raise
             except Exception as error:  # noqa: BLE001 - the loop's edge: one study, and on with the next
@@ -375,9 +387,9 @@ class Assembler:
             self._announce(held, now, outgoing)
         self._save(held, due=pause.until, outgoing=outgoing)
 
-    def _look(self, held: _Held, now: float) -> None:
+    def _look(self, held: _Held, now: float, heard: float) -> None:
         study = held.study
-        step = study.look(now, put_manifest=lambda manifest: put_manifest(manifest, self._blobs))
+        step = study.look(heard, now=now, put_manifest=lambda manifest: put_manifest(manifest, self._blobs))
         # Jobs first: a worker need not wait until the event log has heard of it.
         outgoing = [
             (jobs_topic(job.pipeline, job.priority), seal(job, source=_SOURCE, time=now, id=job.job_id))

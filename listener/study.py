@@ -248,15 +248,20 @@ class StudyAssembly:
 
     # --- decisions --------------------------------------------------------------------------------------------------
 
-    def look(self, now: float, *, put_manifest: PutManifest) -> Step:
-        """Decide what can be decided at ``now`` and say which jobs follow."""
-        decided = [grade for series in self.series.values() if (grade := self._decide(series, now)) is not None]
-        self._judge_again(now)
+    def look(self, heard: float, *, now: float | None = None, put_manifest: PutManifest) -> Step:
+        """Decide what can be decided when all that came until ``heard`` is known, and say which jobs follow.
+
+        ``now``: by the clock, where it is later: there may be messages that were not taken yet.
+        """
+        decided = [grade for series in self.series.values() if (grade := self._decide(series, heard)) is not None]
+        self._judge_again(heard)
         jobs: list[Job] = []
-        if self._replan or any(now >= until for until in self._waits):
+        if self._replan or any(heard >= until for until in self._waits):
             self._replan = False
             self._waits.clear()
-            jobs += (job for pipeline in self.pipelines if (job := self._job(pipeline, now, put_manifest)) is not None)
+            queued_at = heard if now is None else now
+            found = (self._job(p, heard, queued_at=queued_at, put_manifest=put_manifest) for p in self.pipelines)
+            jobs += (job for job in found if job is not None)
         self.settled = self.settled or not (self.open or self.receiving)
         amended, self._amended = self._amended, []
         return Step(jobs=tuple(jobs), decided=tuple(decided), amended=tuple(amended))
@@ -339,7 +344,9 @@ class StudyAssembly:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
-    def _job(self, pipeline: PipelineSpec, now: float, put_manifest: PutManifest) -> Job | None:
+    def _job(
+        self, pipeline: PipelineSpec, now: float, *, queued_at: float, put_manifest: PutManifest
+    ) -> Job | None:  # fmt: skip
         wish = self._wish(pipeline, now)
         if wish is None:
             return None
@@ -364,7 +371,7 @@ class StudyAssembly:
             priority=self.priority,
             inputs={role: refs[series.uid] for role, series in wish.inputs},
             received_at=max(i.received_at for series in wish.series for i in series.instances),
-            queued_at=now,
+            queued_at=queued_at,
             refusal=wish.refusal,
             sources=tuple(refs[series.uid] for series in wish.sources),
             earlier=earlier,

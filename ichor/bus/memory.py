@@ -259,7 +259,7 @@ class MemorySubscription:
         self._lease = lease
         self._closed = False
 
-    def receive(self, timeout: float) -> MemoryDelivery | None:
+    def receive(self, timeout: float, *, sure: bool = False) -> MemoryDelivery | None:  # noqa: ARG002 - it always is
         deadline = time.monotonic() + timeout
         with self.bus.changed:
             while True:

@@ -91,8 +91,12 @@ class Delivery(Protocol):
 class Subscription(Protocol):
     """One member of a group."""
 
-    def receive(self, timeout: float) -> Delivery | None:
-        """The next delivery, waiting at most ``timeout`` seconds; None when there was none."""
+    def receive(self, timeout: float, *, sure: bool = False) -> Delivery | None:
+        """The next delivery, waiting at most ``timeout`` seconds; None when there was none.
+
+        ``sure``: None says then that all that was published before the call was handed out, TransientError that this
+        cannot be known. Else a message may be on its way, for as long as a bus on other machines is away.
+        """
 
     def close(self) -> None:
         """Leave: what is in hand becomes available to others, the attempt not counted."""

@@ -329,7 +329,7 @@ class SqliteSubscription:
         self._waiting = threading.Lock()  # close() in another thread must not close descriptors that are waited for
         self._closed = False
 
-    def receive(self, timeout: float) -> SqliteDelivery | None:
+    def receive(self, timeout: float, *, sure: bool = False) -> SqliteDelivery | None:  # noqa: ARG002 - it always is
         deadline = time.monotonic() + timeout
         while True:
             if self._closed:

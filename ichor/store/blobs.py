@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ichor.errors import TransientError
 from ichor.store import disk
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}")
@@ -20,7 +21,8 @@ class FileBlobs:
     """`ichor.store.protocol.Blobs` below a folder; several processes may share it.
 
     A key is ``/``-separated parts of letters, digits, ``.``, ``_`` and ``-``, none beginning with a dot;
-    anything else is a ValueError. ``OSError`` of the disk goes to the caller: nothing half-written stays.
+    anything else is a ValueError. ``OSError`` of the disk goes to the caller: nothing half-written stays. While the volume
+    is unmounted nothing is absent: TransientError.
     """
 
     def __init__(self, root: Path) -> None:
@@ -76,13 +78,20 @@ class FileBlobs:
         return fresh
 
     def get(self, key: str) -> bytes:
-        try:
-            return self._path(key).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise KeyError(key) from None
+        path = self._path(key)
+        for _ in range(2):
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                self._check_volume()  # and once more: it may have come back since
+        raise KeyError(key)
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        path = self._path(key)
+        if path.is_file():
+            return True
+        self._check_volume()
+        return path.is_file()
 
     def keys(self, prefix: str) -> Iterator[str]:
         start = self._path(prefix) if prefix else self._root
@@ -106,6 +115,10 @@ class FileBlobs:
             shutil.rmtree(scratch, ignore_errors=True)
         else:
             target.unlink(missing_ok=True)
+
+    def _check_volume(self) -> None:
+        if not self._scratch.is_there():
+            raise TransientError("the folder of results is not there")
 
     def _path(self, key: str) -> Path:
         check_key(key)

@@ -116,6 +116,10 @@ class Scratch:
             self._owner = (self._folder / "owner").open("wb")
             fcntl.flock(self._owner, fcntl.LOCK_EX)
 
+    def is_there(self) -> bool:
+        """Can the folder be seen that this process made? Not while its volume is unmounted."""
+        return self._folder.is_dir()
+
     def path(self) -> Path:
         """A fresh path in the scratch folder; nothing is there yet."""
         return self._folder / f"{next(self._numbers)}.part"

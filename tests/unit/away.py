@@ -11,7 +11,7 @@ class Away:
     def __init__(self) -> None:
         self.answers: list[Exception] = [TransientError("Kafka hangs up"), TransientError("Kafka is silent")]
 
-    def receive(self, _timeout: float) -> None:
+    def receive(self, _timeout: float, **_: bool) -> None:
         raise self.answers.pop(0) if self.answers else CannotStart("written by a newer Ichor")
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from ichor.reasons import Reason
 from ichor.series.grid import Grid, build_grid
 from ichor.series.manifest import get_manifest
 from ichor.store.blobs import FileBlobs
-from ichor.types import Findings, Grade, Instance, Job
+from ichor.types import Findings, Grade, Instance, Job, Priority
 from listener import series_state
 from listener.assembler import Assembler, _handle, run_assembler
 from listener.assembly_store import AssemblyStore
@@ -187,18 +187,72 @@ def test_silence_is_judged_only_when_older_messages_have_been_heard(tmp_path: Pa
                         source="test", time=clock.time()))  # fmt: skip
     sent = clock.time() + 1.0
     clock.advance(3600.0)
-    assembler.run_due(heard=sent)
+    assembler.heard(sent)
+    assembler.run_due()
     assert bus.read("jobs.haematoma.routine") == []
     assembler.take(seal(InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(slices[5:])),
                         source="test", time=sent))  # fmt: skip
     assert assembler.sleep() == pytest.approx(0.5)
     clock.advance(11.0)
     assert assembler.sleep() == 0.0
-    assembler.run_due(heard=float("inf"))
+    assembler.heard(clock.time())
+    assembler.run_due()
     ((_, envelope),) = bus.read("jobs.haematoma.routine")
     job = open_envelope(envelope)
     assert isinstance(job, Job)
     assert job.inputs["ncct_head"].instances == 10
+    store.close()
+
+
+@pytest.mark.parametrize("between", ["another study", "a STAT study", "another series"])
+def test_silence_is_judged_as_of_what_was_heard_and_not_as_of_now(tmp_path: Path, between: str) -> None:
+    """After a time away: five images were taken, the rest and something else wait, in whatever order they are handed out."""
+    clock = ManualClock()
+    bus = MemoryBus(clock=clock)
+    store = AssemblyStore(tmp_path / "a.sqlite")
+    assembler = Assembler(
+        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
+    )
+    member = bus.subscribe([INSTANCES], "assemble")
+
+    def bring(study: str, instances: list[Instance], association: str, priority: Priority = Priority.ROUTINE) -> None:
+        message = InstancesReceived(study_instance_uid=study, association=association, instances=tuple(instances))
+        bus.publish(INSTANCES, [seal(message, source="test", time=clock.time(), priority=priority)])
+
+    def hear() -> bool:
+        assembler.publish()
+        delivery = member.receive(0.0)
+        if delivery is not None:
+            _handle(assembler, delivery)
+        else:
+            assembler.heard(clock.time())
+        assembler.run_due()
+        return delivery is not None
+
+    slices, report = head(), [make_slice(number=1, series="1.2.3.7", modality="SR")]
+    if between == "another study":  # due by a small series, which came long before
+        bring(STUDY, report, "a2")
+        assert hear()
+        clock.advance(9.0)
+    bring(STUDY, slices[:5], "a1")
+    assert hear()
+    clock.advance(2.0)
+    if between == "another study":
+        bring("1.9", head(1, study="1.9", series="1.9.1"), "a3")
+    if between == "another series":
+        bring(STUDY, report, "a2")
+    clock.advance(1.0)
+    bring(STUDY, slices[5:], "a1")
+    clock.advance(3600.0)
+    if between == "a STAT study":
+        bring("1.9", head(1, study="1.9", series="1.9.1"), "a3", Priority.STAT)
+    while hear():
+        pass
+    for _ in range(10):
+        clock.advance(20.0)
+        hear()
+    jobs = [open_envelope(envelope) for _, envelope in bus.read("jobs.haematoma.routine")]
+    assert [job.inputs["ncct_head"].instances for job in jobs if isinstance(job, Job) and job.inputs] == [10]
     store.close()
 
 
@@ -216,7 +270,9 @@ def test_silence_is_not_judged_while_a_message_is_put_back(tmp_path: Path, monke
         delivery = member.receive(0.0)
         if delivery is not None:
             _handle(assembler, delivery)
-        assembler.run_due(heard=clock.time() if delivery is None else delivery.envelope.time)
+        else:
+            assembler.heard(clock.time())
+        assembler.run_due()
 
     def bring(instances: list[Instance]) -> None:
         message = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(instances))
@@ -260,10 +316,12 @@ def test_progress_of_many_small_batches_is_announced_at_most_every_second(tmp_pa
         clock.advance(0.02)
         received = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=(instance,))
         assembler.take(seal(received, source="test", time=clock.time()))
-        assembler.run_due(heard=float("inf"))
+        assembler.heard(clock.time())
+        assembler.run_due()
     assert 4 <= len(bus.read(EVENTS)) <= 7
     clock.advance(1.0)
-    assembler.run_due(heard=float("inf"))
+    assembler.heard(clock.time())
+    assembler.run_due()
     last = open_envelope(bus.read(EVENTS)[-1][1])
     assert isinstance(last, StudyAssembled)
     assert last.series[0].instances == 200
@@ -330,7 +388,8 @@ def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting_and_says_so(
     bring("1.8", head(study="1.8", series="1.8.1"))
     for _ in range(120):
         clock.advance(1.0)
-        assembler.run_due(heard=float("inf"))
+        assembler.heard(clock.time())
+        assembler.run_due()
     assert [s.grade for s in last("1.8").series] == [Grade.QUIET]
     assert _loop_errors() - errors == len(looks)
     pauses = [round(later - earlier) for earlier, later in pairwise(looks)]
@@ -345,7 +404,8 @@ def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting_and_says_so(
     broken = False
     for _ in range(6):
         clock.advance(60.0)
-        assembler.run_due(heard=float("inf"))
+        assembler.heard(clock.time())
+        assembler.run_due()
     assert [(s.grade, s.instances) for s in last("1.9").series] == [(Grade.QUIET, 10)]
     store.close()
 

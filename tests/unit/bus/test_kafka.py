@@ -388,6 +388,18 @@ def test_an_authority_that_cannot_be_read_names_its_setting(open_bus: Open, brok
         bus.publish("jobs", [message("a")])
 
 
+def test_who_wants_to_be_sure_is_told_what_others_published_before(open_bus: Open) -> None:
+    member = open_bus().subscribe(["jobs"], "work")
+    assert member.receive(0, sure=True) is None
+    other = open_bus()
+    for n in range(20):
+        other.publish("jobs", [message(f"m{n}")])
+        delivery = member.receive(0, sure=True)
+        assert delivery is not None
+        delivery.ack()
+    assert member.receive(0, sure=True) is None
+
+
 def test_away_at_the_start_and_again_later_loses_nothing_and_goes_on_by_itself(
     make_broker: Callable[[], Broker], open_bus: Open
 ) -> None:
@@ -423,6 +435,8 @@ def test_away_at_the_start_and_again_later_loses_nothing_and_goes_on_by_itself(
     held = get()
     assert (held.envelope.id, held.attempt) == ("a", 1)
     broker.stop()
+    with pytest.raises(TransientError):
+        member.receive(0, sure=True)
     with pytest.raises(TransientError):
         held.ack()
     assert not published("b")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import highdicom
 import numpy as np
@@ -17,6 +19,7 @@ from pydicom.dataset import Dataset
 from unit.dicom_out.samples import FRAME, SERIES, SLICES, STUDY, Sample, make_sample, none_found, not_analysed
 
 from dicom_out.encoder import DicomEncoder
+from dicom_out.header import read_header
 from ichor.encoding import EncodedObject, Overlay
 from ichor.types import Code, Findings, ParametricMap, ResultObject, ResultSet
 from ichor.uids import uid_of
@@ -376,6 +379,17 @@ def test_a_name_whose_character_set_is_not_declared_is_copied_all_the_same(tmp_p
     (tmp_path / "0.dcm").write_bytes(raw.replace(b"Doe^Jane", "王^小东a".encode("gb18030")))
     for encoded in encode(sample).values():
         assert read(encoded).get_item("PatientName").value == "王^小东a".encode("gb18030")
+
+
+def test_a_disk_that_does_not_give_the_header_is_no_source_without_a_patient(tmp_path: Path) -> None:
+    source = make_sample(tmp_path).sources[0]
+
+    class Stale:
+        def open(self, _: str) -> BinaryIO:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    with pytest.raises(OSError, match="Stale"):
+        read_header(Stale(), source)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import random
@@ -347,7 +348,16 @@ def test_while_away_no_message_is_tried_before_the_port_answers() -> None:
 
 
 @pytest.mark.parametrize("verb", ["exists", "get"])
-def test_while_the_store_of_results_is_away_a_message_waits_and_is_not_counted(verb: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TransientError("store s3://images: the endpoint cannot be reached"),) * 2,
+        (OSError(errno.ESTALE, "Stale file handle"), "the store of results: Stale file handle"),
+    ],
+)
+def test_while_the_store_of_results_is_away_a_message_waits_and_is_not_counted(
+    verb: str, error: Exception, why: object
+) -> None:
     class Away(MemoryBlobs):
         def exists(self, key: str) -> bool:
             return self._absent() if verb == "exists" else super().exists(key)
@@ -356,7 +366,7 @@ def test_while_the_store_of_results_is_away_a_message_waits_and_is_not_counted(v
             return self._absent() if verb == "get" else super().get(key)
 
         def _absent(self) -> Any:
-            raise TransientError("store s3://images: the endpoint cannot be reached")
+            raise error
 
     def store(
         _: object, objects: Sequence[ResultObject], *, read: Callable[[ResultObject], bytes], **__: object
@@ -369,7 +379,7 @@ def test_while_the_store_of_results_is_away_a_message_waits_and_is_not_counted(v
     blobs = Away({o.key: d for o, d in MADE})
     outbox(store, clock=ManualClock(), bus=bus, blobs=blobs).handle(message)  # type: ignore[arg-type]
     ((how, delay),) = message.ended
-    assert how == "not counted: store s3://images: the endpoint cannot be reached"
+    assert how == f"not counted: {why}"
     assert delay
     assert [e for _, e in bus.read(EVENTS)] == []
 

@@ -200,7 +200,7 @@ def test_a_bus_that_is_not_for_this_version_is_said_once_by_each_group_and_asked
     asked: list[None] = []
 
     class Newer(Away):
-        def receive(self, _timeout: float) -> None:
+        def receive(self, _timeout: float, **_: bool) -> None:
             asked.append(None)
             raise CannotStart("written by a newer Ichor")
 

@@ -6,8 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from ichor.errors import TransientError
 from ichor.store import disk
 from ichor.store.blobs import FileBlobs
+
+
+def test_nothing_is_absent_while_the_volume_is_unmounted(tmp_path: Path) -> None:
+    volume, off = tmp_path / "volume", tmp_path / "off"
+    blobs = FileBlobs(volume / "blobs")
+    blobs.put("results/one", b"x")
+    volume.rename(off)
+    volume.mkdir()  # the bare mount point
+    for ask in (blobs.exists, blobs.get):
+        for key in ("results/one", "results/two"):
+            with pytest.raises(TransientError):
+                ask(key)
+    volume.rmdir()
+    off.rename(volume)
+    assert (blobs.get("results/one"), blobs.exists("results/two")) == (b"x", False)
+    with pytest.raises(KeyError):
+        blobs.get("results/two")
 
 
 @pytest.mark.parametrize("again", [False, True])
