@@ -26,6 +26,7 @@ from pydicom.tag import BaseTag, Tag
 
 from dicom_out.validity import is_valid
 from ichor.identity import COPIED
+from ichor.store import disk
 from ichor.store.protocol import SpoolReader
 from ichor.types import Instance
 
@@ -65,7 +66,7 @@ def read_header(spool: SpoolReader, source: Instance) -> SourceHeader:
     Raises
     ------
     OSError
-        The disk does not give it.
+        The disk does not give it for the moment.
     """
     dataset = _read(spool, source)
     elements: list[_Element] = []
@@ -85,12 +86,18 @@ def _read(spool: SpoolReader, source: Instance) -> Dataset:
         try:
             with spool.open(source.location) as file:
                 return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(COPIED))
+        except OSError as error:
+            # A source that the medium lost stops no report. One that cannot be had for a moment is another matter: the
+            # report would be nobody's, for ever.
+            if error.errno not in disk.DAMAGE:
+                raise
+            logger.warning("header of %s cannot be read: %s", source.sop_instance_uid, error.strerror)
+            return Dataset()
         except (
             InvalidDicomError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError,
             NotImplementedError, RecursionError, struct.error, zlib.error,
         ) as error:  # fmt: skip
-            # A report must not fail on a source that is no DICOM; the UIDs are known from the facts. What the disk cannot
-            # give for a moment is another matter: a report would be nobody's, for ever.
+            # A report must not fail on a source that cannot be read; the UIDs are known from the facts.
             logger.warning("header of %s cannot be read: %s", source.sop_instance_uid, type(error).__name__)
             return Dataset()
 

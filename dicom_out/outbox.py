@@ -23,6 +23,7 @@ from ichor.history.projection import log
 from ichor.messages import EVENTS, DeliveryChanged, ResultReady, open_envelope, seal
 from ichor.metrics import DELIVERIES, DELIVERY_RETRIES, STAGE_SECONDS
 from ichor.reasons import Reason
+from ichor.store import disk
 from ichor.store.protocol import Blobs
 from ichor.types import DeliveryState, Destination, ResultObject, Stage
 
@@ -195,7 +196,9 @@ class Outbox:
             self._put_back(delivery, _FIRST_DELAY, error.reason)
             return
         except TransientError as error:  # the store is away, or does not answer: no fault of message or destination
-            self._put_back(delivery, _FIRST_DELAY, str(error))
+            self._tell_pending(delivery, ready, progress, str(error))
+            progress.backoff = progress.backoff or Backoff(self._rng)
+            self._put_back(delivery, progress.backoff.next(), str(error))
             return
         self._gate.open()
         if later is None:
@@ -326,10 +329,12 @@ class Outbox:
 
 @contextmanager
 def _store_answers() -> Iterator[None]:
-    """A disk that does not answer is no fault of the message or of the destination."""
+    """A disk that does not answer for the moment is no fault of the message or of the destination."""
     try:
         yield
     except OSError as error:
+        if error.errno in disk.DAMAGE:
+            raise
         raise TransientError(f"the store of results: {error.strerror or 'input/output error'}") from error
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 _EVERY = 600.0  # seconds between two sweeps
 _AGAIN = 60.0  # seconds until a sweep that failed is tried again: it asks for every topic anew
 _SOON = 5.0  # seconds, while what dead receivers wrote is not in the journal yet
+_ASK_AGAIN = 1.0  # seconds of a sweep after which it looks what came meanwhile
 _SETTLED = 600.0  # seconds since a segment was written to
 _SIGN = 10.0  # seconds between two signs to the other receivers of a store
 
@@ -80,12 +82,15 @@ def sweep(
         another one has taken over it has rows as well, and may have committed what this one does not know of.
     """
     objects = result_sets = 0
+    asked_at = time.monotonic()
     for study in projection.studies(state=StudyState.DONE):
         age = now - study.updated_at
         if age <= min(ages.spool, ages.results):
             continue
         # A sweep takes long where much is old: what came for this study since it began keeps all of it.
-        projection.catch_up()
+        if time.monotonic() - asked_at > _ASK_AGAIN:
+            projection.catch_up()
+            asked_at = time.monotonic()
         if projection.study(study.study_instance_uid) != study:
             continue
         if age > ages.spool:

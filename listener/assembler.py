@@ -52,6 +52,7 @@ _LONGEST_SLEEP = 0.5  # seconds, so that a stop is seen
 _PROGRESS = 1.0  # seconds between announcements that only say that more images came
 _IN_MEMORY, _FEWEST_IN_MEMORY = 64, 8  # studies of a process that has all shards, and of one shard
 _RETRY = 1.0
+_LONGEST_STAND = 60.0  # seconds; a lease is 30
 _AWAY = (OSError, sqlite3.Error, TransientError)  # the disk or the bus, no fault of a message or a study
 
 
@@ -140,34 +141,33 @@ def _words(error: OSError | sqlite3.OperationalError) -> str:
 
 def _handle(assembler: Assembler, delivery: Delivery) -> None:
     """One message: taken in and acknowledged, or handed back."""
-    study = delivery.envelope.subject
     if delivery.envelope.priority is Priority.ROUTINE:  # others overtake: what came before them may still wait
         assembler.heard(delivery.envelope.time)
     if delivery.dead:
-        _LOG.error("a message about study %s was given up", study)
-        assembler.goes_on(study)
+        _LOG.error("a message about study %s was given up", delivery.envelope.subject)
+        assembler.goes_on(delivery.envelope)
         delivery.ack()
         return
     try:
         assembler.take(delivery.envelope)
     except UnknownMessage as error:
         _LOG.error("a message is given up: %s", error)
-        assembler.goes_on(study)
+        assembler.goes_on(delivery.envelope)
         delivery.reject(str(error))
     except ShardLost:
         raise  # to leave the group hands the message back
     except _AWAY as error:
         assembler.forget()
-        assembler.stands_still(study)
+        assembler.stands_still(delivery.envelope)
         delivery.retry(_RETRY, reason=type(error).__name__, count=False)
     except Exception as error:  # noqa: BLE001 - the loop's edge: the message is handed back and counted
         assembler.forget()
         metrics.LOOP_ERRORS.labels("assemble").inc()
         _LOG.exception("assembler: %s", type(error).__name__)
-        assembler.stands_still(study)
+        assembler.stands_still(delivery.envelope)
         delivery.retry(_RETRY, reason=type(error).__name__)
     else:
-        assembler.goes_on(study)
+        assembler.goes_on(delivery.envelope)
         delivery.ack()
 
 
@@ -224,7 +224,9 @@ class Assembler:
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._pauses = Pauses()
-        self._put_back: set[str] = set()
+        self._put_back: dict[
+            str, dict[str, float]
+        ] = {}  # study -> messages, each with when it is not waited for any more
         self._heard = float("-inf")
         self._to_publish = True
         self.forget()
@@ -272,7 +274,8 @@ class Assembler:
         After a time away the topic holds messages that are older than what is due: silence is judged as of what has been
         heard, never as of now.
         """
-        self._heard = max(self._heard, until)
+        # Of a relay whose clock is ahead no more is believed than ours says.
+        self._heard = max(self._heard, min(until, self._clock.time()))
 
     def run_due(self) -> None:
         """Look again at everything that is due.
@@ -284,7 +287,7 @@ class Assembler:
         while (at := self._next()) is not None and at <= limit:
             uid = heapq.heappop(self._heap)[1]
             del self._due[uid]
-            if uid in self._put_back:
+            if any(until > now for until in self._put_back.get(uid, {}).values()):
                 self._wait(uid, now + _RETRY)
                 continue
             try:
@@ -297,12 +300,19 @@ class Assembler:
             else:
                 self._look_or_pause(held, now, heard=self._heard)
 
-    def stands_still(self, uid: str) -> None:
-        """A message about a study is put back: until `goes_on` those behind it are not heard, and nothing is judged."""
-        self._put_back.add(uid)
+    def stands_still(self, envelope: Envelope) -> None:
+        """A message is put back: until it `goes_on` those behind it are not heard, and its study is not judged.
 
-    def goes_on(self, uid: str) -> None:
-        self._put_back.discard(uid)
+        For no longer than it takes until a lease ends: should it never come again, it holds nobody up.
+        """
+        self._put_back.setdefault(envelope.subject, {})[envelope.id] = self._clock.time() + _LONGEST_STAND
+
+    def goes_on(self, envelope: Envelope) -> None:
+        """The message was taken, or given up."""
+        waiting = self._put_back.get(envelope.subject, {})
+        waiting.pop(envelope.id, None)
+        if not waiting:
+            self._put_back.pop(envelope.subject, None)
 
     def sleep(self) -> float:
         """Seconds until something is due, at most half a second."""

@@ -28,6 +28,7 @@ from ichor.messages import (
 )
 from ichor.outage import Outage
 from ichor.shards import by_topic
+from ichor.store import disk
 from ichor.store.journal import Journal, JournalRow
 from ichor.store.protocol import SpoolReader
 from ichor.store.receipt_reader import Unread
@@ -36,7 +37,6 @@ from listener.commitment import PROCESSING_FAILURE, ReportAddress
 from listener.commitment_findings import Answering, Findings
 from listener.commitment_reports import Reporter, Send, send_report
 from listener.log_limit import LogLimit
-from listener.relay_objects import DAMAGE
 
 _LOG = logging.getLogger(__name__)
 _SOURCE = "commitment"
@@ -265,7 +265,7 @@ class Commitments:
         except KeyError:
             return False
         except OSError as error:
-            if error.errno not in DAMAGE:
+            if error.errno not in disk.DAMAGE:
                 raise
             return False
         return True

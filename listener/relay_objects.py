@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 from collections import Counter
@@ -15,6 +14,7 @@ from ichor.clock import Clock
 from ichor.errors import TransientError, Unreadable
 from ichor.reasons import Reason
 from ichor.series.facts import without_header
+from ichor.store import disk
 from ichor.store.journal import StoredObject
 from ichor.store.journal_rows import digest_of_unread
 from ichor.store.protocol import SpoolReader
@@ -23,8 +23,6 @@ from ichor.types import Instance
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = 1 << 20  # bytes: longer files are digested in pieces
-# What says that the medium lost something. All else that a system answers (ESTALE, ETIMEDOUT, ENOTCONN, EMFILE) passes.
-DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})  # the latter two: checksums of ext4 and XFS
 # Also a network volume's soft mount answers EIO: only who has met it for so long, and so often at this object, gives up.
 _PATIENCE = 120.0  # seconds
 _TRIES = 5
@@ -114,7 +112,7 @@ class Objects:
                 if _digest(file) == file_sha256:
                     return True
         except (KeyError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in DAMAGE:
+            if isinstance(error, OSError) and error.errno not in disk.DAMAGE:
                 raise
             self._check_spool()
         metrics.OBJECTS_LOST.inc()
@@ -140,7 +138,7 @@ class Objects:
         return instance
 
     def _is_given_up(self, location: str, error: OSError) -> bool:
-        if error.errno not in DAMAGE:
+        if error.errno not in disk.DAMAGE:
             return False
         now = self._clock.monotonic()
         if now > self._damaged_at + _PATIENCE:

@@ -387,6 +387,8 @@ class KafkaSubscription:
             left = deadline - time.monotonic()
             if left <= 0 and sure:
                 self._tail.catch_up(self.bus.patience)
+                if not set(self._topics) <= set(self._tail.topics()):
+                    raise TransientError(f"the ledger of {self.group} on Kafka is being read anew")
                 sure = False
                 continue
             if left <= 0:

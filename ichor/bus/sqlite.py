@@ -329,7 +329,7 @@ class SqliteSubscription:
         self._waiting = threading.Lock()  # close() in another thread must not close descriptors that are waited for
         self._closed = False
 
-    def receive(self, timeout: float, *, sure: bool = False) -> SqliteDelivery | None:  # noqa: ARG002 - it always is
+    def receive(self, timeout: float, *, sure: bool = False) -> SqliteDelivery | None:
         deadline = time.monotonic() + timeout
         while True:
             if self._closed:
@@ -338,10 +338,10 @@ class SqliteSubscription:
             if delivery is not None:
                 return delivery
             left = deadline - time.monotonic()
+            if (sure or left > 0) and self._free_orphans():
+                continue
             if left <= 0:
                 return None
-            if self._free_orphans():
-                continue
             seconds = min(left, _TICK_SECONDS, self._next_due())
             with self._waiting:
                 if not self._closed:

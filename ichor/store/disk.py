@@ -18,6 +18,9 @@ from pathlib import Path
 # Views are of single bytes, so that ``len`` is their size.
 Bytes = bytes | bytearray | memoryview
 
+# What says that the medium lost something. All else that a system answers (ESTALE, ETIMEDOUT, ENOTCONN, EMFILE) passes.
+DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})  # the latter two: checksums of ext4 and XFS
+
 _MOST_PARTS = os.sysconf("SC_IOV_MAX")  # of one writev(2)
 
 

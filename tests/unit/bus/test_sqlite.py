@@ -41,6 +41,21 @@ def message(id: str, subject: str | None = None) -> Envelope:
     return Envelope(id=id, source="test", type="ichor.test.v1", time=1.5, subject=subject or f"1.2.{id}", data={})
 
 
+def test_who_wants_to_be_sure_gets_what_a_dead_member_held(bus: SqliteBus, path: Path) -> None:
+    bus.publish("jobs", [message("a")])
+    member = bus.subscribe(["jobs"], "work")
+    dead = other_process(
+        "one = bus.subscribe(['jobs'], 'work').receive(30)\nprint(one.envelope.id, flush=True)\nimport time; time.sleep(600)\n",
+        str(path),
+    )
+    assert line(dead) == "a"
+    assert member.receive(0, sure=True) is None
+    kill(dead)
+    again = member.receive(0, sure=True)
+    assert again is not None
+    assert (again.envelope.id, again.attempt) == ("a", 2)
+
+
 def test_a_group_that_joins_while_messages_are_forgotten_has_what_it_was_given(
     bus: SqliteBus, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -384,12 +384,18 @@ def test_a_name_whose_character_set_is_not_declared_is_copied_all_the_same(tmp_p
 def test_a_disk_that_does_not_give_the_header_is_no_source_without_a_patient(tmp_path: Path) -> None:
     source = make_sample(tmp_path).sources[0]
 
-    class Stale:
-        def open(self, _: str) -> BinaryIO:
-            raise OSError(errno.ESTALE, "Stale file handle")
+    class Disk:
+        def __init__(self, answer: int) -> None:
+            self.answer = answer
 
-    with pytest.raises(OSError, match="Stale"):
-        read_header(Stale(), source)  # type: ignore[arg-type]
+        def open(self, _: str) -> BinaryIO:
+            raise OSError(self.answer, "what a disk says")
+
+    for away in (errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE):
+        with pytest.raises(OSError, match="what a disk says"):
+            read_header(Disk(away), source)  # type: ignore[arg-type]
+    lost = read_header(Disk(errno.EIO), source)  # type: ignore[arg-type]
+    assert lost.elements == ()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from s3 import AgedBucket
 
+from ichor import retention
 from ichor.bus.memory import MemoryBus
 from ichor.clock import ManualClock
 from ichor.errors import CannotStart, TransientError
@@ -157,6 +158,7 @@ def test_a_study_that_goes_on_while_others_are_swept_keeps_all(place: Place, mon
         place.deliver("pending")
         return listed
 
+    monkeypatch.setattr(retention, "_ASK_AGAIN", 0.0)
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(Projection, "studies", studies)
         assert place.sweep() == Swept(objects=0, result_sets=0)
