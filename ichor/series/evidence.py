@@ -319,7 +319,7 @@ class _Said:
         return (*parts, *more)
 
     def quiet(self, now: float) -> Evidence:
-        silence = now - self._view.last_at
+        silence = max(now - self._view.last_at, 0.0)  # images may be younger than what is heard so far
         return Evidence(what="quiet", detail=f"nothing for {silence:.1f} s, this sender's quiet time is {self._sender.quiet:.1f} s")  # fmt: skip
 
     def _count(self) -> Evidence:
