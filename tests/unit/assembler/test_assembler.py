@@ -204,101 +204,97 @@ def test_silence_is_judged_only_when_older_messages_have_been_heard(tmp_path: Pa
     store.close()
 
 
-@pytest.mark.parametrize("between", ["another study", "a STAT study", "another series"])
-def test_silence_is_judged_as_of_what_was_heard_and_not_as_of_now(tmp_path: Path, between: str) -> None:
-    """After a time away: five images were taken, the rest and something else wait, in whatever order they are handed out."""
-    clock = ManualClock()
-    bus = MemoryBus(clock=clock)
-    store = AssemblyStore(tmp_path / "a.sqlite")
-    assembler = Assembler(
-        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
-    )
-    member = bus.subscribe([INSTANCES], "assemble")
+class Alone:
+    """An assembler without its loop: each message is taken when a test says so, on a clock of its own."""
 
-    def bring(study: str, instances: list[Instance], association: str, priority: Priority = Priority.ROUTINE) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.bus = MemoryBus(clock=self.clock)
+        self.store = AssemblyStore(folder / "a.sqlite")
+        self.assembler = Assembler(
+            bus=self.bus, blobs=FileBlobs(folder / "b"), store=self.store, pipelines=(PIPELINE,), study_wait=10.0,
+            clock=self.clock,
+        )  # fmt: skip
+        self.member = self.bus.subscribe([INSTANCES], "assemble")
+
+    def bring(
+        self, instances: list[Instance], *, study: str = STUDY, association: str = "a1",
+        priority: Priority = Priority.ROUTINE,
+    ) -> None:  # fmt: skip
         message = InstancesReceived(study_instance_uid=study, association=association, instances=tuple(instances))
-        bus.publish(INSTANCES, [seal(message, source="test", time=clock.time(), priority=priority)])
+        self.bus.publish(INSTANCES, [seal(message, source="test", time=self.clock.time(), priority=priority)])
 
-    def hear() -> bool:
-        assembler.publish()
-        delivery = member.receive(0.0)
+    def hear(self) -> bool:
+        """One turn of the loop; whether there was a message."""
+        self.assembler.publish()
+        delivery = self.member.receive(0.0, sure=True)
         if delivery is not None:
-            _handle(assembler, delivery)
+            _handle(self.assembler, delivery)
         else:
-            assembler.heard(clock.time())
-        assembler.run_due()
+            self.assembler.heard(self.clock.time())
+        self.assembler.run_due()
         return delivery is not None
 
+    def images_of_jobs(self) -> list[int]:
+        jobs = [open_envelope(envelope) for _, envelope in self.bus.read("jobs.haematoma.routine")]
+        return [job.inputs["ncct_head"].instances for job in jobs if isinstance(job, Job) and job.inputs]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Alone]:
+    made = Alone(tmp_path)
+    yield made
+    made.store.close()
+
+
+@pytest.mark.parametrize("between", ["another study", "a STAT study", "another series"])
+def test_silence_is_judged_as_of_what_was_heard_and_not_as_of_now(alone: Alone, between: str) -> None:
+    """After a time away: five images were taken, the rest and something else wait, in whatever order they are handed out."""
     slices, report = head(), [make_slice(number=1, series="1.2.3.7", modality="SR")]
+    other = head(1, study="1.9", series="1.9.1")
     if between == "another study":  # due by a small series, which came long before
-        bring(STUDY, report, "a2")
-        assert hear()
-        clock.advance(9.0)
-    bring(STUDY, slices[:5], "a1")
-    assert hear()
-    clock.advance(2.0)
+        alone.bring(report, association="a2")
+        assert alone.hear()
+        alone.clock.advance(9.0)
+    alone.bring(slices[:5])
+    assert alone.hear()
+    alone.clock.advance(2.0)
     if between == "another study":
-        bring("1.9", head(1, study="1.9", series="1.9.1"), "a3")
+        alone.bring(other, study="1.9", association="a3")
     if between == "another series":
-        bring(STUDY, report, "a2")
-    clock.advance(1.0)
-    bring(STUDY, slices[5:], "a1")
-    clock.advance(3600.0)
+        alone.bring(report, association="a2")
+    alone.clock.advance(1.0)
+    alone.bring(slices[5:])
+    alone.clock.advance(3600.0)
     if between == "a STAT study":
-        bring("1.9", head(1, study="1.9", series="1.9.1"), "a3", Priority.STAT)
-    while hear():
+        alone.bring(other, study="1.9", association="a3", priority=Priority.STAT)
+    while alone.hear():
         pass
     for _ in range(10):
-        clock.advance(20.0)
-        hear()
-    jobs = [open_envelope(envelope) for _, envelope in bus.read("jobs.haematoma.routine")]
-    assert [job.inputs["ncct_head"].instances for job in jobs if isinstance(job, Job) and job.inputs] == [10]
-    store.close()
+        alone.clock.advance(20.0)
+        alone.hear()
+    assert alone.images_of_jobs() == [10]
 
 
-def test_silence_is_not_judged_while_a_message_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_not_judged_while_a_message_is_put_back(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk was away for a moment: the topic seems empty while the message, and those behind it, wait for another try."""
-    clock = ManualClock()
-    bus = MemoryBus(clock=clock)
-    store = AssemblyStore(tmp_path / "a.sqlite")
-    assembler = Assembler(
-        bus=bus, blobs=FileBlobs(tmp_path / "b"), store=store, pipelines=(PIPELINE,), study_wait=10.0, clock=clock
-    )
-    member = bus.subscribe([INSTANCES], "assemble")
-
-    def hear() -> None:
-        delivery = member.receive(0.0)
-        if delivery is not None:
-            _handle(assembler, delivery)
-        else:
-            assembler.heard(clock.time())
-        assembler.run_due()
-
-    def bring(instances: list[Instance]) -> None:
-        message = InstancesReceived(study_instance_uid=STUDY, association="a1", instances=tuple(instances))
-        bus.publish(INSTANCES, [seal(message, source="test", time=clock.time())])
-
     slices = head()
-    bring(slices[:4])
-    hear()
-    bring(slices[4:7])
-    bring(slices[7:])
-    clock.advance(3600.0)
+    alone.bring(slices[:4])
+    alone.hear()
+    alone.bring(slices[4:7])
+    alone.bring(slices[7:])
+    alone.clock.advance(3600.0)
     with monkeypatch.context() as away:
-        away.setattr(assembler, "take", _away)
-        hear()
-    hear()  # nothing, as both wait
-    assert bus.read("jobs.haematoma.routine") == []
+        away.setattr(alone.assembler, "take", _away)
+        alone.hear()
+    assert not alone.hear()  # both wait
+    assert alone.images_of_jobs() == []
     for _ in range(4):
-        clock.advance(1.0)
-        hear()
-    clock.advance(60.0)
-    hear()
-    ((_, envelope),) = bus.read("jobs.haematoma.routine")
-    job = open_envelope(envelope)
-    assert isinstance(job, Job)
-    assert job.inputs["ncct_head"].instances == 10
-    store.close()
+        alone.clock.advance(1.0)
+        alone.hear()
+    alone.clock.advance(60.0)
+    alone.hear()
+    assert alone.images_of_jobs() == [10]
 
 
 def _away(_: object) -> None:
