@@ -334,6 +334,8 @@ def nothing_invented(header: Header, data: bytes, found: Instance, *, name: str)
         return
     order = ">" if header.syntax == ExplicitVRBigEndian else "<"
     composed = found.tiling is not None or found.frames or "MOSAIC" in found.image_type or "VFRAME" in found.image_type
+    # pydicom ends at a delimiter that closes nothing, and keeps it; we pass over it and read on.
+    ended_early = any(tag.group == 0xFFFE for tag in raw.keys())  # noqa: SIM118 - iterating a Dataset converts elements
     for fact, (tag, read) in _TOP.items():
         value = found
         for part in fact.split("."):
@@ -343,6 +345,8 @@ def nothing_invented(header: Header, data: bytes, found: Instance, *, name: str)
         element = raw.get_item(tag)
         if fact == "modality" and found.defect in (Reason.CUT_SHORT, Reason.HEADER_UNREADABLE):
             continue  # told by the SOP Class
+        if element is None and ended_early:
+            continue
         assert element is not None, f"{name}: {fact} is {value}, and pydicom finds no ({tag:08X})"
         said = element.value if isinstance(element.value, bytes) else None
         if said is None:
