@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from engines.expansion_crops import CropPlace, crop_place, cut
+from engines.expansion_crops import SIZE, CropPlace, crop_place, cut
 
 F32 = npt.NDArray[np.float32]
+OUTLINE_CELL = 4  # pixels of a crop, along a side
 AROUND_MM = 22.0  # kept around a haematoma: margin, jitter and a mask that came out too large
 SIGNS = ("irregular", "black_hole", "blend", "island", "swirl", "early")
 
@@ -106,11 +107,12 @@ def crops(bleed: LabelledBleed) -> F32:
 
 def varied_crops(
     bleed: LabelledBleed, rng: np.random.Generator, *, together: bool = False, density: float = 1.0
-) -> F32:
+) -> tuple[F32, F32]:
     """One of the three, HU (1, 1, 224, 224), as a network's mask would place it: grown, shrunk, shifted, another slice as Max.
 
     Then turned by quarters, mirrored, and varied in density (`density` times as much as by default) and noise. `together`:
-    all three, (3, 1, 224, 224), varied alike but for their noise.
+    all three, (3, 1, 224, 224), varied alike but for their noise. With them the share of haematoma in each cell of
+    `OUTLINE_CELL` pixels, (1 or 3, 56, 56).
     """
     mask = bleed.mask_zyx
     change = int(rng.integers(-1, 3))
@@ -133,12 +135,16 @@ def varied_crops(
         shift = int(np.clip(rng.choice((-1, 1)), -chosen[0], len(mask) - 1 - chosen[-1]))
         chosen = [k + shift for k in chosen]
     varied_place = CropPlace(slices=tuple(chosen), centre_yx=(cy, cx), side=side)
-    crop = cut(bleed.hu_zyx, varied_place, spacing_yx_mm=bleed.spacing_yx_mm)
-    crop = np.rot90(crop, int(rng.integers(4)), axes=(2, 3))
+    percent = np.int16(100) * bleed.mask_zyx
+    crop, blood = (cut(one, varied_place, spacing_yx_mm=bleed.spacing_yx_mm) for one in (bleed.hu_zyx, percent))
+    quarters = int(rng.integers(4))
+    crop, blood = (np.rot90(one, quarters, axes=(2, 3)) for one in (crop, blood))
     if rng.random() < 0.5:
-        crop = crop[..., ::-1]
+        crop, blood = crop[..., ::-1], blood[..., ::-1]
     gain = 1 + density * (rng.uniform(0.93, 1.07) - 1)
     varied = crop * np.float32(gain) + np.float32(density * rng.normal(0, 2))
     if rng.random() < 0.5:
         varied += rng.standard_normal(crop.shape, dtype=np.float32) * np.float32(rng.uniform(0, 3))
-    return np.ascontiguousarray(varied)
+    cells = SIZE // OUTLINE_CELL
+    share = np.clip(blood / 100, 0, 1).reshape(-1, cells, OUTLINE_CELL, cells, OUTLINE_CELL).mean(axis=(2, 4))
+    return np.ascontiguousarray(varied), share.astype(np.float32)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engines.expansion_pool import SIGNS, LabelledBleed, crops, varied_crops
+from engines.expansion_pool import OUTLINE_CELL, SIGNS, LabelledBleed, crops, varied_crops
 from engines.networks.layers import parameter_count
 from engines.networks.vit import DEMO, ViT, ViTConfig
 from engines.precision import Precision, autocast, resolve
@@ -41,6 +41,7 @@ class ExpansionOptions:
     negatives_per_positive : haematomas that did not expand per one that did, by drawing the rarer ones more often; None:
         as they come. The paper balances with synthetic positives.
     signs_weight : of a second answer, the signs a phantom is known to have; it shapes the features and is not delivered.
+    outline_weight : of a third answer, where in the crop haematoma lies; it shapes the features, too, and is not delivered.
     begun_from : SHA-256 of the checkpoint whose weights it began with; "": with random ones.
     """
 
@@ -59,6 +60,7 @@ class ExpansionOptions:
     warm_up: int = 100
     negatives_per_positive: float | None = None
     signs_weight: float = 1.0
+    outline_weight: float = 0.0
     ema_decay: float = 0.998
     begun_from: str = ""
     precision: Precision = "auto"
@@ -81,7 +83,13 @@ PAPER_PROTOCOL: dict[str, Any] = {
 }
 """doi:10.1038/s41746-025-02213-w: Adam, cosine 2e-4 to 1e-4, batch 256, 100 epochs, classes 1 : 2."""
 
-REFINEMENT: dict[str, Any] = {"together": True, "batch": 36, "density": 0.2, "learning_rate": 4e-4}
+REFINEMENT: dict[str, Any] = {
+    "together": True,
+    "batch": 36,
+    "density": 0.2,
+    "learning_rate": 4e-4,
+    "outline_weight": 1.0,
+}
 """*Ours*, with `begin`: the three slices judged together. `density` is for phantoms, whose scanners differ already."""
 
 
@@ -127,7 +135,7 @@ def train_expansion(
     )
     chance = _chances(bleeds, options.negatives_per_positive)
     last_save = last_line = last = clock()
-    recent: list[tuple[float, float]] = []
+    recent: list[tuple[float, float, float]] = []
     with ThreadPoolExecutor(1) as executor:
         ahead = executor.submit(draw, bleeds, chance, options=options, step=run.step)
         while run.progress < 1:
@@ -138,11 +146,11 @@ def train_expansion(
             run.elapsed_s += now - last
             last = now
             if now - last_line >= 60 or run.step == 1:
-                outcome, signs = np.mean(recent, axis=0)
+                outcome, signs, outline = np.mean(recent, axis=0)
                 report(
                     f"step {run.step} {100 * min(run.progress, 1):.1f} % {run.elapsed_s / 60:.1f} min "
-                    f"{run.elapsed_s / run.step:.2f} s/step loss: outcome {outcome:.4f} signs {signs:.4f}; "
-                    f"rate {run.rate:.2e}"
+                    f"{run.elapsed_s / run.step:.2f} s/step loss: outcome {outcome:.4f} signs {signs:.4f} "
+                    f"outline {outline:.4f}; rate {run.rate:.2e}"
                 )
                 recent.clear()
                 last_line = now
@@ -191,11 +199,20 @@ def look(network: ViT, held_out: Sequence[LabelledBleed]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Crops in HU (n, 1 or 3, 1, 224, 224), what is learned (n,), signs (n, 6) with NaN where nobody says."""
+    """What is learned from.
+
+    Attributes
+    ----------
+    crops : HU, (n, 1 or 3, 1, 224, 224).
+    targets : probability of expansion, (n,).
+    signs : (n, 6), NaN where nobody says.
+    outlines : share of haematoma in each cell, (n, 1 or 3, 56, 56).
+    """
 
     crops: Tensor
     targets: Tensor
     signs: Tensor
+    outlines: Tensor
 
 
 def draw(bleeds: Sequence[LabelledBleed], chance: Any, *, options: ExpansionOptions, step: int) -> Batch:
@@ -205,9 +222,10 @@ def draw(bleeds: Sequence[LabelledBleed], chance: Any, *, options: ExpansionOpti
     chosen = [bleeds[i] for i in rng.choice(len(bleeds), haematomas, p=chance)]
     varied = [varied_crops(bleed, rng, together=options.together, density=options.density) for bleed in chosen]
     return Batch(
-        torch.from_numpy(np.stack(varied)),
+        torch.from_numpy(np.stack([hu for hu, _ in varied])),
         torch.tensor([bleed.probability for bleed in chosen], dtype=torch.float32),
         torch.from_numpy(np.stack([bleed.signs for bleed in chosen])),
+        torch.from_numpy(np.stack([outline for _, outline in varied])),
     )
 
 
@@ -226,25 +244,41 @@ def _steps(options: ExpansionOptions, bleeds: int) -> int | None:
 
 
 class _Judge(nn.Module):
-    """A ViT and, beside its last layer, a second one for signs."""
+    """A ViT and, to shape its features, two more answers: signs, beside its last layer, and an outline, of the patches.
+
+    The outline is answered from the patches as they enter the last block, after which the class token alone is read.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.network = ViT(config)
-        last = self.network.head
-        self.signs = nn.Linear(last.in_features, len(SIGNS))
+        self.signs = nn.Linear(config.width, len(SIGNS))
+        self.cells = config.patch // OUTLINE_CELL  # along a side of a patch
+        self.outline = nn.Linear(config.width, self.cells**2)
         self._features: Tensor | None = None
-        last.register_forward_pre_hook(self._keep)
+        self._tokens: Tensor | None = None
+        self.network.head.register_forward_pre_hook(self._keep_features)
+        last = self.network.blocks[-1]
+        assert isinstance(last.norm1, nn.LayerNorm)
+        last.norm1.register_forward_hook(self._keep_tokens)
 
-    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _keep_features(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Of crops (n, slices, 1, 224, 224): logits (n, slices), and those of the signs (n, slices, 6)."""
-        logits = self.network(crops.flatten(0, 1)).reshape(crops.shape[:2])
+    def _keep_tokens(self, _: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._tokens = output
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of crops (n, slices, 1, 224, 224): logits (n, slices), of the signs (n, slices, 6), of cells (n, slices, 56, 56)."""
+        n, slices = crops.shape[:2]
+        logits = self.network(crops.flatten(0, 1)).reshape(n, slices)
         assert self._features is not None
-        signs, self._features = self.signs(self._features.reshape(*crops.shape[:2], -1)), None
-        return logits, signs
+        assert self._tokens is not None
+        signs, self._features = self.signs(self._features.reshape(n, slices, -1)), None
+        cells, self._tokens = self.outline(self._tokens[:, 1:]), None
+        grid = self.network.config.grid
+        cells = cells.reshape(n, slices, grid, grid, self.cells, self.cells).transpose(3, 4)
+        return logits, signs, cells.reshape(n, slices, grid * self.cells, grid * self.cells)
 
 
 @dataclass(slots=True)
@@ -280,8 +314,8 @@ class _Run:
     def progress(self) -> float:
         return self.elapsed_s / (60 * self.options.minutes) if self.total is None else self.step / self.total
 
-    def descend(self, batch: Batch) -> tuple[float, float]:
-        """One step; losses of outcome and signs."""
+    def descend(self, batch: Batch) -> tuple[float, float, float]:
+        """One step; losses of outcome, signs and outlines."""
         options = self.options
         cosine = 0.5 * (1 + math.cos(math.pi * min(self.progress, 1.0)))
         self.rate = options.least_rate + (options.learning_rate - options.least_rate) * cosine
@@ -299,19 +333,22 @@ class _Run:
                 mean.lerp_(value, 1 - decay)
         return parts
 
-    def _gradient(self, batch: Batch, precision: str) -> tuple[float, float] | None:
+    def _gradient(self, batch: Batch, precision: str) -> tuple[float, float, float] | None:
         """Fill the gradients; None when they are not finite."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, precision):
-            logits, signs = self.judge(batch.crops.to(self.device))
+            logits, signs, cells = self.judge(batch.crops.to(self.device))
         outcome = _cross_entropy(*_mean(logits.float()), batch.targets.to(self.device)).mean()
         wanted = batch.signs.to(self.device)
         known = torch.isfinite(wanted)
         voiced = _cross_entropy(*_any(signs.float()), torch.where(known, wanted, 0.0))
         told = (voiced * known).sum() / known.sum().clamp(min=1)
-        (outcome + self.options.signs_weight * told).backward()  # type: ignore[no-untyped-call]
+        drawn = functional.binary_cross_entropy_with_logits(cells.float(), batch.outlines.to(self.device))
+        whole = outcome + self.options.signs_weight * told + self.options.outline_weight * drawn
+        whole.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
-        return (float(outcome.detach()), float(told.detach())) if bool(torch.isfinite(norm)) else None
+        losses = (float(outcome.detach()), float(told.detach()), float(drawn.detach()))
+        return losses if bool(torch.isfinite(norm)) else None
 
     def save(self, path: Path) -> None:
         self._saved(path).save(step=self.step, elapsed_s=self.elapsed_s)

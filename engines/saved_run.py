@@ -37,7 +37,7 @@ class Options(Protocol):
 
     @property
     def network(self) -> Any:
-        """Configuration, with `dataclasses.asdict`'s inverse as ``from_dict``."""
+        """Configuration, with `dataclasses.asdict`'s inverse as ``from_dict``, and ``begins_with(another)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,8 @@ def delivered(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any) -> str:
     """Give networks of `config` (as `Options.network`) the averaged weights of a checkpoint; returns its SHA-256.
 
-    Of a delivered ``.onnx`` with its card likewise: what it does not have, as a judge's signs, stays. No pickle is run.
+    Of a delivered ``.onnx`` with its card likewise. What it does not have (``config.begins_with``; a model: a judge's signs)
+    stays as it was. No pickle is run.
 
     Raises
     ------
@@ -127,10 +128,9 @@ def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any) 
     """
     told_of_beginning(checkpoint, config)
     with _beginning(checkpoint):
-        is_model = checkpoint.suffix == ".onnx"
-        weights = read_back(checkpoint) if is_model else delivered(checkpoint)[0]
+        weights = read_back(checkpoint) if checkpoint.suffix == ".onnx" else delivered(checkpoint)[0]
         for network in networks:
-            network.load_state_dict({**(network.state_dict() if is_model else {}), **weights})
+            network.load_state_dict({**network.state_dict(), **weights})
         return file_sha256(checkpoint)
 
 
@@ -138,7 +138,7 @@ def told_of_beginning(checkpoint: Path, config: Any) -> str:
     """A note for the card of what begins with a checkpoint or model. Raises as `begin_with`."""
     with _beginning(checkpoint):
         facts = _facts(checkpoint)
-        if type(config).from_dict(facts["network_config"]) != config:
+        if not config.begins_with(type(config).from_dict(facts["network_config"])):
             raise CannotStart(f"{checkpoint.name} is of another network than the one to train")
         return f"began with the averaged weights of a training of {facts['step']} steps, seed {facts['seed']}"
 

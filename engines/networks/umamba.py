@@ -77,6 +77,10 @@ class UMambaConfig:
             raise ValueError(f"not of a U-Mamba's configuration: {', '.join(sorted(unknown))}")
         return cls(**{name: _tuples(value) for name, value in values.items()})
 
+    def begins_with(self, other: UMambaConfig) -> bool:
+        """Whether weights of `other` are a beginning for this one."""
+        return other == self
+
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ class ViTConfig:
     hidden : width of the perceptron in a block.
     stem : channels of 3 x 3 convolutions, each halving the picture, before the rest of a patch becomes its token (Xiao
         et al., arXiv:2106.14881: learns from fewer pictures); (): a patch becomes its token at once, as published.
+    residual : blocks of two 3 x 3 convolutions that follow each convolution of the stem and add to what it gives; (): none.
     """
 
     size: int = 224
@@ -39,6 +40,7 @@ class ViTConfig:
     heads: int
     hidden: int
     stem: tuple[int, ...] = ()
+    residual: tuple[int, ...] = ()
 
     @property
     def grid(self) -> int:
@@ -57,7 +59,11 @@ class ViTConfig:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"not of a ViT's configuration: {', '.join(sorted(unknown))}")
-        return cls(**{**values, "stem": tuple(values.get("stem", ()))})
+        return cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("stem", "residual")}})
+
+    def begins_with(self, other: ViTConfig) -> bool:
+        """Whether weights of `other` are a beginning for this one: residual blocks may come new, as they add nothing at first."""
+        return other in (self, replace(self, residual=()))
 
 
 class ViT(nn.Module):
@@ -135,6 +141,10 @@ class _PatchEmbedding(nn.Module):
             nn.Conv2d(before, channels, 3, stride=2, padding=1)
             for before, channels in zip((1, *config.stem), config.stem, strict=False)
         )
+        self.residual = nn.ModuleList(
+            nn.Sequential(*(_Residual(channels) for _ in range(count)))
+            for channels, count in zip(config.stem, config.residual or (0,) * len(config.stem), strict=True)
+        )
         patch = config.patch >> len(config.stem)
         self.proj = nn.Conv2d((1, *config.stem)[-1], config.width, patch, stride=patch)
         for convolution in self.stem:
@@ -142,10 +152,27 @@ class _PatchEmbedding(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        for convolution in self.stem:
-            image = functional.relu(convolution(image))
+        for convolution, residual in zip(self.stem, self.residual, strict=True):
+            image = residual(functional.relu(convolution(image)))
         tokens: Tensor = self.proj(image).flatten(2).transpose(1, 2)
         return tokens
+
+
+class _Residual(nn.Module):
+    """Adds nothing at first, so that a network without it can be gone on with."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.zeros_(self.second.weight)
+        assert self.second.bias is not None
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = image + self.second(functional.relu(self.first(image)))
+        return out
 
 
 class _Attention(nn.Module):
@@ -245,5 +272,5 @@ def imagenet_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 PAPER = ViTConfig(depth=12, width=384, heads=6, hidden=1536)
 """*Ours*: ViT-S/16. The paper gives 224 x 224 pixels and weights from ImageNet, but no size of the network."""
 
-DEMO = ViTConfig(depth=6, width=192, heads=3, hidden=768, stem=(24, 48, 96, 192))
-"""3.0 million parameters, to be trained on two cores; a stem, as no weights from ImageNet are at hand."""
+DEMO = ViTConfig(depth=6, width=192, heads=3, hidden=768, stem=(24, 48, 96, 192), residual=(0, 1, 2, 2))
+"""4.7 million parameters, to be trained on two cores; a stem, as no weights from ImageNet are at hand."""

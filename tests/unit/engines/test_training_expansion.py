@@ -17,6 +17,7 @@ from engines.expansion_training import (
     _any,
     _chances,
     _cross_entropy,
+    _Judge,
     _mean,
     _steps,
     draw,
@@ -123,11 +124,11 @@ def test_what_is_made_is_not_made_again(tmp_path: Path) -> None:
 
 def test_varied_crops_differ_but_still_show_the_haematoma() -> None:
     one = bleed(0)
-    first, second = (varied_crops(one, np.random.default_rng(seed)) for seed in (0, 1))
+    first, second = (varied_crops(one, np.random.default_rng(seed))[0] for seed in (0, 1))
     assert first.shape == (1, 1, SIZE, SIZE)
     assert not np.array_equal(first, second)
     for seed in range(20):
-        crop = varied_crops(one, np.random.default_rng(seed))
+        crop, _ = varied_crops(one, np.random.default_rng(seed))
         assert np.median(crop[0, 0, 90:134, 90:134]) > 45
 
 
@@ -139,7 +140,7 @@ def test_three_crops_together_are_neighbours_turned_and_varied_alike() -> None:
     marked = replace(one, hu_zyx=hu.astype(np.int16))
     places, steps = set(), set()
     for seed in range(20):
-        three = varied_crops(marked, np.random.default_rng(seed), together=True)
+        three, _ = varied_crops(marked, np.random.default_rng(seed), together=True)
         assert three.shape == (3, 1, SIZE, SIZE)
         spots = [np.argwhere(crop[0] > crop[0].max() - 40).mean(axis=0) for crop in three]
         assert np.allclose(spots, spots[0], atol=2)
@@ -151,12 +152,31 @@ def test_three_crops_together_are_neighbours_turned_and_varied_alike() -> None:
     assert len(steps) > 5
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_an_outline_lies_where_the_crop_shows_the_haematoma(together: bool) -> None:
+    """However it was turned and mirrored: a haematoma off the middle of its crop, for the mask has an island."""
+    one = bleed(0)
+    mask = one.mask_zyx.copy()
+    mask[:, 5:9, 5:12] = True
+    hu = np.where(mask, 70, 10).astype(np.int16)
+    lopsided = replace(one, hu_zyx=hu, mask_zyx=mask)
+    for seed in range(20):
+        crop, outline = varied_crops(lopsided, np.random.default_rng(seed), together=together, density=0.0)
+        assert outline.shape == (3 if together else 1, 56, 56)
+        assert 0.01 < outline.mean() < 0.6
+        cells = crop.reshape(-1, 56, 4, 56, 4).mean(axis=(2, 4))
+        inside, outside = cells[outline > 0.99], cells[outline < 0.01]
+        assert inside.min() > 50
+        assert outside.max() < 30
+
+
 def test_haematomas_drawn_together_keep_to_the_batch_and_their_signs() -> None:
     bleeds = [bleed(seed) for seed in range(4)]
     options = replace(OPTIONS, batch=13, together=True)
     drawn = draw(bleeds, None, options=options, step=0)
     assert drawn.crops.shape == (4, 3, 1, SIZE, SIZE)
     assert (drawn.targets.shape, drawn.signs.shape) == ((4,), (4, len(SIGNS)))
+    assert drawn.outlines.shape == (4, 3, 56, 56)
     assert draw(bleeds, None, options=replace(options, together=False), step=0).crops.shape == (13, 1, 1, SIZE, SIZE)
 
 
@@ -164,7 +184,7 @@ def test_without_variation_of_density_a_haematoma_keeps_its_own() -> None:
     one = bleed(0)
     own = np.median(crops(one)[1, 0, 90:134, 90:134])
     for seed in range(20):
-        three = varied_crops(one, np.random.default_rng(seed), together=True, density=0.0)
+        three, _ = varied_crops(one, np.random.default_rng(seed), together=True, density=0.0)
         assert np.median(three[1, 0, 90:134, 90:134]) == pytest.approx(own, abs=3)
 
 
@@ -281,3 +301,20 @@ def test_a_judge_begins_with_the_weights_of_another_and_goes_on_as_itself(tmp_pa
     other = replace(OPTIONS, network=replace(TINY, depth=2))
     with pytest.raises(CannotStart, match="of another network"):
         train_expansion(bleeds, [], second, options=other, begin=first, report=silent)
+
+
+def test_an_outline_is_learned_cell_by_cell(tmp_path: Path) -> None:
+    """On haematomas off the middle: neither a mean nor a picture with its axes swapped would do."""
+    bleeds = [bleed(seed) for seed in range(8)]
+    options = replace(OPTIONS, steps=150, learning_rate=5e-3, ema_decay=0.8, outline_weight=1.0, signs_weight=0.0)
+    lines: list[str] = []
+    train_expansion(bleeds, [], tmp_path, options=options, report=lines.append)
+    state = torch.load(tmp_path / "checkpoint-expansion.pt", weights_only=True)
+    judge = _Judge(TINY)
+    judge.load_state_dict(state["ema"])
+    shown, outline = varied_crops(bleed(9), np.random.default_rng(1))
+    with torch.inference_mode():
+        _, _, cells = judge(torch.from_numpy(shown)[None])
+    told = torch.sigmoid(cells)[0, 0].numpy()
+    assert np.corrcoef(told.ravel(), outline.ravel())[0, 1] > 0.8
+    assert all("outline" in line for line in lines if line.startswith("step"))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from engines.networks.layers import parameter_count
+from engines.networks.umamba import DEMO as UMAMBA_DEMO
+from engines.networks.umamba import UMamba
 from engines.networks.vit import DEMO, PAPER, ViT, ViTConfig, imagenet_weights
 
 TINY = ViTConfig(size=48, patch=16, depth=2, width=24, heads=3, hidden=40)
@@ -107,4 +109,25 @@ def test_a_configuration_survives_json_and_another_one_is_refused() -> None:
 
 
 def test_the_demo_is_small() -> None:
-    assert parameter_count(ViT(DEMO)) * 4 <= 12e6
+    """All weights of the repository together: 30 MB."""
+    assert 4 * (parameter_count(ViT(DEMO)) + parameter_count(UMamba(UMAMBA_DEMO))) <= 30e6
+
+
+def test_residual_blocks_add_nothing_at_first() -> None:
+    config = replace(TINY, stem=(4, 8))
+    torch.manual_seed(0)
+    plain, grown = ViT(config), ViT(replace(config, residual=(2, 1)))
+    grown.load_state_dict({**grown.state_dict(), **plain.state_dict()})
+    torch.testing.assert_close(grown(crops(config)), plain(crops(config)))
+    assert grown.config.begins_with(config)
+    assert not config.begins_with(grown.config)
+    assert not grown.config.begins_with(replace(config, depth=1))
+    with torch.no_grad():
+        for parameter in grown.patch_embed.residual.parameters():
+            parameter.normal_()
+    assert not torch.allclose(grown(crops(config)), plain(crops(config)))
+
+
+def test_every_convolution_of_a_stem_has_its_count_of_residual_blocks() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        ViT(replace(TINY, stem=(4, 8), residual=(1,)))
