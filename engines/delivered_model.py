@@ -40,7 +40,7 @@ def facts_of(model: Path) -> dict[str, Any]:
 
 
 def read_back(model: Path) -> dict[str, Tensor]:
-    """Weights of ``NAME.onnx`` with its card, as a checkpoint has them; of a judge of expansion without its signs.
+    """Weights of ``NAME.onnx`` with its card, as a checkpoint has them; of a judge of expansion the ViT alone.
 
     Raises
     ------

@@ -41,7 +41,7 @@ class ExpansionOptions:
     negatives_per_positive : haematomas that did not expand per one that did, by drawing the rarer ones more often; None:
         as they come. The paper balances with synthetic positives.
     signs_weight : of a second answer, the signs a phantom is known to have; it shapes the features and is not delivered.
-    outline_weight : of a third answer, where in the crop haematoma lies; it shapes the features, too, and is not delivered.
+    outline_weight : of a third answer, where in the crop the haematoma lies; it shapes the features, too, and is not delivered.
     begun_from : SHA-256 of the checkpoint whose weights it began with; "": with random ones.
     """
 
@@ -92,6 +92,9 @@ REFINEMENT: dict[str, Any] = {
 }
 """*Ours*, with `begin`: the three slices judged together. `density` is for phantoms, whose scanners differ already."""
 
+NEW = ("signs.", "outline.", "network.patch_embed.residual.")
+"""What a judge may have that the one it begins with has not: a delivered model, or a network without residual blocks."""
+
 
 def train_expansion(
     bleeds: Sequence[LabelledBleed],
@@ -106,7 +109,8 @@ def train_expansion(
 ) -> TrainingResult:
     """Train and leave ``checkpoint-expansion.pt`` in `out`. Every minute a line of loss, at each checkpoint AUC on `held_out`.
 
-    With `begin`, a checkpoint of another training of the same network, it begins with that one's averaged weights.
+    With `begin`, a checkpoint of another training of the same network or of one without its residual blocks, it begins with
+    that one's averaged weights.
 
     Raises
     ------
@@ -120,7 +124,7 @@ def train_expansion(
     torch.manual_seed(options.seed)
     run = _Run.begin(options, total=_steps(options, len(bleeds)))
     if begin is not None:
-        begun_from = begin_with(begin, (run.judge, run.ema), config=options.network)
+        begun_from = begin_with(begin, (run.judge, run.ema), config=options.network, may_lack=NEW)
         run.options = replace(options, begun_from=begun_from)
     run.cases = digest(map(_told, bleeds))
     out.mkdir(parents=True, exist_ok=True)
@@ -246,7 +250,7 @@ def _steps(options: ExpansionOptions, bleeds: int) -> int | None:
 class _Judge(nn.Module):
     """A ViT and, to shape its features, two more answers: signs, beside its last layer, and an outline, of the patches.
 
-    The outline is answered from the patches as they enter the last block, after which the class token alone is read.
+    The outline is answered from the last block's normalised patches: after it the class token alone is read.
     """
 
     def __init__(self, config: ViTConfig) -> None:

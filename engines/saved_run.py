@@ -115,22 +115,23 @@ def delivered(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state["ema"], {name: state[name] for name in FACTS}
 
 
-def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any) -> str:
+def begin_with(checkpoint: Path, networks: Iterable[nn.Module], *, config: Any, may_lack: tuple[str, ...] = ()) -> str:
     """Give networks of `config` (as `Options.network`) the averaged weights of a checkpoint; returns its SHA-256.
 
-    Of a delivered ``.onnx`` with its card likewise. What it does not have (``config.begins_with``; a model: a judge's signs)
-    stays as it was. No pickle is run.
+    Of a delivered ``.onnx`` with its card likewise. What it lacks stays as it is in `networks`, where its name begins with
+    one of `may_lack`. No pickle is run.
 
     Raises
     ------
     CannotStart
-        No checkpoint, or one of another network.
+        No checkpoint, one of another network, or one that lacks anything else.
     """
     told_of_beginning(checkpoint, config)
     with _beginning(checkpoint):
         weights = read_back(checkpoint) if checkpoint.suffix == ".onnx" else delivered(checkpoint)[0]
         for network in networks:
-            network.load_state_dict({**network.state_dict(), **weights})
+            kept = {name: values for name, values in network.state_dict().items() if name.startswith(may_lack)}
+            network.load_state_dict({**kept, **weights})
         return file_sha256(checkpoint)
 
 

@@ -30,7 +30,8 @@ class ViTConfig:
     hidden : width of the perceptron in a block.
     stem : channels of 3 x 3 convolutions, each halving the picture, before the rest of a patch becomes its token (Xiao
         et al., arXiv:2106.14881: learns from fewer pictures); (): a patch becomes its token at once, as published.
-    residual : blocks of two 3 x 3 convolutions that follow each convolution of the stem and add to what it gives; (): none.
+    residual : how many blocks of two 3 x 3 convolutions follow each convolution of the stem and add to what it gives; ():
+        none.
     """
 
     size: int = 224

@@ -132,7 +132,7 @@ def test_a_network_of_the_papers_form_is_delivered_and_served_with_its_voxels(tm
 
 def test_a_judge_of_expansion_is_delivered_with_its_attention(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = ViTConfig(size=224, patch=56, depth=1, width=16, heads=2, hidden=16)
+    config = ViTConfig(size=224, patch=56, depth=1, width=16, heads=2, hidden=16, stem=(4, 6), residual=(1, 2))
     options = expansion_training.ExpansionOptions(seed=4, network=config, precision="f32")
     run = expansion_training._Run.begin(options, total=1)
     with torch.no_grad():
@@ -152,10 +152,10 @@ def test_a_judge_of_expansion_is_delivered_with_its_attention(tmp_path: Path) ->
     assert (card.facts["command"], card.facts["kind"]) == ("c", "classification")
     assert "Max-1, Max, Max+1" in card.facts["input"]
 
-    # A judge begins with it; signs, which nobody serves, begin anew.
+    # A judge begins with it; signs and outlines, which nobody serves, begin anew.
     other = expansion_training._Judge(config)
     signs = other.signs.weight.clone()
-    begin_with(path, [other], config=config)
+    begin_with(path, [other], config=config, may_lack=expansion_training.NEW)
     assert all(
         torch.equal(values, run.ema.network.state_dict()[name]) for name, values in other.network.state_dict().items()
     )
