@@ -27,4 +27,4 @@ def test_a_command_of_the_document_is_one(command: str) -> None:
 
 
 def test_the_document_has_the_commands_of_both_ways() -> None:
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
